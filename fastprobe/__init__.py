@@ -1,0 +1,12 @@
+"""How linear the parts of a transformer are, and what happens when its layers are reordered."""
+
+from fastprobe.fit import LinearFit as LinearFit
+from fastprobe.linear import LeastSquares as LeastSquares
+from fastprobe.linear import Solution as Solution
+from fastprobe.linearity import LinearityScan as LinearityScan
+from fastprobe.linearity import linearity as linearity
+from fastprobe.moments import Moments as Moments
+from fastprobe.results import load as load
+from fastprobe.text import token_batches as token_batches
+
+__version__ = "0.1.0"

@@ -1,0 +1,132 @@
+"""The streaming least-squares fit of one pair, by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastprobe.errors import InputError, ShapeError
+from fastprobe.linear import Factorisation, LeastSquares, Solution
+from fastprobe.moment_plan import MomentPlan
+from fastprobe.moments import Moments
+from fastprobe.scores import COLUMNS, moment_columns
+
+
+class LinearFit:
+    """Least squares of y on x over a stream of rows, with every score that moments give.
+
+    Its size depends on ``x_dim`` and ``y_dim`` only. Sequence s is in fold ``s mod folds``: the leading dimension of
+    ``(sequences, tokens, width)`` rows counts sequences, and each row of ``(N, width)`` rows is a sequence by itself.
+
+    Args:
+        x_dim: width of x.
+        y_dim: width of y.
+        folds: number of folds of ``r2_cv``; 0 or 1 for none.
+        method: how the map is fitted.
+        device: where the sums are kept; that of the rows.
+        backend: which implementation adds rows.
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 50)[:, None] ** torch.arange(1, 4)
+        >>> fit = LinearFit(3, 1).update(x, x.sum(1, keepdim=True) + 2)
+        >>> round(fit.score("r2"), 6), fit.solve().rank
+        (1.0, 3)
+    """
+
+    def __init__(
+        self,
+        x_dim: int,
+        y_dim: int,
+        *,
+        folds: int = 5,
+        method: LeastSquares | None = None,
+        device: torch.device | str = "cpu",
+        backend: str = "auto",
+    ):
+        plan = MomentPlan.of([("x", "y")], {"x": x_dim, "y": y_dim}, folds=folds, cka=[("x", "y")])
+        self.method = method or LeastSquares()
+        self.backend = backend
+        self.sequences = 0
+        self.moments = Moments.zero(plan, device)
+
+    def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> LinearFit:
+        """Add rows; returns itself.
+
+        Args:
+            x: ``(N, x_dim)`` or ``(sequences, tokens, x_dim)``, any floating dtype.
+            y: the same leading dimensions, width ``y_dim``.
+            mask: the leading dimensions, true where a row counts.
+
+        Raises:
+            ShapeError: x, y and mask do not fit each other or the widths of this fit.
+            NumericalError: a row that counts is not finite; nothing was added.
+        """
+        if x.shape[:-1] != y.shape[:-1] or x.ndim not in (2, 3) or (mask is not None and mask.shape != x.shape[:-1]):
+            shapes = f"{tuple(x.shape)}, {tuple(y.shape)}" + ("" if mask is None else f", {tuple(mask.shape)}")
+            raise ShapeError(f"update: x, y and mask must be (..., x_dim), (..., y_dim) and (...), got {shapes}")
+        fold = fold_of_sequences(self.sequences, x.shape[:-1], self.moments.plan.folds, x.device)
+        if mask is not None:
+            fold = torch.where(mask.bool(), fold, -1)
+        rows = {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}
+        self.moments.update_(rows, fold.flatten(), backend=self.backend)
+        self.sequences += len(x)
+        return self
+
+    partial_fit = update
+
+    def merge_(self, other: LinearFit) -> LinearFit:
+        """Add the rows of another fit, in place; the other is left as it is."""
+        self.moments.merge_(other.moments)
+        self.sequences += other.sequences
+        return self
+
+    def all_reduce_(self) -> LinearFit:
+        """Make this the fit of the rows of all processes of ``torch.distributed``."""
+        self.moments.all_reduce_()
+        return self
+
+    def solve(self) -> Solution:
+        """The fitted map.
+
+        Raises:
+            NumericalError: fewer than two rows were seen.
+        """
+        source = Factorisation(self.moments, "x", self.method)
+        fit = source.fit("y")
+        return Solution(
+            fit.coef, fit.intercept, source.rank, source.condition, self.method.alpha, fit.error_bound
+        )
+
+    def scores(self) -> dict[str, object]:
+        """Every column of a linearity row that needs no second pass, by name."""
+        source = Factorisation(self.moments, "x", self.method)
+        return moment_columns(source, source.fit("y"), "y")
+
+    def score(self, column: str = "r2_cv") -> float:
+        """One column of :meth:`scores`.
+
+        Raises:
+            InputError: there is no such column, or it does not exist for this fit.
+        """
+        scores = self.scores()
+        value = scores.get(column)
+        if value is None:
+            known = ", ".join(name for name in COLUMNS if scores[name] is not None)
+            raise InputError(f"score: this fit has no {column!r}; it has {known}")
+        return value  # type: ignore[return-value]
+
+
+def fold_of_sequences(first: int, shape: tuple[int, ...] | torch.Size, folds: int, device: torch.device) -> Tensor:
+    """Fold of every token of sequences ``first``, ``first + 1``, ...: sequence s is in fold s mod ``folds``.
+
+    Args:
+        first: number of sequences seen before.
+        shape: ``(sequences, ...)``.
+        folds: number of folds.
+        device: of the result.
+
+    Returns:
+        ``shape`` int64.
+    """
+    fold = torch.arange(first, first + shape[0], device=device) % folds
+    return fold.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)

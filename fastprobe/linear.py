@@ -1,0 +1,243 @@
+"""Least squares on moments: one factorisation a source x serves every target, fold and ridge.
+
+With S the scatter of x about its mean, D its diagonal and R = D^-1/2 S D^-1/2 = V L V^T, the columns of
+P = D^-1/2 V L^-1/2 over the eigenvalues above ``rcond`` times the largest are whitened coordinates: P^T S P = I. In them
+the fit on all tokens is P^T C, and the fit without fold f needs only the inverse of I - A_f, which is well
+conditioned whatever x was. Scores follow from the same matrices: the squared error of a linear map is a quadratic form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.errors import InputError, NumericalError
+from fastprobe.moments import Moments
+
+ACCUMULATION_ERROR = {"float64": 4e-15, "float32": 2e-7, "float16": 2e-7, "bfloat16": 2e-7}
+"""Largest error of a Gram entry over sqrt(G_ii G_jj), by the dtype of the rows: tests/ops/test_gram.py holds it."""
+
+RCOND = {"float64": 1e-12, "float32": 1e-7, "float16": 1e-7, "bfloat16": 1e-7}
+"""Default of ``rcond`` by the dtype of the rows: above the noise of the sums, far below what trained models show."""
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """How a map is fitted: ``min |Y - X W - b|^2 + alpha |W|^2``, as scikit-learn's ``Ridge`` has it.
+
+    Directions of x whose eigenvalue in the equilibrated, centred Gram is below ``rcond`` times the largest are left out
+    (the states after a LayerNorm always have one). ``None`` is 1e-7, or 1e-12 for float64 rows.
+    """
+
+    alpha: float = 0.0
+    rcond: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise InputError(f"alpha: must be 0 or more, got {self.alpha}")
+        if self.rcond is not None and not 0 <= self.rcond < 1:
+            raise InputError(f"rcond: must be at least 0 and below 1, got {self.rcond}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The affine map of one pair x -> y and what it leaves unexplained, in sums over tokens."""
+
+    coef: Tensor  # (d, k)
+    intercept: Tensor  # (k,)
+    whitened: Tensor  # (r, k): the same map from whitened coordinates
+    fold_whitened: Tensor  # (F, r, k): fitted without fold f; empty without folds
+    fold_mean_shift: Tensor  # (F, k): mean of y without fold f, less the mean of y
+    rss: Tensor  # (k,)
+    tss: Tensor  # (k,) about the mean
+    y_mean: Tensor  # (k,)
+    fold_rss: Tensor  # (F,) of each fold by the fit on the others
+    fold_tss: Tensor  # (F,) about the mean of the others
+    error_bound: float  # of r2 = 1 - sum(rss) / sum(tss)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A fitted affine map: call it on rows, or take it along as an ``nn.Linear``."""
+
+    coef: Tensor  # (x_dim, y_dim) float64
+    intercept: Tensor  # (y_dim,) float64
+    rank: int
+    condition: float
+    alpha: float
+    error_bound: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.coef.to(x) + self.intercept.to(x)
+
+    def to_linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
+        """The map as a torch module."""
+        linear = nn.Linear(*self.coef.shape, dtype=dtype)
+        linear.weight.data.copy_(self.coef.mT)
+        linear.bias.data.copy_(self.intercept)
+        return linear
+
+
+class Factorisation:
+    """Everything about one source x that its targets share."""
+
+    def __init__(self, moments: Moments, x: str, method: LeastSquares):
+        counts = moments.counts
+        n = counts.sum()
+        if n < 2:
+            raise NumericalError(f"{x}: {int(n)} tokens; a fit needs at least 2")
+        self.moments, self.x, self.method, self.n = moments, x, method, n
+        self.gamma = ACCUMULATION_ERROR[moments.dtype]
+        rcond = RCOND[moments.dtype] if method.rcond is None else method.rcond
+
+        sums, grams = moments.sum(x), moments.cross(x, x)
+        self.mean = sums.sum(0) / n  # about the origin, as everything here
+        gram = grams.sum(0)
+        self.scatter = gram - n * torch.outer(self.mean, self.mean)
+        self.norms = gram.diagonal().sqrt()
+        diagonal = self.scatter.diagonal()
+        varies = diagonal > 1e-12 * gram.diagonal()
+        scale = torch.where(varies, diagonal, torch.ones_like(diagonal)).sqrt()
+        equilibrated = self.scatter / scale[:, None] / scale * varies * varies[:, None]
+        eigenvalues, vectors = torch.linalg.eigh(equilibrated)
+        keep = (eigenvalues > rcond * eigenvalues[-1]) & (eigenvalues > 0)
+        self.eigenvalues, self.vectors, self.scale, self.keep = eigenvalues, vectors, scale, keep
+        self.rank = int(keep.sum())
+        kept = eigenvalues[keep]
+        self.condition = float(kept[-1] / kept[0]) if self.rank else 1.0
+        self.whiten = vectors[:, keep] / kept.sqrt() / scale[:, None]
+        self.ridge = torch.zeros_like(kept)
+        if method.alpha and self.rank:
+            penalty, rotation = torch.linalg.eigh(self.whiten.mT @ self.whiten)
+            self.whiten = self.whiten @ rotation
+            self.ridge = method.alpha * penalty
+
+        self.folds = [f for f in range(len(counts)) if counts[f] > 0] if (counts > 0).sum() > 1 else []
+        if self.folds:
+            self._factorise_folds(counts[self.folds], sums[self.folds], grams[self.folds])
+
+    def _factorise_folds(self, counts: Tensor, sums: Tensor, grams: Tensor) -> None:
+        identity = torch.eye(self.rank, dtype=torch.float64, device=grams.device)
+        rest = self.n - counts
+        centred = _centre(grams, sums, sums, counts, self.mean, self.mean)
+        self.fold_sums = (sums - counts[:, None] * self.mean) @ self.whiten
+        outer = self.fold_sums[:, :, None] * self.fold_sums[:, None] / rest[:, None, None]
+        # Scatter of the tokens outside fold f about their own mean, whitened: the identity less a part of itself.
+        train = identity - self.whiten.mT @ centred @ self.whiten - outer
+        self.fold_counts, self.fold_rest = counts, rest
+        self.fold_mean_shift = -self.fold_sums / rest[:, None]  # whitened mean of x without fold f
+        self.fold_inverse = _inverse(train + self.ridge.diag(), floor=min(0.1, 10 * self.gamma * self.condition))
+
+    def fit(self, y: str) -> Fit:
+        """The map from this source to the block ``y``."""
+        moments, n, whiten = self.moments, self.n, self.whiten
+        counts = moments.counts
+        cross, sums, squares = moments.cross(self.x, y), moments.sum(y), moments.square(y)
+        y_mean = sums.sum(0) / n
+        tss = (squares.sum(0) - n * y_mean.square()).clamp(min=0)
+        centred = _centre(cross, moments.sum(self.x), sums, counts, self.mean, y_mean)
+        fold_b = whiten.mT @ centred  # (F, r, k)
+        b = fold_b.sum(0)
+        whitened = b / (1 + self.ridge)[:, None]
+        rss = self._rss(b, whitened, tss)
+        coef = whiten @ whitened
+        origin_x, origin_y = moments.origin(self.x), moments.origin(y)
+        fold_whitened, shift, fold_rss, fold_tss = self._fit_folds(fold_b, b, sums, squares, y_mean)
+        return Fit(
+            coef=coef,
+            intercept=origin_y + y_mean - (origin_x + self.mean) @ coef,
+            whitened=whitened,
+            fold_whitened=fold_whitened,
+            fold_mean_shift=shift,
+            rss=rss,
+            tss=tss,
+            y_mean=origin_y + y_mean,
+            fold_rss=fold_rss,
+            fold_tss=fold_tss,
+            error_bound=self._error_bound(coef, centred.sum(0), squares.sum(0), rss, tss),
+        )
+
+    def residual_scores(self, fit: Fit, y: str) -> tuple[Tensor, Tensor]:
+        """Unexplained and total sums of squares, each (k,), of the target y - x; x and y have one width."""
+        cross = self.moments.cross(self.x, y).sum(0) - self.n * torch.outer(self.mean, fit.y_mean - self.moments.origin(y))
+        tss = fit.tss - 2 * cross.diagonal() + self.scatter.diagonal()
+        b = self.whiten.mT @ (cross - self.scatter)
+        return self._rss(b, b / (1 + self.ridge)[:, None], tss), tss
+
+    @staticmethod
+    def _rss(b: Tensor, whitened: Tensor, tss: Tensor) -> Tensor:
+        return (tss - 2 * (whitened * b).sum(0) + whitened.square().sum(0)).clamp(min=0)
+
+    def _fit_folds(
+        self, fold_b: Tensor, b: Tensor, sums: Tensor, squares: Tensor, y_mean: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if not self.folds or len(fold_b) == 1:
+            return fold_b[:0], b[:0], b.new_zeros(0), b.new_zeros(0)
+        n, rest, a = self.fold_counts[:, None], self.fold_rest[:, None], self.fold_sums
+        if len(self.folds) < len(fold_b):
+            fold_b, sums, squares = fold_b[self.folds], sums[self.folds], squares[self.folds]
+        t = sums - n * y_mean  # sums of y about its mean
+        train = torch.baddbmm(b - fold_b, a[:, :, None], (t / rest)[:, None], alpha=-1)
+        w = self.fold_inverse @ train
+        # The held-out fold about the training mean, which is the mean of all less t / rest.
+        moved = 2 / rest + n / rest.square()
+        q = squares - 2 * sums * y_mean + n * y_mean.square()
+        tss = (q + moved * t.square()).sum(1)
+        aw = (a[:, None] @ w)[:, 0]
+        cross = _dot(w, fold_b) + (aw * moved * t).sum(1)
+        # w^T A_f w with A_f = I + ridge - (matrix that fold_inverse inverts) - a a^T / rest, so no product with A_f.
+        quadratic = torch.linalg.vector_norm(w, dim=2).square() @ (1 + self.ridge) - _dot(w, train)
+        quadratic += ((moved - 1 / rest) * aw.square()).sum(1)
+        return w, -t / rest, tss - 2 * cross + quadratic, tss
+
+    def _error_bound(self, coef: Tensor, cross: Tensor, squares: Tensor, rss: Tensor, tss: Tensor) -> float:
+        """Bound on the error of r2: first order in the error of the sums, plus what left-out directions could hold.
+
+        |dRSS_k| <= gamma (|y_k| + sum_i |W_ik| |x_i|)^2. A left-out direction counts as null when it is within the
+        noise of the sums and far below the smallest one kept; one above the noise adds what it would have
+        explained; where neither can be said, nothing is known about the unexplained part.
+        """
+        total = float(tss.sum())
+        if total <= 0:
+            return 0.0
+        reach = squares.sqrt() + coef.abs().mT @ self.norms
+        bound = float(self.gamma * reach.square().sum()) / total
+        dropped = ~self.keep
+        if self.method.alpha or not dropped.any():
+            return bound
+        faint = self.eigenvalues[dropped]
+        noise = 2 * self.gamma * len(self.scale) ** 0.5
+        resolved = faint > noise
+        if resolved.any():
+            b = (self.vectors[:, dropped][:, resolved] / self.scale[:, None]).mT @ cross
+            bound += float((b.square().sum(1) / faint[resolved]).sum()) / total
+        smallest = float(self.eigenvalues[self.keep][0]) if self.rank else 0.0
+        if self.rank and smallest < 100 * max(noise, float(faint.abs().max())) and not resolved.all():
+            bound = max(bound, float(rss.sum()) / total)
+        return bound
+
+
+def _centre(cross: Tensor, x_sums: Tensor, y_sums: Tensor, counts: Tensor, x_mean: Tensor, y_mean: Tensor) -> Tensor:
+    """Per-fold cross products about the means of all tokens, from those about the origins."""
+    if len(cross) == 1 and len(counts) > 1:
+        x_sums, y_sums, counts = x_sums.sum(0, True), y_sums.sum(0, True), counts.sum(0, True)
+    left = torch.stack([x_sums, x_mean.expand_as(x_sums)], dim=2)
+    right = torch.stack([y_mean.expand_as(y_sums), y_sums - counts[:, None] * y_mean], dim=1)
+    return torch.baddbmm(cross, left, right, alpha=-1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of the matrices of two (F, r, k) stacks, (F,)."""
+    return torch.stack([x.flatten() @ y.flatten() for x, y in zip(a, b, strict=True)])
+
+
+def _inverse(matrices: Tensor, floor: float) -> Tensor:
+    """Inverses of symmetric (F, r, r) matrices with eigenvalues up to 1; directions below ``floor`` are left out."""
+    factors, failed = torch.linalg.cholesky_ex(matrices)
+    if not failed.any() and (factors.diagonal(dim1=1, dim2=2).square() > 10 * floor).all():
+        return torch.cholesky_inverse(factors)
+    values, vectors = torch.linalg.eigh(matrices)
+    inverse = torch.where(values > floor, 1 / values, torch.zeros_like(values))
+    return vectors * inverse[:, None] @ vectors.mT

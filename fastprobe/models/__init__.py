@@ -1,0 +1,1 @@
+"""The only rooms that know the modules of Hugging Face models."""

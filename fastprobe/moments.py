@@ -1,0 +1,275 @@
+"""Moments: the float64 sums that every score of a scan is made of.
+
+All the points of a scan are column blocks of one wide virtual matrix Z; a plan says which products Z_i^T Z_j are kept.
+Moments are the values of those products, fold by fold: a commutative monoid under :meth:`Moments.merge_`, with
+:meth:`Moments.zero` neutral.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastprobe.errors import InputError, NumericalError, ShapeError
+from fastprobe.files import replacing
+from fastprobe.moment_plan import MomentPlan, Stage
+from fastprobe.ops import gram_
+
+
+class Moments:
+    """The sums of a plan over all rows seen so far; their size does not depend on how many that were.
+
+    Every sum is about ``origins[block]``, a point near the mean of the block's first rows, so that neither float32
+    products nor float64 sums lose digits to a large common mean. Origins are a matter of representation: moments
+    about different origins are the same moments, and :meth:`merge_` brings them to one.
+    """
+
+    def __init__(self, plan: MomentPlan, device: torch.device | str = "cpu"):
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        width, folds = plan.widths, plan.folds
+        self.plan = plan
+        self.counts = zeros(folds)
+        self.grams = {(x, y): zeros(folds, width[x], width[y]) for x, y in plan.pairs}
+        self.grams |= {(x, y): zeros(1, width[x], width[y]) for x, y in plan.pooled}
+        self.sums = {block: zeros(folds, width[block]) for block in plan.blocks}
+        self.squares = {b: zeros(folds, width[b]) for b in plan.blocks if (b, b) not in plan.pairs}
+        self.units = {block: zeros(width[block]) for block in plan.cones}
+        self.unit_counts = {block: zeros(1) for block in plan.cones}
+        self.origins: dict[str, Tensor] = {}
+        self.dtype = ""  # of the rows, noted at the first update
+        self.backend = ""
+
+    @classmethod
+    def zero(cls, plan: MomentPlan, device: torch.device | str = "cpu") -> Moments:
+        """The moments of no rows: the neutral element of :meth:`merge_`."""
+        return cls(plan, device)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.counts.sum())
+
+    def update_(
+        self,
+        rows: Mapping[str, Tensor],
+        fold: Tensor,
+        *,
+        stage: Stage | None = None,
+        weight: float = 1.0,
+        backend: str = "auto",
+    ) -> None:
+        """Add rows. Nothing is added when one of them is not finite.
+
+        Args:
+            rows: block -> ``(N, width)``, any floating dtype, for every block of the stage.
+            fold: ``(N,)`` int64, the fold of each row; rows with a negative fold (padding) are left out.
+            stage: the part of the plan to do; all of it by default.
+            weight: 1 adds the rows, -1 takes out rows that were added before.
+            backend: as for every operation.
+
+        Raises:
+            NumericalError: a row that is not left out has a NaN or an infinity; the message names the block.
+            ShapeError: a block has another width than the plan says.
+        """
+        stage = stage or self.plan.whole()
+        for block in stage.blocks:
+            if rows[block].shape != (len(fold), self.plan.widths[block]):
+                raise ShapeError(
+                    f"{block}: rows must be {(len(fold), self.plan.widths[block])}, got {tuple(rows[block].shape)}"
+                )
+        valid = fold >= 0
+        if not valid.any():
+            return
+        norms = {block: _finite_row_norms(block, rows[block], valid) for block in stage.fresh}
+        blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
+        with torch.autocast(fold.device.type, enabled=False):
+            for block in blocks:
+                if block not in self.origins:
+                    self.origins[block] = _origin(rows[block], valid)
+            arguments = (
+                [self.grams[pair] for pair in stage.pairs],
+                [self.sums[b] if b in stage.fresh else None for b in blocks],
+                [self.squares.get(b) if b in stage.fresh else None for b in blocks],
+                [rows[b] for b in blocks],
+                [(blocks.index(x), blocks.index(y)) for x, y in stage.pairs],
+                fold,
+                [self.origins[b] for b in blocks],
+            )
+            self.backend = gram_.choose(*arguments, backend=backend)
+            gram_.on(self.backend)(*arguments, weight=weight)
+            for block in stage.fresh:
+                if block in self.units:
+                    self._add_units(block, rows[block], norms[block], valid, weight)
+        if stage.first:
+            self.dtype = str(rows[blocks[0]].dtype).removeprefix("torch.") if blocks else self.dtype
+            self.counts += weight * torch.bincount(fold[valid], minlength=self.plan.folds)
+
+    def _add_units(self, block: str, rows: Tensor, norms: Tensor, valid: Tensor, weight: float) -> None:
+        if not norms.isfinite().all():  # only padding can hold such rows here
+            rows, norms, valid = rows[valid], norms[valid], valid[valid]
+        wide = norms.dtype
+        inverse = torch.where(valid & (norms > 0), 1 / norms, torch.zeros_like(norms))
+        self.units[block].add_((inverse[None] @ rows.to(wide)).flatten(), alpha=weight)
+        self.unit_counts[block] += weight * (inverse > 0).sum()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def origin(self, block: str) -> Tensor:
+        """The point (width,) that this block's sums are about."""
+        if block in self.plan.parts:
+            first, second = self.plan.parts[block]
+            return self.origin(first) + self.origin(second)
+        return self.origins.get(block, self.sums[block].new_zeros(self.plan.widths[block]))
+
+    def sum(self, block: str) -> Tensor:
+        """Sum of the rows about the origin, (folds, width)."""
+        if block in self.plan.parts:
+            first, second = self.plan.parts[block]
+            return self.sum(first) + self.sum(second)
+        return self.sums[block]
+
+    def square(self, block: str) -> Tensor:
+        """Sum of squares about the origin, column by column, (folds, width)."""
+        if block in self.plan.parts:
+            first, second = self.plan.parts[block]
+            cross = self.cross(first, second).diagonal(dim1=1, dim2=2)
+            return self.square(first) + self.square(second) + 2 * cross
+        if (block, block) in self.plan.pairs:
+            return self.grams[block, block].diagonal(dim1=1, dim2=2)
+        return self.squares[block]
+
+    def cross(self, x: str, y: str) -> Tensor:
+        """Sum of x y^T about the origins, (folds, width x, width y); (1, ...) where only that was kept."""
+        if y in self.plan.parts:
+            first, second = self.plan.parts[y]
+            return self.cross(x, first) + self.cross(x, second)
+        if x in self.plan.parts:
+            return self.cross(y, x).mT
+        if x == y:
+            gram = self.grams[x, x]
+            return gram.triu() + gram.triu(1).mT
+        return self.grams[x, y] if (x, y) in self.grams else self.grams[y, x].mT
+
+    # -- the monoid ---------------------------------------------------------------------------------------------
+
+    def merge_(self, other: Moments) -> Moments:
+        """Add the rows of ``other``, which is left as it is. Plain addition, once both are about one origin.
+
+        Raises:
+            InputError: the two were made for different plans.
+        """
+        if asdict(self.plan) != asdict(other.plan):
+            raise InputError("merge: the moments are of different scans (elements, layers, folds or widths differ)")
+        for block, origin in other.origins.items():
+            self.origins.setdefault(block, origin.clone())
+        for mine, theirs in zip(self._sums(), other._sums_about(self.origins), strict=True):
+            mine += theirs.to(mine.device)
+        self.dtype, self.backend = self.dtype or other.dtype, self.backend or other.backend
+        return self
+
+    def all_reduce_(self) -> Moments:
+        """Make this process's moments the sum over all processes of ``torch.distributed``."""
+        origins = {block: torch.zeros_like(self.origin(block)) for block in self.sums}
+        for mine, shifted in zip(self._sums(), list(self._sums_about(origins)), strict=True):
+            torch.distributed.all_reduce(shifted)
+            mine.copy_(shifted)
+        self.origins = origins
+        return self
+
+    def _sums(self) -> list[Tensor]:
+        """Every tensor of sums, in one fixed order."""
+        kinds = (self.grams, self.sums, self.squares, self.units, self.unit_counts)
+        return [self.counts, *(tensor for kind in kinds for tensor in kind.values())]
+
+    def _sums_about(self, origins: Mapping[str, Tensor]) -> Iterable[Tensor]:
+        """The same sums about other origins; with z' = z + d, sum z'_x z'_y^T = G + d_x s_y^T + s_x d_y^T + n d_x d_y^T."""
+        if all(torch.equal(self.origin(block), origins.get(block, self.origin(block))) for block in self.sums):
+            yield from self._sums()
+            return
+        n = self.counts[:, None]
+        move = {b: self.origin(b) - origins.get(b, self.origin(b)).to(self.counts.device) for b in self.sums}
+        yield self.counts
+        for (x, y), gram in self.grams.items():
+            sx, sy, count = self.sums[x], self.sums[y], n
+            if len(gram) == 1:
+                sx, sy, count = sx.sum(0, True), sy.sum(0, True), n.sum(0, True)
+            dx, dy = move[x], move[y]
+            yield gram + dx[:, None] * sy[:, None] + (sx + count * dx)[:, :, None] * dy
+        for block, total in self.sums.items():
+            yield total + n * move[block]
+        for block, square in self.squares.items():
+            yield square + 2 * move[block] * self.sums[block] + n * move[block].square()
+        yield from self.units.values()
+        yield from self.unit_counts.values()
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by the name it has in a file."""
+        named = {"counts": self.counts}
+        named |= {f"gram/{x}|{y}": gram for (x, y), gram in self.grams.items()}
+        for kind in ("sums", "squares", "units", "unit_counts", "origins"):
+            named |= {f"{kind}/{block}": tensor for block, tensor in getattr(self, kind).items()}
+        return named
+
+    def save(self, path: str | Path, config: Mapping[str, Any] | None = None) -> None:
+        """Write plan, sums and ``config`` to one safetensors file; the file is replaced whole or not at all."""
+        plan = asdict(self.plan) | {"dtype": self.dtype, "backend": self.backend}
+        metadata = {"plan": json.dumps(plan), "config": json.dumps(dict(config or {}))}
+        with replacing(path) as temporary:
+            save_file({name: t.contiguous() for name, t in self.tensors().items()}, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> tuple[Moments, dict[str, Any]]:
+        """The moments in a file and the ``config`` they were saved with.
+
+        Raises:
+            InputError: there is no such file, or it does not hold moments.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                plan = json.loads(metadata["plan"])
+                dtype, backend = plan.pop("dtype"), plan.pop("backend")
+                moments = cls(_plan_from_json(plan), device)
+                moments.dtype, moments.backend = dtype, backend
+                names = set(file.keys())
+                for name, tensor in moments.tensors().items():
+                    tensor.copy_(file.get_tensor(name))
+                for name in sorted(names):
+                    if name.startswith("origins/"):
+                        moments.origins[name.removeprefix("origins/")] = file.get_tensor(name)
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such file") from None
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: not a file of moments ({error})") from None
+        return moments, json.loads(metadata["config"])
+
+
+def _plan_from_json(plan: dict[str, Any]) -> MomentPlan:
+    pairs = {name: tuple((x, y) for x, y in plan[name]) for name in ("pairs", "pooled")}
+    parts = {block: (first, second) for block, (first, second) in plan["parts"].items()}
+    return MomentPlan(plan["widths"], pairs["pairs"], pairs["pooled"], tuple(plan["cones"]), parts, plan["folds"])
+
+
+def _finite_row_norms(block: str, rows: Tensor, valid: Tensor) -> Tensor:
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
+    if not (norms.isfinite() | ~valid).all():
+        raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
+    return norms
+
+
+def _origin(rows: Tensor, valid: Tensor) -> Tensor:
+    """The mean of the rows, rounded to their dtype: subtracting it from 16-bit rows is exact in float32, or nearly."""
+    kept = rows if valid.all() else rows[valid]
+    return kept.mean(0, dtype=torch.float64).to(rows.dtype).double()

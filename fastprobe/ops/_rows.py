@@ -1,0 +1,11 @@
+"""Picking rows without copying them where they lie side by side."""
+
+from torch import Tensor
+
+
+def pick_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """``rows[index]`` for an ascending index, (n, ...); a view where the rows are adjacent."""
+    if not len(index):
+        return rows[:0]
+    first, last = int(index[0]), int(index[-1])
+    return rows[first : last + 1] if last - first + 1 == len(index) else rows.index_select(0, index)

@@ -1,0 +1,69 @@
+"""Apply an affine map and score it against what it stands in for, row by row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastprobe.errors import ShapeError
+from fastprobe.ops._operation import operation
+from fastprobe.ops._platform import matmul
+
+
+ROWS = 512
+
+
+class RowScores(NamedTuple):
+    """Four numbers a row, each ``(N,)`` float32 (float64 for float64 rows); p is the prediction of y."""
+
+    dot: Tensor  # sum of p y
+    p_squares: Tensor  # sum of p^2
+    y_squares: Tensor  # sum of y^2
+    error: Tensor  # sum of (y - p)^2, never made from the other three
+
+    def cosine(self) -> Tensor:
+        """Cosine of each row of y with its prediction, (N,); 0 where either is zero."""
+        norms = (self.p_squares * self.y_squares).sqrt()
+        return torch.where(norms > 0, self.dot / norms, torch.zeros_like(norms))
+
+
+def _check(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor) -> None:
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ShapeError(f"score: x and y must be (N, D) and (N, K), got {tuple(x.shape)} and {tuple(y.shape)}")
+    if coef.shape != (x.shape[1], y.shape[1]) or intercept.shape != (y.shape[1],):
+        raise ShapeError(
+            f"score: coef and intercept must be {(x.shape[1], y.shape[1])} and {(y.shape[1],)} to match x and y, "
+            f"got {tuple(coef.shape)} and {tuple(intercept.shape)}"
+        )
+
+
+@operation(check=_check)
+def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor) -> RowScores:
+    """Score the affine map ``p = x coef + intercept`` against ``y``, row by row.
+
+    Args:
+        x: ``(N, D)`` rows, any floating dtype.
+        coef: ``(D, K)``.
+        intercept: ``(K,)``.
+        y: ``(N, K)``, any floating dtype.
+
+    Returns:
+        The four sums of :class:`RowScores`.
+
+    Raises:
+        ShapeError: the shapes do not fit each other.
+    """
+    wide = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    coef, intercept = coef.to(wide).contiguous(), intercept.to(wide)
+    out = torch.empty(4, len(x), dtype=wide, device=x.device)
+    for start in range(0, len(x), ROWS):  # few enough rows that what is made of them stays in a cache
+        here = slice(start, start + ROWS)
+        target = y[here].to(wide)
+        p = matmul(x[here].to(wide), coef).add_(intercept)
+        out[0, here] = (p * target).sum(1)
+        out[1, here] = torch.linalg.vector_norm(p, dim=1).square_()
+        out[2, here] = torch.linalg.vector_norm(target, dim=1).square_()
+        out[3, here] = torch.linalg.vector_norm(p.sub_(target), dim=1).square_()
+    return RowScores(*out)

@@ -1,0 +1,116 @@
+"""Names of places in a model (points) and of pairs of places (elements)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fastprobe.errors import InputError
+
+POINTS = (
+    "resid_pre",
+    "attn_in",
+    "attn_heads",
+    "attn_out",
+    "attn_sum",
+    "resid_mid",
+    "mlp_in",
+    "mlp_act",
+    "mlp_out",
+    "mlp_sum",
+    "resid_post",
+)
+
+ELEMENTS = {
+    "layer": ("resid_pre", "resid_post"),
+    "attention": ("resid_pre", "resid_mid"),
+    "ffn": ("resid_mid", "resid_post"),
+    "attention_sum": ("resid_pre", "attn_sum"),
+    "ffn_sum": ("resid_mid", "mlp_sum"),
+    "attn": ("attn_in", "attn_out"),
+    "attn_heads": ("attn_in", "attn_heads"),
+    "attn_proj": ("attn_heads", "attn_out"),
+    "mlp": ("mlp_in", "mlp_out"),
+    "mlp_act": ("mlp_in", "mlp_act"),
+}
+"""The elements of one layer: name -> (point x, point y)."""
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A place where a (tokens, width) tensor can be read: ``resid_pre.3``. Layers are 0-based."""
+
+    name: str
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.layer}"
+
+
+@dataclass(frozen=True)
+class Element:
+    """A pair of points x -> y: one part of one layer, or a span of layers ``[start, stop)``."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def is_span(self) -> bool:
+        return self.name == "span"
+
+    @property
+    def x(self) -> Point:
+        return Point("resid_pre" if self.is_span else ELEMENTS[self.name][0], self.start)
+
+    @property
+    def y(self) -> Point:
+        return Point("resid_post" if self.is_span else ELEMENTS[self.name][1], self.stop - 1)
+
+    def __str__(self) -> str:
+        return f"span.{self.start}-{self.stop}" if self.is_span else f"{self.name}.{self.start}"
+
+
+def select_layers(layers: Iterable[int] | None, depth: int) -> list[int]:
+    """The layers asked for, checked against a model of ``depth`` layers; all of them for ``None``."""
+    if layers is None:
+        return list(range(depth))
+    chosen = sorted(set(layers))
+    for layer in chosen:
+        if not 0 <= layer < depth:
+            raise InputError(f"layers: there is no layer {layer}; the model has layers 0 to {depth - 1}")
+    return chosen
+
+
+def select_elements(names: Sequence[str] | None, available: Sequence[str]) -> list[str]:
+    """The element names asked for, checked against what the model has; all it has for ``None``."""
+    if names is None:
+        return list(available)
+    for name in names:
+        if name not in ELEMENTS:
+            raise InputError(f"elements: unknown element {name!r}; the elements are {', '.join(ELEMENTS)}")
+        if name not in available:
+            raise InputError(f"elements: this model has no {name!r}; it has {', '.join(available)}")
+    return list(dict.fromkeys(names))
+
+
+def select_spans(spans: str | Iterable[tuple[int, int]] | None, depth: int) -> list[tuple[int, int]]:
+    """Half-open layer ranges from ``"all"``, ``"none"``, ``"2-5,0-3"`` or pairs of integers."""
+    if spans is None or spans == "none":
+        return []
+    if spans == "all":
+        return [(i, j) for i in range(depth) for j in range(i + 1, depth + 1)]
+    pairs = [parse_range(text) for text in spans.split(",")] if isinstance(spans, str) else [tuple(s) for s in spans]
+    for start, stop in pairs:
+        if not 0 <= start < stop <= depth:
+            raise InputError(f"spans: {start}-{stop} is not a range of layers with 0 <= start < stop <= {depth}")
+    return list(dict.fromkeys(pairs))
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """``"2-5"`` as the half-open pair (2, 5); ``"3"`` as (3, 4)."""
+    first, dash, last = text.strip().partition("-")
+    try:
+        return (int(first), int(last)) if dash else (int(first), int(first) + 1)
+    except ValueError:
+        raise InputError(f"{text!r} is not a layer or a half-open range of layers like 2-5") from None

@@ -1,0 +1,84 @@
+"""What all results share: rows, tables, saving and loading."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fastprobe.errors import InputError
+from fastprobe.files import write_text
+
+if TYPE_CHECKING:
+    import pandas
+
+KINDS: dict[str, type[Result]] = {}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows of numbers and the configuration that gave them."""
+
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    kind: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.kind] = cls
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a table."""
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+    def top(self, k: int, metric: str) -> list[dict[str, Any]]:
+        """The ``k`` rows with the largest ``metric``; rows without it are left out.
+
+        Raises:
+            InputError: no row has that metric.
+        """
+        have = [row for row in self.rows if row.get(metric) is not None]
+        if not have:
+            numbers = sorted({key for row in self.rows for key, value in row.items() if isinstance(value, int | float)})
+            raise InputError(f"metric: no row has {metric!r}; the rows have {', '.join(numbers)}")
+        return sorted(have, key=lambda row: row[metric], reverse=True)[:k]
+
+    def to_json(self) -> str:
+        """``{"config": {...}, "rows": [...]}``."""
+        document = {"kind": self.kind, "config": self.config, "rows": self.rows}
+        return json.dumps(document, indent=1, allow_nan=False)
+
+    def to_csv(self) -> str:
+        """The rows as comma-separated values, absent ones empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``scores.json`` and ``scores.csv`` into a folder; each file is replaced whole or not at all."""
+        write_text(Path(folder) / "scores.json", self.to_json())
+        write_text(Path(folder) / "scores.csv", self.to_csv())
+
+
+def load(folder: str | Path) -> Result:
+    """The result saved in a folder.
+
+    Raises:
+        InputError: there is none, or it is not one of this package.
+    """
+    path = Path(folder) / "scores.json"
+    try:
+        document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return KINDS[document["kind"]](document["config"], document["rows"])
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no scores.json in it; name a folder that a command wrote with --out") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a result of fastprobe ({error!r})") from None
