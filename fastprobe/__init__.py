@@ -9,4 +9,4 @@ from fastprobe.moments import Moments as Moments
 from fastprobe.results import load as load
 from fastprobe.text import token_batches as token_batches
 
-__version__ = "0.1.0"
+from fastprobe.version import __version__ as __version__

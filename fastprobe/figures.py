@@ -1,17 +1,104 @@
-"""Every picture."""
+"""Every picture. Figures are made without pyplot, so that no window or global state is involved."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from fastprobe.errors import InputError
 from fastprobe.files import replacing
+from fastprobe.points import ELEMENTS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from fastprobe.linearity import LinearityScan
 
+# One hue for what is alike: whole parts, their sums before a norm, attention, FFN. (Okabe and Ito, 2008.)
+STYLES = {
+    "layer": ("#000000", "-", "o"),
+    "attention": ("#0072B2", "-", "s"),
+    "ffn": ("#D55E00", "-", "^"),
+    "attention_sum": ("#0072B2", "--", "s"),
+    "ffn_sum": ("#D55E00", "--", "^"),
+    "attn": ("#56B4E9", "-", "D"),
+    "attn_heads": ("#56B4E9", "--", "D"),
+    "attn_proj": ("#999999", ":", "x"),
+    "mlp": ("#E69F00", "-", "v"),
+    "mlp_act": ("#E69F00", "--", "v"),
+}
+assert STYLES.keys() == ELEMENTS.keys()
+
+NAMES = {"nonlinearity": "non-linearity (1 − r2_cv)"}
+
 
 def linearity(scan: LinearityScan, metric: str, path: str | Path | None) -> Figure:
-    return None
+    """A profile over layers with one line an element, and a heatmap of the spans where there are any.
+
+    Raises:
+        InputError: no row of the scan has the metric.
+    """
+    from matplotlib.figure import Figure
+
+    scan.top(1, metric)  # says which metrics there are if this one is not among them
+    has_spans = any(row["element"] == "span" for row in scan.rows)
+    panels = int(bool(scan.elements)) + int(has_spans)
+    figure = Figure(figsize=(8.5 if panels == 1 else 14, 4.8), layout="constrained", dpi=130)
+    axes = list(np.atleast_1d(figure.subplots(1, panels)))
+    if scan.elements:
+        _profile(axes.pop(0), scan, metric)
+    if has_spans:
+        _spans(axes.pop(0), scan, metric)
+    model = str(scan.config.get("model", "")).rstrip("/").split("/")[-1]
+    tokens = scan.config.get("tokens")
+    figure.suptitle(f"{model}  ·  {tokens:,} tokens" if model and tokens else "")
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the file is replaced whole or not at all.
+
+    Raises:
+        InputError: the ending of the name is no format of pictures.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.lstrip(".") not in known:
+        raise InputError(f"{path}: name a picture by its format, one of {', '.join(sorted(known))}")
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _profile(axes: Axes, scan: LinearityScan, metric: str) -> None:
+    matrix = scan.matrix(metric)
+    for name, values in zip(scan.elements, matrix, strict=True):
+        colour, line, marker = STYLES[name]
+        axes.plot(values, line, color=colour, marker=marker, markersize=4.5, linewidth=1.5, label=name)
+    axes.set_xlabel("layer")
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if metric == "nonlinearity":
+        axes.set_ylim(bottom=min(0.0, float(np.nanmin(matrix))) - 0.01)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+
+
+def _spans(axes: Axes, scan: LinearityScan, metric: str) -> None:
+    matrix = scan.matrix(metric, spans=True)
+    image = axes.imshow(matrix, cmap="viridis", origin="upper")
+    depth = len(matrix)
+    axes.set_xticks(range(depth), [str(layer) for layer in range(depth)])
+    axes.set_yticks(range(depth), [str(layer) for layer in range(depth)])
+    axes.set_xlabel("to the output of layer")
+    axes.set_ylabel("from the input of layer")
+    if depth <= 16:
+        middle = (np.nanmin(matrix) + np.nanmax(matrix)) / 2
+        for i, j in zip(*np.nonzero(~np.isnan(matrix)), strict=True):
+            colour = "white" if matrix[i, j] < middle else "black"
+            axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.figure.colorbar(image, ax=axes, label=NAMES.get(metric, metric), shrink=0.85)

@@ -80,10 +80,10 @@ class LinearityScan(Result):
         """
         return figures.linearity(self, metric, path)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``scores.json``, ``scores.csv`` and, where they are at hand, ``moments.safetensors``."""
+    def save(self, folder: str | Path, *, moments: bool = True) -> None:
+        """Write ``scores.json``, ``scores.csv`` and, where they are at hand and wanted, ``moments.safetensors``."""
         super().save(folder)
-        if self.moments is not None:
+        if moments and self.moments is not None:
             self.moments.save(Path(folder) / "moments.safetensors", self.config)
 
 
@@ -164,24 +164,20 @@ def linearity(
 
     scan = plan(chosen, folds)
     _check_memory(scan, plan, chosen, folds, model.device)
-    config = {
+    summed = {  # what the sums depend on, and a checkpoint must agree in
         "elements": [str(element) for element in chosen],
         "fits": [[f.element.name, f.element.start, f.element.stop, f.x, f.y, f.unit] for f in scan.fits],
         "folds": folds,
         "objective": objective,
-        "alpha": fit.alpha,
-        "rcond": fit.rcond,
         "cka": cka,
-        "seed": seed,
-        "score_sequences": score_sequences,
     }
     clock = Clock(model.device)
     sample = SequenceSample(None if score_sequences == "all" else int(score_sequences), seed)
     checkpoint = checkpoint or Checkpoint()
-    moments, batches_done = checkpoint.resume(config, Moments.zero(scan.moments, model.device))
+    moments, batches_done = checkpoint.resume(summed, Moments.zero(scan.moments, model.device))
     first_pass = MomentPass(model, points, scan, moments, sample, clock, backend)
     bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, first_pass.recording(), checkpoint.keeping(first_pass, config):
+    with bar, first_pass.recording(), checkpoint.keeping(first_pass, summed):
         for number, batch in enumerate(itertools.chain([first], stream)):
             bar.update(first_pass.skip(batch) if number < batches_done else first_pass.add(batch))
             checkpoint.tick()
@@ -194,7 +190,10 @@ def linearity(
         cosines = second_pass.run(sample, len(first["input_ids"]))
         for f, row in zip(scan.fits, rows, strict=True):
             row.update({column: cosines[f, column] for (g, column) in cosines if g == f})
-    config |= {
+    config = summed | {
+        "alpha": fit.alpha,
+        "rcond": fit.rcond,
+        "seed": seed,
         "tokens": moments.tokens,
         "sequences": first_pass.sequences,
         "scored_sequences": len(sample),

@@ -21,14 +21,14 @@ from torch import Tensor
 from fastprobe.errors import InputError, NumericalError, ShapeError
 from fastprobe.files import replacing
 from fastprobe.moment_plan import MomentPlan, Stage
-from fastprobe.ops import gram_
+from fastprobe.ops import CHAIN, gram_
 
 
 class Moments:
     """The sums of a plan over all rows seen so far; their size does not depend on how many that were.
 
-    Every sum is about ``origins[block]``, a point near the mean of the block's first rows, so that neither float32
-    products nor float64 sums lose digits to a large common mean. Origins are a matter of representation: moments
+    Every sum is about ``origins[block]``: the mean of the block's first rows where that is far from zero, so that neither
+    float32 products nor float64 sums lose digits to a large common mean. Origins are a matter of representation: moments
     about different origins are the same moments, and :meth:`merge_` brings them to one.
     """
 
@@ -48,6 +48,7 @@ class Moments:
         self.origins: dict[str, Tensor] = {}
         self.dtype = ""  # of the rows, noted at the first update
         self.backend = ""
+        self._whole: set[str] = set()  # blocks whose Gram matrices have both triangles
 
     @classmethod
     def zero(cls, plan: MomentPlan, device: torch.device | str = "cpu") -> Moments:
@@ -89,7 +90,7 @@ class Moments:
         valid = fold >= 0
         if not valid.any():
             return
-        norms = {block: _finite_row_norms(block, rows[block], valid) for block in stage.fresh}
+        units = {block: _unit_sum(block, rows[block], valid) for block in stage.fresh}
         blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
         with torch.autocast(fold.device.type, enabled=False):
             for block in blocks:
@@ -106,20 +107,13 @@ class Moments:
             )
             self.backend = gram_.choose(*arguments, backend=backend)
             gram_.on(self.backend)(*arguments, weight=weight)
-            for block in stage.fresh:
-                if block in self.units:
-                    self._add_units(block, rows[block], norms[block], valid, weight)
+        for block in self.units.keys() & units.keys():
+            self.units[block].add_(units[block][0], alpha=weight)
+            self.unit_counts[block].add_(units[block][1], alpha=weight)
+        self._whole.difference_update(x for x, y in stage.pairs if x == y)
         if stage.first:
             self.dtype = str(rows[blocks[0]].dtype).removeprefix("torch.") if blocks else self.dtype
             self.counts += weight * torch.bincount(fold[valid], minlength=self.plan.folds)
-
-    def _add_units(self, block: str, rows: Tensor, norms: Tensor, valid: Tensor, weight: float) -> None:
-        if not norms.isfinite().all():  # only padding can hold such rows here
-            rows, norms, valid = rows[valid], norms[valid], valid[valid]
-        wide = norms.dtype
-        inverse = torch.where(valid & (norms > 0), 1 / norms, torch.zeros_like(norms))
-        self.units[block].add_((inverse[None] @ rows.to(wide)).flatten(), alpha=weight)
-        self.unit_counts[block] += weight * (inverse > 0).sum()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -143,7 +137,7 @@ class Moments:
             first, second = self.plan.parts[block]
             cross = self.cross(first, second).diagonal(dim1=1, dim2=2)
             return self.square(first) + self.square(second) + 2 * cross
-        if (block, block) in self.plan.pairs:
+        if (block, block) in self.plan.pairs:  # the diagonal of either triangle
             return self.grams[block, block].diagonal(dim1=1, dim2=2)
         return self.squares[block]
 
@@ -155,9 +149,16 @@ class Moments:
         if x in self.plan.parts:
             return self.cross(y, x).mT
         if x == y:
-            gram = self.grams[x, x]
-            return gram.triu() + gram.triu(1).mT
+            return self._mirrored(x)
         return self.grams[x, y] if (x, y) in self.grams else self.grams[y, x].mT
+
+    def _mirrored(self, x: str) -> Tensor:
+        """The Gram matrices of a block with their lower triangles, which updates leave open, filled in."""
+        gram = self.grams[x, x]
+        if x not in self._whole:
+            gram.copy_(gram.triu() + gram.triu(1).mT)
+            self._whole.add(x)
+        return gram
 
     # -- the monoid ---------------------------------------------------------------------------------------------
 
@@ -173,6 +174,7 @@ class Moments:
             self.origins.setdefault(block, origin.clone())
         for mine, theirs in zip(self._sums(), other._sums_about(self.origins), strict=True):
             mine += theirs.to(mine.device)
+        self._whole.clear()
         self.dtype, self.backend = self.dtype or other.dtype, self.backend or other.backend
         return self
 
@@ -182,6 +184,7 @@ class Moments:
         for mine, shifted in zip(self._sums(), list(self._sums_about(origins)), strict=True):
             torch.distributed.all_reduce(shifted)
             mine.copy_(shifted)
+        self._whole.clear()
         self.origins = origins
         return self
 
@@ -261,15 +264,33 @@ def _plan_from_json(plan: dict[str, Any]) -> MomentPlan:
     return MomentPlan(plan["widths"], pairs["pairs"], pairs["pooled"], tuple(plan["cones"]), parts, plan["folds"])
 
 
-def _finite_row_norms(block: str, rows: Tensor, valid: Tensor) -> Tensor:
+def _unit_sum(block: str, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the rows that count, each over its norm, (width,), and how many had one; NumericalError if not finite."""
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
-    if not (norms.isfinite() | ~valid).all():
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    count = torch.zeros((), dtype=torch.int64, device=rows.device)
+    finite = torch.ones((), dtype=torch.bool, device=rows.device)
+    for part, counts in zip(rows.split(CHAIN), valid.split(CHAIN), strict=True):  # few enough to be in a cache twice
+        norms = torch.linalg.vector_norm(part, dim=1, dtype=wide)
+        fine = norms.isfinite()
+        finite &= (fine | ~counts).all()
+        inverse = torch.where(counts & fine & (norms > 0), 1 / norms, torch.zeros_like(norms))
+        if not fine.all():  # 0 times what padding may hold is not 0
+            part = part.nan_to_num(0.0, 0.0, 0.0)
+        total += (inverse[None] @ part.to(wide))[0]
+        count += (inverse > 0).sum()
+    if not finite:
         raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
-    return norms
+    return total, count
 
 
 def _origin(rows: Tensor, valid: Tensor) -> Tensor:
-    """The mean of the rows, rounded to their dtype: subtracting it from 16-bit rows is exact in float32, or nearly."""
-    kept = rows if valid.all() else rows[valid]
-    return kept.mean(0, dtype=torch.float64).to(rows.dtype).double()
+    """Zero, or the mean of the rows where some column's is over four of its standard deviations from zero.
+
+    The mean is rounded to the dtype of the rows: subtracting it from 16-bit rows is exact in float32, or nearly.
+    """
+    kept = rows[valid.nonzero()[:1024, 0]].double()  # enough to tell a mean of four standard deviations
+    mean = kept.mean(0)
+    if (mean.abs() <= 4 * kept.std(0, correction=0)).all():
+        return torch.zeros_like(mean)
+    return mean.to(rows.dtype).double()

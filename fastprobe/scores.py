@@ -61,7 +61,18 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
+        "note": _note(n, len(fit.coef), fit.error_bound),
     }
+
+
+def _note(tokens: int, width: int, error_bound: float) -> str:
+    """What a reader must know before believing the row; empty for a sound one."""
+    notes = []
+    if tokens <= width + 1:
+        notes.append(f"{tokens} tokens for {width} columns: any map fits them, only r2_cv and nonlinearity mean anything")
+    if error_bound > MARK:
+        notes.append(f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --dtype float64")
+    return "; ".join(notes)
 
 
 def _explained(rss: Tensor, tss: Tensor) -> float | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.ops import FastLinear
 from fastprobe.points import Point
 
 OnLayer = Callable[[int, Mapping[Point, Tensor]], None]
@@ -66,7 +67,7 @@ class Recorder:
         """One forward pass of the model without its head, up to the last layer that is needed."""
         self.held.clear()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), FastLinear():
                 self._body(**batch, **self._extra)
         except _Stop:
             pass

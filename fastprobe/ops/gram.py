@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -78,9 +78,10 @@ def gram_(
         sums: one ``(F, D_i)`` float64 a block, or ``None`` where it is not wanted.
         squares: the same, for the sums of squares.
         rows: the column blocks, each ``(N, D_i)``, any floating dtype, any strides.
-        pairs: which blocks to multiply, as indices into ``rows``; pairs with one left block share one product.
+        pairs: which blocks to multiply, as indices into ``rows``.
         fold: ``(N,)`` int64: the fold of each row; rows with a negative fold are left out, whatever they hold.
-        origins: one ``(D_i,)`` float64 a block, near the mean of its rows: float32 digits are kept for what varies.
+        origins: one ``(D_i,)`` float64 a block; near the mean of its rows where that is many standard deviations from
+            zero, so that float32 digits are kept for what varies, and zero elsewhere: rows about zero are not copied.
         weight: 1 adds rows, -1 takes them out again.
 
     Raises:
@@ -92,9 +93,12 @@ def gram_(
             continue
         for chunk in (fold == f).nonzero().flatten().split(CHAIN):
             packed = _Packed(rows, chunk, origins, scratch)
-            for left, run in _runs(pairs):
-                outs = [grams[p][f if len(grams[p]) > 1 else 0] for p, _ in run]
-                _add_products(outs, packed, left, [right for _, right in run], weight)
+            for gram, (left, right) in zip(grams, pairs, strict=True):
+                out = gram[f if len(gram) > 1 else 0]
+                if left == right:
+                    _add_triangle(out, packed.columns(left), weight)
+                else:
+                    out.add_(matmul(packed.columns(left), packed.rows(right)), alpha=weight)
             for i, (total, square) in enumerate(zip(sums, squares, strict=True)):
                 if total is not None:
                     total[f].add_(packed.sums(i), alpha=weight)
@@ -121,55 +125,42 @@ class _Packed:
     """Some rows of every block, about their origins, in the layouts that products want: each made once, when asked."""
 
     def __init__(self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch):
-        wide = torch.float64 if any(block.dtype == torch.float64 for block in rows) else torch.float32
-        self.count, self._wide, self._scratch = len(chunk), wide, scratch
-        self._rows = [pick_rows(block, chunk) for block in rows]
-        self._origins = [origin.to(wide) for origin in origins]
+        self._wide = torch.float64 if any(block.dtype == torch.float64 for block in rows) else torch.float32
+        self._raw = [pick_rows(block, chunk) for block in rows]
+        self._origins = origins
+        self._scratch = scratch
+        self._rows: dict[int, Tensor] = {}
         self._columns: dict[int, Tensor] = {}
 
-    def rows(self, blocks: Sequence[int]) -> Tensor:
-        """Blocks side by side, (n, sum of widths), adjacent rows; valid until the next call."""
-        parts = [self._rows[i] for i in blocks]
-        width = sum(part.shape[1] for part in parts)
-        side_by_side = self._scratch.empty("rows", (self.count, width), self._wide)
-        views = side_by_side.split([part.shape[1] for part in parts], dim=1)
-        for i, part, view in zip(blocks, parts, views, strict=True):
-            torch.sub(part, self._origins[i], out=view)
-        return side_by_side
+    def rows(self, i: int) -> Tensor:
+        """A block as it is, (n, D), adjacent rows: the caller's own memory where nothing has to be done to it."""
+        if i not in self._rows:
+            raw, origin = self._raw[i], self._origins[i].to(self._wide)
+            if raw.dtype == self._wide and raw.is_contiguous() and not origin.any():
+                self._rows[i] = raw
+            else:
+                out = self._scratch.empty(("rows", i), (raw.shape[0], raw.shape[1]), self._wide)
+                self._rows[i] = torch.sub(raw, origin, out=out)
+        return self._rows[i]
 
     def columns(self, i: int) -> Tensor:
         """A block's transpose, (D, n), adjacent rows."""
         if i not in self._columns:
-            transposed = self._scratch.empty(i, (self._rows[i].shape[1], self.count), self._wide)
-            self._columns[i] = torch.sub(self._rows[i].mT, self._origins[i][:, None], out=transposed)
+            raw, origin = self._raw[i], self._origins[i].to(self._wide)
+            out = self._scratch.empty(("columns", i), (raw.shape[1], raw.shape[0]), self._wide)
+            self._columns[i] = torch.sub(raw.mT, origin[:, None], out=out)
         return self._columns[i]
 
     def sums(self, i: int) -> Tensor:
-        return self._columns[i].sum(1) if i in self._columns else self.rows([i]).sum(0)
+        return self._columns[i].sum(1) if i in self._columns else self.rows(i).sum(0)
 
     def squares(self, i: int) -> Tensor:
-        block, along = (self._columns[i], 1) if i in self._columns else (self.rows([i]), 0)
+        block, along = (self._columns[i], 1) if i in self._columns else (self.rows(i), 0)
         return torch.linalg.vector_norm(block, dim=along).double().square_()
 
 
-def _runs(pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Pairs as wide products: (left, [(place in pairs, right), ...]); a triangle (i, i) is a product of its own."""
-    by_left: dict[int, list[tuple[int, int]]] = {}
-    for place, (left, right) in enumerate(pairs):
-        if left == right:
-            yield left, [(place, right)]
-        else:
-            by_left.setdefault(left, []).append((place, right))
-    yield from by_left.items()
-
-
-def _add_products(outs: list[Tensor], packed: _Packed, left: int, rights: list[int], weight: float) -> None:
-    x = packed.columns(left)
-    if rights == [left]:  # a triangle, panel by panel
-        for start in range(0, len(x), PANEL):
-            panel = matmul(x[start:], x[start : start + PANEL].mT)
-            outs[0][start : start + PANEL, start:].add_(panel.mT, alpha=weight)
-        return
-    wide = matmul(x, packed.rows(rights))
-    for out, product in zip(outs, wide.split([out.shape[1] for out in outs], dim=1), strict=True):
-        out.add_(product, alpha=weight)
+def _add_triangle(out: Tensor, x: Tensor, weight: float) -> None:
+    """Add the upper triangle of ``x x^T``, panel by panel."""
+    for start in range(0, len(x), PANEL):
+        panel = matmul(x[start:], x[start : start + PANEL].mT)
+        out[start : start + PANEL, start:].add_(panel.mT, alpha=weight)

@@ -1,0 +1,5 @@
+"""``python -m fastprobe``."""
+
+from fastprobe.cli import main
+
+main()

@@ -1,0 +1,222 @@
+"""The commands: parse, call, print."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+
+import fastprobe as fp
+from fastprobe.checkpoint import FILE, Checkpoint
+from fastprobe.errors import FastprobeError, InputError, NumericalError
+from fastprobe.loading import load_model, load_text, parse_count
+from fastprobe.merging import merge_scans
+from fastprobe.models.identities import check_points
+from fastprobe.models.resolve import resolve
+from fastprobe.points import parse_range
+from fastprobe.tables import identities_table, linearity_table
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+stdout = Console(soft_wrap=False)
+FIGURE = "linearity.png"
+_UsageError: type[BaseException] = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
+
+Model = Annotated[str | None, typer.Argument(help="Hub name or local folder; the demo encoder if none is given.")]
+Text = Annotated[list[Path] | None, typer.Option(help="A .txt or .jsonl file; may be given several times.")]
+Dataset = Annotated[str | None, typer.Option(help="A name for datasets.load_dataset, or name:configuration.")]
+Split = Annotated[str, typer.Option(help="Split of the dataset.")]
+TextColumn = Annotated[str, typer.Option(help="Where the text of a .jsonl line or a dataset's row is.")]
+Tokens = Annotated[str, typer.Option(help="How many tokens to read, like 5000, 100k or 1.5M.")]
+MaxSeqLen = Annotated[int, typer.Option(help="Longest sequence, special tokens included.")]
+BatchSize = Annotated[str, typer.Option(help="Sequences a batch; auto makes 8,192 tokens.")]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16 or float64.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.")]
+
+
+@app.command()
+def linearity(
+    model: Model = None,
+    text: Text = None,
+    dataset: Dataset = None,
+    split: Split = "train",
+    text_column: TextColumn = "text",
+    elements: Annotated[str | None, typer.Option(help="Comma-separated names; all ten if not given.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Half-open ranges and single layers, like 0-4,7.")] = None,
+    spans: Annotated[str, typer.Option(help="all, none, or half-open ranges like 2-5,0-3.")] = "none",
+    folds: Annotated[int, typer.Option(help="Folds of r2_cv; 0 for none.")] = 5,
+    score_sequences: Annotated[str, typer.Option(help="Sequences for the cosine columns: a number or all.")] = "64",
+    objective: Annotated[str, typer.Option(help="least-squares, or cosine to fit unit-norm targets too.")] = "least-squares",
+    alpha: Annotated[float, typer.Option(help="Ridge penalty.")] = 0.0,
+    cka: Annotated[str, typer.Option(help="auto (y no wider than x), all or none.")] = "auto",
+    tokens: Tokens = "100k",
+    max_seq_len: MaxSeqLen = 128,
+    batch_size: BatchSize = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    backend: Annotated[str, typer.Option(help="auto, cuda, triton, cpu or torch.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the choice of scored sequences.")] = 0,
+    out: Out = Path("fastprobe-out"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How linear every element of a model is, layer by layer."""
+    started = time.perf_counter()
+    loaded, tokenizer = load_model(model, dtype, device)
+    source, named = load_text(text or [], dataset, split)
+    size = None if batch_size == "auto" else _integer("--batch-size", batch_size)
+    batches = fp.token_batches(
+        source, tokenizer, tokens=parse_count(tokens), max_seq_len=max_seq_len, batch_size=size, text_column=text_column
+    )
+    origin = named | {
+        "model": str(loaded.config.name_or_path if model is None else model),
+        "max_seq_len": max_seq_len,
+        "batch_size": batches.batch_size,
+        "token_budget": batches.tokens,
+        "model_dtype": str(loaded.dtype).removeprefix("torch."),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    scan = fp.linearity(
+        loaded,
+        batches,
+        elements=None if elements is None else elements.split(","),
+        layers=None if layers is None else [i for part in layers.split(",") for i in range(*parse_range(part))],
+        spans=spans,
+        folds=folds,
+        score_sequences="all" if score_sequences == "all" else _integer("--score-sequences", score_sequences),
+        objective=objective,
+        fit=fp.LeastSquares(alpha=alpha),
+        cka=cka,
+        backend=backend,
+        seed=seed,
+        progress=not quiet,
+        checkpoint=Checkpoint(out, origin, resume=resume),
+    )
+    versions = {"fastprobe": fp.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    scan.config.update(origin | {"device": str(loaded.device), "versions": versions})
+    scan.config["seconds"]["total"] = round(time.perf_counter() - started, 3)
+    _finish(scan, out, json, quiet, moments=False)  # the checkpoint holds them already
+    if not quiet:
+        split_of_time = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in scan.config["seconds"].items())
+        _note(f"time: {split_of_time}")
+
+
+@app.command()
+def points(
+    model: Model = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Where the points of a model were found, and whether their identities hold on a batch."""
+    loaded, tokenizer = load_model(model, dtype, device)
+    found = resolve(loaded)
+    text = "The layers of a transformer pass one state along; each reads it and adds to it."
+    batch = {k: v.to(loaded.device) for k, v in next(iter(fp.token_batches([text] * 2, tokenizer))).items()}
+    checked = check_points(loaded, found, batch)
+    if json:
+        rows = [vars(identity) | {"holds": identity.holds} for identity in checked.identities]
+        places = {name: f"{'output' if p.output else 'input'} of {p.module or 'layer'}" for name, p in found.places.items()}
+        document = {"layers": len(found.layers), "layout": found.layout.family, "points": places, "identities": rows}
+        typer.echo(_dumps(document))
+    else:
+        stdout.print(f"{len(found.layers)} layers laid out as in {found.layout.family}", highlight=False)
+        for name, place in found.places.items():
+            side = "output" if place.output else "input"
+            stdout.print(f"  {name:<11} {side} of {place.module or 'the layer'}", highlight=False)
+        for name, other in found.aliases.items():
+            stdout.print(f"  {name:<11} is {other}", highlight=False)
+        for name, (first, second) in found.sums.items():
+            stdout.print(f"  {name:<11} is {first} + {second}", highlight=False)
+        stdout.print(identities_table(checked.identities))
+    if not all(identity.holds for identity in checked.identities):
+        _note("an identity fails: the points of this model are not where they seem, and a scan would refuse it")
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    folder: Annotated[Path, typer.Argument(help="A folder that a command wrote with --out.")],
+    metric: Annotated[str, typer.Option(help="The column to draw.")] = "nonlinearity",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture; in the folder by default.")] = None,
+) -> None:
+    """Draw the picture of a result again, of any of its columns."""
+    path = out or folder / (FIGURE if metric == "nonlinearity" else f"{metric}.png")
+    fp.load(folder).plot(path, metric)
+    typer.echo(path)
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of scans of one model with the same options.")],
+    out: Out,
+    alpha: Annotated[float, typer.Option(help="Ridge penalty.")] = 0.0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add the moments of several scans up and score their sum. Columns that need the tokens stay empty."""
+    _finish(merge_scans(folders, fp.LeastSquares(alpha=alpha)), out, json, quiet)
+
+
+def _finish(scan: fp.LinearityScan, out: Path, json: bool, quiet: bool, moments: bool = True) -> None:
+    scan.save(out, moments=moments)
+    scan.plot(out / FIGURE, "nonlinearity" if scan.rows[0]["nonlinearity"] is not None else "r2")
+    if json:
+        typer.echo(scan.to_json())
+    else:
+        stdout.print(linearity_table(scan.rows))
+    if quiet:
+        return
+    for note in dict.fromkeys(row["note"] for row in scan.rows if row["note"]):
+        _note(f"* {note}")
+    _note(f"{out}: scores.json, scores.csv, {FILE}, {FIGURE}")
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _integer(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option}: {text!r} is not a number") from None
+
+
+def _dumps(document: Any) -> str:
+    import json
+
+    return json.dumps(document, indent=1)
+
+
+def main() -> None:
+    """Run a command; every expected failure is one line on standard error and an exit code."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        _note("fastprobe: interrupted; what was scanned so far is kept in --out: go on with --resume")
+        code = 130
+    except FastprobeError as error:
+        _note(f"fastprobe: {error}")
+        code = 1 if isinstance(error, NumericalError) else 2
+    except _UsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        code = 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
+            raise
+        _note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; what was there before is as it was")
+        code = 2
+    sys.exit(code or 0)

@@ -1,0 +1,43 @@
+"""Scans of several shards, texts or machines as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastprobe.checkpoint import FILE
+from fastprobe.errors import InputError
+from fastprobe.linear import LeastSquares
+from fastprobe.linearity import LinearityScan, solve_rows
+from fastprobe.moments import Moments
+from fastprobe.points import Element
+from fastprobe.scan import ElementFit
+
+SHARED = ("model", "model_dtype", "fits")
+"""What the configurations of merged scans must agree in; their plans must as well."""
+
+
+def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> LinearityScan:
+    """Add the moments of several scans up and score the sum.
+
+    Sequences keep the folds they had. The cosine columns need the tokens themselves and stay empty.
+
+    Raises:
+        InputError: fewer than two folders, one without moments, or scans of different models or options.
+    """
+    if len(folders) < 2:
+        raise InputError("merge: name two folders or more")
+    total, config = Moments.load(Path(folders[0]) / FILE)
+    texts = list(config.get("text", []))
+    for folder in folders[1:]:
+        moments, other = Moments.load(Path(folder) / FILE)
+        for key in SHARED:
+            if config.get(key) != other.get(key):
+                raise InputError(f"merge: {folders[0]} and {folder} differ in {key}: they are not parts of one scan")
+        total.merge_(moments)
+        texts += other.get("text", [])
+    fits = [ElementFit(Element(name, start, stop), x, y, unit) for name, start, stop, x, y, unit in config["fits"]]
+    rows = solve_rows(fits, total, method)
+    kept = {key: value for key, value in config.items() if key not in ("batches_done", "seconds", "sequences")}
+    kept |= {"text": texts, "tokens": total.tokens, "alpha": method.alpha, "merged": [str(f) for f in folders]}
+    return LinearityScan(kept, rows, total)

@@ -1,0 +1,57 @@
+"""Results as text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fastprobe.models.identities import Identity
+
+# header, key of the row, decimals (None: one digit and an exponent)
+_LINEARITY = (
+    ("nonlin", "nonlinearity", 4),
+    ("± se", "r2_cv_se", 4),
+    ("r2", "r2", 3),
+    ("resid", "r2_residual", 3),
+    ("cos_cv", "cosine_cv", 3),
+    ("cone", "cone", 3),
+    ("cka", "cka", 3),
+    ("rank", "rank", 0),
+    ("bound", "error_bound", None),
+)
+
+
+def linearity_table(rows: list[dict[str, Any]]) -> Table:
+    """One line a row; a column that no row has is left out."""
+    columns = [column for column in _LINEARITY if any(row[column[1]] is not None for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("element", no_wrap=True)
+    table.add_column("layer", no_wrap=True)
+    for header, _, _ in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    previous = None
+    for row in rows:
+        if previous is not None and row["element"] != previous:
+            table.add_section()
+        previous = row["element"]
+        where = str(row["layer"]) if row["layer"] is not None else f"{row['start']}-{row['stop']}"
+        table.add_row(row["element"], where + (" *" if row["note"] else ""), *(_cell(row[key], decimals) for _, key, decimals in columns))
+    return table
+
+
+def _cell(value: float | None, decimals: int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0e}" if decimals is None else f"{round(value, decimals) + 0.0:.{decimals}f}"  # no minus before a zero
+
+
+def identities_table(identities: tuple[Identity, ...]) -> Table:
+    """One line an identity."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for header in ("layer", "identity", "relative error", "allowed", ""):
+        table.add_column(header)
+    for i in identities:
+        table.add_row(str(i.layer), i.equation, f"{i.error:.1e}", f"{i.tolerance:.0e}", "holds" if i.holds else "FAILS")
+    return table
