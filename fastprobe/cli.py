@@ -21,6 +21,7 @@ from fastprobe.merging import merge_scans
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
 from fastprobe.points import parse_range
+from fastprobe.text import DEMO
 from fastprobe.tables import identities_table, linearity_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -79,7 +80,7 @@ def linearity(
         source, tokenizer, tokens=parse_count(tokens), max_seq_len=max_seq_len, batch_size=size, text_column=text_column
     )
     origin = named | {
-        "model": str(loaded.config.name_or_path if model is None else model),
+        "model": DEMO if model is None else model,
         "max_seq_len": max_seq_len,
         "batch_size": batches.batch_size,
         "token_budget": batches.tokens,

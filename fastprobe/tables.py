@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from fastprobe.models.identities import Identity
@@ -23,10 +22,14 @@ _LINEARITY = (
 )
 
 
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+
+
 def linearity_table(rows: list[dict[str, Any]]) -> Table:
     """One line a row; a column that no row has is left out."""
     columns = [column for column in _LINEARITY if any(row[column[1]] is not None for row in rows)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = _table()
     table.add_column("element", no_wrap=True)
     table.add_column("layer", no_wrap=True)
     for header, _, _ in columns:
@@ -34,7 +37,7 @@ def linearity_table(rows: list[dict[str, Any]]) -> Table:
     previous = None
     for row in rows:
         if previous is not None and row["element"] != previous:
-            table.add_section()
+            table.add_row()
         previous = row["element"]
         where = str(row["layer"]) if row["layer"] is not None else f"{row['start']}-{row['stop']}"
         table.add_row(row["element"], where + (" *" if row["note"] else ""), *(_cell(row[key], decimals) for _, key, decimals in columns))
@@ -49,9 +52,9 @@ def _cell(value: float | None, decimals: int | None) -> str:
 
 def identities_table(identities: tuple[Identity, ...]) -> Table:
     """One line an identity."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for header in ("layer", "identity", "relative error", "allowed", ""):
-        table.add_column(header)
+    table = _table()
+    for header in ("layer", "identity", "error", "allowed", ""):
+        table.add_column(header, no_wrap=True)
     for i in identities:
         table.add_row(str(i.layer), i.equation, f"{i.error:.1e}", f"{i.tolerance:.0e}", "holds" if i.holds else "FAILS")
     return table

