@@ -8,5 +8,4 @@ from fastprobe.linearity import linearity as linearity
 from fastprobe.moments import Moments as Moments
 from fastprobe.results import load as load
 from fastprobe.text import token_batches as token_batches
-
 from fastprobe.version import __version__ as __version__

@@ -21,13 +21,13 @@ from fastprobe.merging import merge_scans
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
 from fastprobe.points import parse_range
-from fastprobe.text import DEMO
 from fastprobe.tables import identities_table, linearity_table
+from fastprobe.text import DEMO
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
 FIGURE = "linearity.png"
-_UsageError: type[BaseException] = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
+_UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
 
 Model = Annotated[str | None, typer.Argument(help="Hub name or local folder; the demo encoder if none is given.")]
 Text = Annotated[list[Path] | None, typer.Option(help="A .txt or .jsonl file; may be given several times.")]
@@ -56,7 +56,9 @@ def linearity(
     spans: Annotated[str, typer.Option(help="all, none, or half-open ranges like 2-5,0-3.")] = "none",
     folds: Annotated[int, typer.Option(help="Folds of r2_cv; 0 for none.")] = 5,
     score_sequences: Annotated[str, typer.Option(help="Sequences for the cosine columns: a number or all.")] = "64",
-    objective: Annotated[str, typer.Option(help="least-squares, or cosine to fit unit-norm targets too.")] = "least-squares",
+    objective: Annotated[
+        str, typer.Option(help="least-squares, or cosine to fit unit-norm targets too.")
+    ] = "least-squares",
     alpha: Annotated[float, typer.Option(help="Ridge penalty.")] = 0.0,
     cka: Annotated[str, typer.Option(help="auto (y no wider than x), all or none.")] = "auto",
     tokens: Tokens = "100k",
@@ -127,7 +129,9 @@ def points(
     checked = check_points(loaded, found, batch)
     if json:
         rows = [vars(identity) | {"holds": identity.holds} for identity in checked.identities]
-        places = {name: f"{'output' if p.output else 'input'} of {p.module or 'layer'}" for name, p in found.places.items()}
+        places = {
+            name: f"{'output' if p.output else 'input'} of {p.module or 'layer'}" for name, p in found.places.items()
+        }
         document = {"layers": len(found.layers), "layout": found.layout.family, "points": places, "identities": rows}
         typer.echo(_dumps(document))
     else:
@@ -213,7 +217,7 @@ def main() -> None:
         _note(f"fastprobe: {error}")
         code = 1 if isinstance(error, NumericalError) else 2
     except _UsageError as error:
-        error.show()  # type: ignore[attr-defined]
+        error.show()
         code = 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):

@@ -74,13 +74,15 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def _profile(axes: Axes, scan: LinearityScan, metric: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     matrix = scan.matrix(metric)
     for name, values in zip(scan.elements, matrix, strict=True):
         colour, line, marker = STYLES[name]
         axes.plot(values, line, color=colour, marker=marker, markersize=4.5, linewidth=1.5, label=name)
     axes.set_xlabel("layer")
     axes.set_ylabel(NAMES.get(metric, metric))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if metric == "nonlinearity":
         axes.set_ylim(bottom=min(0.0, float(np.nanmin(matrix))) - 0.01)
     axes.grid(alpha=0.25)

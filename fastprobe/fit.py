@@ -93,9 +93,7 @@ class LinearFit:
         """
         source = Factorisation(self.moments, "x", self.method)
         fit = source.fit("y")
-        return Solution(
-            fit.coef, fit.intercept, source.rank, source.condition, self.method.alpha, fit.error_bound
-        )
+        return Solution(fit.coef, fit.intercept, source.rank, source.condition, self.method.alpha, fit.error_bound)
 
     def scores(self) -> dict[str, object]:
         """Every column of a linearity row that needs no second pass, by name."""

@@ -1,8 +1,8 @@
 """Least squares on moments: one factorisation a source x serves every target, fold and ridge.
 
 With S the scatter of x about its mean, D its diagonal and R = D^-1/2 S D^-1/2 = V L V^T, the columns of
-P = D^-1/2 V L^-1/2 over the eigenvalues above ``rcond`` times the largest are whitened coordinates: P^T S P = I. In them
-the fit on all tokens is P^T C, and the fit without fold f needs only the inverse of I - A_f, which is well
+P = D^-1/2 V L^-1/2 over the eigenvalues above ``rcond`` times the largest are whitened coordinates: P^T S P = I. In
+them the fit on all tokens is P^T C, and the fit without fold f needs only the inverse of I - A_f, which is well
 conditioned whatever x was. Scores follow from the same matrices: the squared error of a linear map is a quadratic form.
 """
 
@@ -74,7 +74,8 @@ class Solution:
 
     def to_linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
         """The map as a torch module."""
-        linear = nn.Linear(*self.coef.shape, dtype=dtype)
+        x_dim, y_dim = self.coef.shape
+        linear = nn.Linear(x_dim, y_dim, dtype=dtype)
         linear.weight.data.copy_(self.coef.mT)
         linear.bias.data.copy_(self.intercept)
         return linear
@@ -98,7 +99,7 @@ class Factorisation:
         self.scatter = gram - n * torch.outer(self.mean, self.mean)
         self.norms = gram.diagonal().sqrt()
         diagonal = self.scatter.diagonal()
-        varies = diagonal > 1e-12 * gram.diagonal()
+        varies = varying(diagonal, gram.diagonal(), n * (moments.origin(x) + self.mean).square(), self.gamma)
         scale = torch.where(varies, diagonal, torch.ones_like(diagonal)).sqrt()
         equilibrated = self.scatter / scale[:, None] / scale * varies * varies[:, None]
         eigenvalues, vectors = torch.linalg.eigh(equilibrated)
@@ -128,7 +129,9 @@ class Factorisation:
         train = identity - self.whiten.mT @ centred @ self.whiten - outer
         self.fold_counts, self.fold_rest = counts, rest
         self.fold_mean_shift = -self.fold_sums / rest[:, None]  # whitened mean of x without fold f
-        self.fold_inverse = _inverse(train + self.ridge.diag(), floor=min(0.1, 10 * self.gamma * self.condition))
+        # A direction that fold f alone holds is noise here, at about a tenth of the largest error of the sums.
+        noise = 0.1 * self.gamma * len(self.scale) ** 0.5 / (float(self.eigenvalues[self.keep][0]) if self.rank else 1.0)
+        self.fold_inverse = _inverse(train + self.ridge.diag(), floor=min(0.1, noise))
 
     def fit(self, y: str) -> Fit:
         """The map from this source to the block ``y``."""
@@ -161,7 +164,9 @@ class Factorisation:
 
     def residual_scores(self, fit: Fit, y: str) -> tuple[Tensor, Tensor]:
         """Unexplained and total sums of squares, each (k,), of the target y - x; x and y have one width."""
-        cross = self.moments.cross(self.x, y).sum(0) - self.n * torch.outer(self.mean, fit.y_mean - self.moments.origin(y))
+        cross = self.moments.cross(self.x, y).sum(0) - self.n * torch.outer(
+            self.mean, fit.y_mean - self.moments.origin(y)
+        )
         tss = fit.tss - 2 * cross.diagonal() + self.scatter.diagonal()
         b = self.whiten.mT @ (cross - self.scatter)
         return self._rss(b, b / (1 + self.ridge)[:, None], tss), tss
@@ -217,6 +222,18 @@ class Factorisation:
         if self.rank and smallest < 100 * max(noise, float(faint.abs().max())) and not resolved.all():
             bound = max(bound, float(rss.sum()) / total)
         return bound
+
+
+def varying(scatter: Tensor, squares: Tensor, mean_squares: Tensor, gamma: float) -> Tensor:
+    """Which columns vary: those above the error of their sums and above 1e-6 of their own size.
+
+    Args:
+        scatter: ``(d,)`` sums of squares about the mean.
+        squares: ``(d,)`` sums of squares about the origin of the moments.
+        mean_squares: ``(d,)`` n times the square of the mean.
+        gamma: relative error of the sums.
+    """
+    return scatter > torch.maximum(10 * gamma * squares, 1e-12 * (scatter + mean_squares))
 
 
 def _centre(cross: Tensor, x_sums: Tensor, y_sums: Tensor, counts: Tensor, x_mean: Tensor, y_mean: Tensor) -> Tensor:

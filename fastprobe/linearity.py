@@ -20,10 +20,11 @@ from fastprobe.errors import InputError
 from fastprobe.linear import Factorisation, LeastSquares
 from fastprobe.memory import free_bytes, human
 from fastprobe.models.identities import check_points
-from fastprobe.models.resolve import ModelPoints, resolve
+from fastprobe.models.record import device_of
+from fastprobe.models.resolve import resolve
 from fastprobe.moments import Moments
 from fastprobe.passes import CosinePass, MomentPass
-from fastprobe.points import ELEMENTS, Element, Point, select_elements, select_layers, select_spans
+from fastprobe.points import ELEMENTS, Element, select_elements, select_layers, select_spans
 from fastprobe.results import Result
 from fastprobe.sample import SequenceSample
 from fastprobe.scan import ElementFit, ScanPlan
@@ -140,6 +141,7 @@ def linearity(
     """
     fit = fit or LeastSquares()
     _check_choices(folds, score_sequences, objective, cka)
+    device = device_of(model)
     points = resolve(model)
     depth = len(points.layers)
     chosen = [
@@ -156,14 +158,14 @@ def linearity(
         first = next(stream)
     except StopIteration:
         raise InputError("batches: there are none") from None
-    checked = check_points(model, points, _a_few(first, model))
+    checked = check_points(model, points, _a_few(first, device))
     checked.require(type(model).__name__)
 
     def plan(elements: Sequence[Element], folds: int) -> ScanPlan:
         return ScanPlan.of(points, checked.widths, elements, folds=folds, objective=objective, cka=cka)
 
     scan = plan(chosen, folds)
-    _check_memory(scan, plan, chosen, folds, model.device)
+    _check_memory(scan, plan, chosen, folds, device)
     summed = {  # what the sums depend on, and a checkpoint must agree in
         "elements": [str(element) for element in chosen],
         "fits": [[f.element.name, f.element.start, f.element.stop, f.x, f.y, f.unit] for f in scan.fits],
@@ -171,10 +173,10 @@ def linearity(
         "objective": objective,
         "cka": cka,
     }
-    clock = Clock(model.device)
+    clock = Clock(device)
     sample = SequenceSample(None if score_sequences == "all" else int(score_sequences), seed)
     checkpoint = checkpoint or Checkpoint()
-    moments, batches_done = checkpoint.resume(summed, Moments.zero(scan.moments, model.device))
+    moments, batches_done = checkpoint.resume(summed, Moments.zero(scan.moments, device))
     first_pass = MomentPass(model, points, scan, moments, sample, clock, backend)
     bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
     with bar, first_pass.recording(), checkpoint.keeping(first_pass, summed):
@@ -250,11 +252,11 @@ def _check_choices(folds: int, score_sequences: int | str, objective: str, cka: 
         raise InputError(f"score_sequences: must be a number of sequences or 'all', got {score_sequences!r}")
 
 
-def _a_few(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+def _a_few(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The first two sequences of a batch, on the model's device."""
     if "attention_mask" not in batch or "input_ids" not in batch:
         raise InputError(f"batches: need input_ids and attention_mask, got {', '.join(map(str, batch))}")
-    return {k: v[:2].to(model.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    return {k: v[:2].to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def _check_memory(

@@ -79,7 +79,9 @@ def load_text(files: Sequence[Path], dataset: str | None, split: str) -> tuple[A
             raise InputError("--dataset needs the package datasets: pip install 'fastprobe[data]'") from None
         name, _, configuration = dataset.partition(":")
         try:
-            return load_dataset(name, configuration or None, split=split, streaming=True), {"text": [f"{dataset} ({split})"]}
+            return load_dataset(name, configuration or None, split=split, streaming=True), {
+                "text": [f"{dataset} ({split})"]
+            }
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"--dataset: {dataset!r} could not be loaded: {str(error).splitlines()[0]}") from None
     return list(demo_text().values()), {"text": ["pydoc_data.topics"]}

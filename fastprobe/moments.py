@@ -27,9 +27,9 @@ from fastprobe.ops import CHAIN, gram_
 class Moments:
     """The sums of a plan over all rows seen so far; their size does not depend on how many that were.
 
-    Every sum is about ``origins[block]``: the mean of the block's first rows where that is far from zero, so that neither
-    float32 products nor float64 sums lose digits to a large common mean. Origins are a matter of representation: moments
-    about different origins are the same moments, and :meth:`merge_` brings them to one.
+    Every sum is about ``origins[block]``: the mean of the block's first rows where that is far from zero, so that
+    neither float32 products nor float64 sums lose digits to a large common mean. Origins are a matter of
+    representation: moments about different origins are the same moments, and :meth:`merge_` brings them to one.
     """
 
     def __init__(self, plan: MomentPlan, device: torch.device | str = "cpu"):
@@ -42,7 +42,7 @@ class Moments:
         self.grams = {(x, y): zeros(folds, width[x], width[y]) for x, y in plan.pairs}
         self.grams |= {(x, y): zeros(1, width[x], width[y]) for x, y in plan.pooled}
         self.sums = {block: zeros(folds, width[block]) for block in plan.blocks}
-        self.squares = {b: zeros(folds, width[b]) for b in plan.blocks if (b, b) not in plan.pairs}
+        self.squares = {block: zeros(folds, width[block]) for block in plan.blocks}
         self.units = {block: zeros(width[block]) for block in plan.cones}
         self.unit_counts = {block: zeros(1) for block in plan.cones}
         self.origins: dict[str, Tensor] = {}
@@ -99,7 +99,7 @@ class Moments:
             arguments = (
                 [self.grams[pair] for pair in stage.pairs],
                 [self.sums[b] if b in stage.fresh else None for b in blocks],
-                [self.squares.get(b) if b in stage.fresh else None for b in blocks],
+                [self.squares[b] if b in stage.fresh else None for b in blocks],
                 [rows[b] for b in blocks],
                 [(blocks.index(x), blocks.index(y)) for x, y in stage.pairs],
                 fold,
@@ -137,15 +137,16 @@ class Moments:
             first, second = self.plan.parts[block]
             cross = self.cross(first, second).diagonal(dim1=1, dim2=2)
             return self.square(first) + self.square(second) + 2 * cross
-        if (block, block) in self.plan.pairs:  # the diagonal of either triangle
-            return self.grams[block, block].diagonal(dim1=1, dim2=2)
         return self.squares[block]
 
     def cross(self, x: str, y: str) -> Tensor:
         """Sum of x y^T about the origins, (folds, width x, width y); (1, ...) where only that was kept."""
         if y in self.plan.parts:
             first, second = self.plan.parts[y]
-            return self.cross(x, first) + self.cross(x, second)
+            one, other = self.cross(x, first), self.cross(x, second)
+            if len(one) != len(other):  # one of them was kept for all folds together
+                one, other = one.sum(0, keepdim=True), other.sum(0, keepdim=True)
+            return one + other
         if x in self.plan.parts:
             return self.cross(y, x).mT
         if x == y:
@@ -194,7 +195,10 @@ class Moments:
         return [self.counts, *(tensor for kind in kinds for tensor in kind.values())]
 
     def _sums_about(self, origins: Mapping[str, Tensor]) -> Iterable[Tensor]:
-        """The same sums about other origins; with z' = z + d, sum z'_x z'_y^T = G + d_x s_y^T + s_x d_y^T + n d_x d_y^T."""
+        """The same sums about other origins.
+
+        With z' = z + d: sum z'_x z'_y^T = G + d_x s_y^T + s_x d_y^T + n d_x d_y^T.
+        """
         if all(torch.equal(self.origin(block), origins.get(block, self.origin(block))) for block in self.sums):
             yield from self._sums()
             return
@@ -265,7 +269,11 @@ def _plan_from_json(plan: dict[str, Any]) -> MomentPlan:
 
 
 def _unit_sum(block: str, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the rows that count, each over its norm, (width,), and how many had one; NumericalError if not finite."""
+    """The sum of the rows that count, each over its norm, (width,), and how many had a norm.
+
+    Raises:
+        NumericalError: one of them is not finite.
+    """
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     count = torch.zeros((), dtype=torch.int64, device=rows.device)

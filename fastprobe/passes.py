@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastprobe.clock import Clock
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.fit import fold_of_sequences
 from fastprobe.linear import Factorisation, Fit
-from fastprobe.models.record import Recorder, to_device
+from fastprobe.models.record import Recorder, device_of, to_device
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.moments import Moments
 from fastprobe.ops import matmul, pick_rows, score
@@ -88,9 +88,11 @@ class MomentPass:
         mask, fold = self._read(batch)
         # Sequences of one fold side by side, so that the rows of a fold are a slice.
         order = fold.argsort(stable=True)
-        batch = {k: v[order] if isinstance(v, Tensor) else v for k, v in to_device(batch, self.model.device).items()}
+        batch = {
+            k: v[order] if isinstance(v, Tensor) else v for k, v in to_device(batch, device_of(self.model)).items()
+        }
         tokens = torch.where(mask[order], fold[order][:, None], -1)
-        self._fold = tokens.flatten().to(self.model.device)
+        self._fold = tokens.flatten().to(device_of(self.model))
         self._weight, self._done = 1.0, []
         with uninterrupted():
             try:
@@ -140,10 +142,8 @@ class MomentPass:
         """Subtract what a failed batch added before it failed."""
         if self._done:
             self._weight = -1.0
-            try:
+            with suppress(NumericalError):  # where it failed the first time, after everything to take back
                 self._recorder.run(batch)
-            except NumericalError:  # where it failed the first time, after everything to take back
-                pass
 
 
 @dataclass
@@ -176,11 +176,11 @@ class CosinePass:
         with Recorder(self.model, self.points, self.scan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size):
                 mask = batch["attention_mask"].bool()
-                self._fold = torch.where(mask, fold[:, None], -1).flatten().to(self.model.device)
+                self._fold = torch.where(mask, fold[:, None], -1).flatten().to(device_of(self.model))
                 self._folds = set(fold.tolist())
                 self._tokens += int(mask.sum())
                 with self.clock("score forward"):
-                    recorder.run(to_device(batch, self.model.device))
+                    recorder.run(to_device(batch, device_of(self.model)))
         return {key: total / self._tokens for key, total in self._totals.items()}
 
     def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:

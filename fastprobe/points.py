@@ -100,7 +100,11 @@ def select_spans(spans: str | Iterable[tuple[int, int]] | None, depth: int) -> l
         return []
     if spans == "all":
         return [(i, j) for i in range(depth) for j in range(i + 1, depth + 1)]
-    pairs = [parse_range(text) for text in spans.split(",")] if isinstance(spans, str) else [tuple(s) for s in spans]
+    pairs = (
+        [parse_range(text) for text in spans.split(",")]
+        if isinstance(spans, str)
+        else [(start, stop) for start, stop in spans]
+    )
     for start, stop in pairs:
         if not 0 <= start < stop <= depth:
             raise InputError(f"spans: {start}-{stop} is not a range of layers with 0 <= start < stop <= {depth}")

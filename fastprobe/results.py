@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from fastprobe.files import write_text
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 KINDS: dict[str, type[Result]] = {}
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ABC):
     """Rows of numbers and the configuration that gave them."""
 
     config: dict[str, Any]
@@ -30,6 +32,10 @@ class Result:
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.kind] = cls
+
+    @abstractmethod
+    def plot(self, path: str | Path | None = None, metric: str = ...) -> Figure:
+        """Draw the result, and save the picture where a path is given; never shows a window."""
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a table."""

@@ -90,9 +90,5 @@ class ScanPlan:
         return cls(tuple(fits), plan, stages, needed_until(points, uses), canonical, units)
 
 
-
-
-
-
 def _depth(point: Point) -> tuple[int, int]:
     return point.layer, POINTS.index(point.name)

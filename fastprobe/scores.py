@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.linear import Factorisation, Fit
+from fastprobe.linear import Factorisation, Fit, varying
 
 MARK = 1e-3
 """A row whose error bound exceeds this is marked in tables."""
@@ -47,7 +47,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "r2_adjusted": None if r2 is None or n - source.rank <= 1 else 1 - (1 - r2) * (n - 1) / (n - source.rank - 1),
         "r2_cv": r2_cv,
         "r2_cv_se": r2_cv_se,
-        "r2_uniform": _uniform(fit, moments.square(y).sum(0)),
+        "r2_uniform": _uniform(source, fit, moments.square(y).sum(0)),
         "r2_residual": _explained(*source.residual_scores(fit, y)) if square else None,
         "r2_identity": _identity(source, fit, y) if square else None,
         "cosine": None,
@@ -69,7 +69,9 @@ def _note(tokens: int, width: int, error_bound: float) -> str:
     """What a reader must know before believing the row; empty for a sound one."""
     notes = []
     if tokens <= width + 1:
-        notes.append(f"{tokens} tokens for {width} columns: any map fits them, only r2_cv and nonlinearity mean anything")
+        notes.append(
+            f"{tokens} tokens for {width} columns: any map fits them, only r2_cv and nonlinearity mean anything"
+        )
     if error_bound > MARK:
         notes.append(f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --dtype float64")
     return "; ".join(notes)
@@ -91,9 +93,9 @@ def _cross_validated(rss: Tensor, tss: Tensor) -> tuple[float | None, float | No
     return 1 - float(rss.sum() / tss.sum()), se
 
 
-def _uniform(fit: Fit, squares: Tensor) -> float | None:
+def _uniform(source: Factorisation, fit: Fit, squares: Tensor) -> float | None:
     """Mean r2 over the output coordinates that vary."""
-    varies = fit.tss > 1e-12 * squares
+    varies = varying(fit.tss, squares, source.n * fit.y_mean.square(), source.gamma)
     return float((1 - fit.rss[varies] / fit.tss[varies]).mean()) if varies.any() else None
 
 

@@ -40,14 +40,20 @@ def linearity_table(rows: list[dict[str, Any]]) -> Table:
             table.add_row()
         previous = row["element"]
         where = str(row["layer"]) if row["layer"] is not None else f"{row['start']}-{row['stop']}"
-        table.add_row(row["element"], where + (" *" if row["note"] else ""), *(_cell(row[key], decimals) for _, key, decimals in columns))
+        table.add_row(
+            row["element"],
+            where + (" *" if row["note"] else ""),
+            *(_cell(row[key], decimals) for _, key, decimals in columns),
+        )
     return table
 
 
 def _cell(value: float | None, decimals: int | None) -> str:
     if value is None:
         return ""
-    return f"{value:.0e}" if decimals is None else f"{round(value, decimals) + 0.0:.{decimals}f}"  # no minus before a zero
+    return (
+        f"{value:.0e}" if decimals is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
+    )  # no minus before a zero
 
 
 def identities_table(identities: tuple[Identity, ...]) -> Table:

@@ -31,9 +31,7 @@ class TokenBatches:
         InputError: when gone through, if the text has no tokens at all.
     """
 
-    def __init__(
-        self, text: Any, tokenizer: Any, *, tokens: int, max_seq_len: int, batch_size: int, text_column: str
-    ):
+    def __init__(self, text: Any, tokenizer: Any, *, tokens: int, max_seq_len: int, batch_size: int, text_column: str):
         if tokens < 1:
             raise InputError(f"tokens: must be 1 or more, got {tokens}")
         if batch_size < 1:

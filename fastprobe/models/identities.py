@@ -67,7 +67,9 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     widths: dict[Point, int] = {}
     mask = batch["attention_mask"].bool()
 
-    def on_layer(index: int, held: Mapping[Point, Tensor]) -> None:
+    def on_layer(index: int, now: Mapping[Point, Tensor]) -> None:
+        held = dict(now)  # calling a module below runs its hooks again
+
         def at(name: str) -> Tensor:
             return held[points.canonical(Point(name, index))]
 
@@ -100,8 +102,16 @@ def _equations(points: ModelPoints, layer: nn.Module, at: Any) -> list[tuple[str
     attn, mlp = module(layout.attn_post_norm, at("attn_out")), module(layout.mlp_post_norm, at("mlp_out"))
     if layout.post_ln:
         found += [
-            ("norm(attn_out + resid_pre) = resid_mid", module(layout.attn_norm, attn + at("resid_pre")), at("resid_mid")),
-            ("norm(mlp_out + resid_mid) = resid_post", module(layout.mlp_norm, mlp + at("resid_mid")), at("resid_post")),
+            (
+                "norm(attn_out + resid_pre) = resid_mid",
+                module(layout.attn_norm, attn + at("resid_pre")),
+                at("resid_mid"),
+            ),
+            (
+                "norm(mlp_out + resid_mid) = resid_post",
+                module(layout.mlp_norm, mlp + at("resid_mid")),
+                at("resid_post"),
+            ),
         ]
         return found
     found.append(("norm(resid_pre) = attn_in", module(layout.attn_norm, at("resid_pre")), at("attn_in")))
@@ -110,7 +120,10 @@ def _equations(points: ModelPoints, layer: nn.Module, at: Any) -> list[tuple[str
             ("resid_pre + attn_out + mlp_out = resid_post", at("resid_pre") + attn + mlp, at("resid_post")),
         )
         return found
-    a, m = ("norm(attn_out)" if layout.attn_post_norm else "attn_out"), ("norm(mlp_out)" if layout.mlp_post_norm else "mlp_out")
+    a, m = (
+        ("norm(attn_out)" if layout.attn_post_norm else "attn_out"),
+        ("norm(mlp_out)" if layout.mlp_post_norm else "mlp_out"),
+    )
     found += [
         (f"resid_pre + {a} = resid_mid", at("resid_pre") + attn, at("resid_mid")),
         ("norm(resid_mid) = mlp_in", module(layout.mlp_norm, at("resid_mid")), at("mlp_in")),

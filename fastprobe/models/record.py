@@ -49,7 +49,7 @@ class Recorder:
         self._stack = ExitStack()
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
-        self._stack.callback(lambda: [setattr(module, "training", True) for module in training])
+        self._stack.callback(_train, training)
         for index, layer in enumerate(self.points.layers[: self.last_layer + 1]):
             for name, place in self.points.places.items():
                 point = self.points.canonical(Point(name, index))
@@ -97,6 +97,16 @@ class Recorder:
                 raise _Stop
 
         return on_output
+
+
+def _train(modules: list[nn.Module]) -> None:
+    for module in modules:  # one by one: what was in evaluation mode inside a training model stays so
+        module.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of a model are."""
+    return next(model.parameters()).device
 
 
 def first_tensor(result: Any) -> Tensor:

@@ -106,7 +106,9 @@ def resolve(model: nn.Module) -> ModelPoints:
         UnsupportedModelError: no list of layers has a structure of the table, or the model has two stacks.
     """
     if getattr(model.config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{_name(model)}: encoder-decoder models have two stacks of layers; pass one of them")
+        raise UnsupportedModelError(
+            f"{_name(model)}: encoder-decoder models have two stacks of layers; pass one of them"
+        )
     layers, layout = _find_layers(model)
     proj, down = layout.attn_proj, layout.mlp_proj
     places = {

@@ -24,6 +24,7 @@ class Operation:
 
     def __init__(self, definition: Callable[..., Any], check: Callable[..., None]):
         functools.update_wrapper(self, definition)
+        self.name: str = definition.__name__
         self._check = check
         self._implementations: dict[str, tuple[Callable[..., Any], Refusal]] = {
             "torch": (definition, lambda *args, **kwargs: None)
@@ -31,7 +32,8 @@ class Operation:
 
     def register(self, backend: str, *, unless: Refusal) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Add an implementation. ``unless(*args)`` returns why it refuses these arguments, or ``None``."""
-        assert backend in BACKENDS and backend not in self._implementations
+        assert backend in BACKENDS
+        assert backend not in self._implementations
 
         def add(implementation: Callable[..., Any]) -> Callable[..., Any]:
             self._implementations[backend] = (implementation, unless)
@@ -46,7 +48,7 @@ class Operation:
             if backend in self._implementations:
                 reasons[backend] = self._implementations[backend][1](*args, **kwargs)
             else:
-                reasons[backend] = f"{self.__name__} has no {backend} implementation in this version"
+                reasons[backend] = f"{self.name} has no {backend} implementation in this version"
         return reasons
 
     def choose(self, *args: Any, backend: str = "auto", **kwargs: Any) -> str:

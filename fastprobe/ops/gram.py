@@ -156,7 +156,8 @@ class _Packed:
 
     def squares(self, i: int) -> Tensor:
         block, along = (self._columns[i], 1) if i in self._columns else (self.rows(i), 0)
-        return torch.linalg.vector_norm(block, dim=along).double().square_()
+        # In float64: trained models have columns near 1e-32, whose squares float32 does not hold.
+        return torch.linalg.vector_norm(block, dim=along, dtype=torch.float64).square_()
 
 
 def _add_triangle(out: Tensor, x: Tensor, weight: float) -> None:

@@ -11,7 +11,6 @@ from fastprobe.errors import ShapeError
 from fastprobe.ops._operation import operation
 from fastprobe.ops._platform import matmul
 
-
 ROWS = 512
 
 

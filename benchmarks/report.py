@@ -1,0 +1,62 @@
+"""A ``--benchmark-json`` file as Markdown tables: ``python benchmarks/report.py results/X.json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("Task", "Case", "Against", "Times as fast, median [IQR]", "Our error", "Its error", "Our GFLOP/s", "Our ms")
+MEMORY = ("Tokens", "Model loaded, MB", "Peak of the scan, MB", "Moments, MB")
+
+
+def report(results: dict[str, Any]) -> str:
+    """The machine, one row a contestant pair, then who was left out and what a scan's memory was."""
+    benchmarks = [benchmark["extra_info"] for benchmark in results["benchmarks"]]
+    machine = results["machine_info"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    rows = [row for info in benchmarks if "peers" in info for row in _rows(info)]
+    loads = [info["load"] for info in benchmarks if "load" in info]
+    load = f" Load average {min(loads):.1f} to {max(loads):.1f}." if loads else ""
+    lines = [f"{machine['device']}; {versions}.{load}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
+    lines += map(_line, rows)
+    left_out = [f"* {info['case']}: {peer} left out: {why}" for info in benchmarks for peer, why in _left_out(info)]
+    memory = [_line(row) for info in benchmarks for row in _memory(info)]
+    if left_out:
+        lines += ["", *left_out]
+    if memory:
+        lines += ["", _line(MEMORY), _line(["---"] * len(MEMORY)), *memory]
+    return "\n".join(lines)
+
+
+def _rows(info: dict[str, Any]) -> Iterator[list[str]]:
+    for name, peer in info["peers"].items():
+        low, high = peer["iqr"]
+        ratio = f"{peer['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+        if peer["ratio"] < 1:
+            ratio += f": {1 / peer['ratio']:.2f} times its time"
+        error = "–" if peer["error"] is None else f"{peer['error']:.1e}"
+        if peer["passes"] is False:
+            error += " (misses the gate)"
+        rate = "–" if info["gflops"] is None else f"{info['gflops']:.0f}"
+        milliseconds = f"{1000 * info['seconds']:.0f}"
+        yield [info["task"], info["case"], name, ratio, f"{info['error']:.1e}", error, rate, milliseconds]
+
+
+def _left_out(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from info.get("left_out", {}).items()
+
+
+def _memory(info: dict[str, Any]) -> Iterator[list[str]]:
+    for run in info.get("memory", []):
+        yield [str(run["tokens"]), *(f"{run[name]:.0f}" for name in ("loaded_mb", "peak_mb", "moments_mb"))]
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    print(report(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,45 @@
+"""What every test has: numbers seeded by the test's name, poisoned memory, kernels in Triton's interpreter."""
+
+import os
+import zlib
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which torch may do
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+torch.use_deterministic_algorithms(True, warn_only=True)  # fills torch.empty with NaN: an unwritten output shows
+torch.set_num_threads(1)  # at these sizes threads that wait for each other take ten times what they save
+
+settings.register_profile("fastprobe", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.load_profile("fastprobe")
+
+
+@pytest.fixture
+def generator(request) -> torch.Generator:
+    """Seeded by the test's name."""
+    return torch.Generator().manual_seed(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def randn(generator):
+    """``randn(n, d)``: independent standard normal numbers, float64 and then rounded to ``dtype``."""
+
+    def make(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def residual_rows(randn):
+    """``residual_rows(n, d, dtype)``: as a residual stream has them, scales that differ, a few columns at mean 30."""
+
+    def make(n: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows = randn(n, d) * torch.logspace(-1, 1, d, dtype=torch.float64)
+        rows[:, :: max(1, d // 3)] += 30.0
+        return rows.to(dtype)
+
+    return make
