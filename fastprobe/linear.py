@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.moments import Moments
 
-ACCUMULATION_ERROR = {"float64": 4e-15, "float32": 2e-7, "float16": 2e-7, "bfloat16": 2e-7}
+ACCUMULATION_ERROR = {"float64": 1e-14, "float32": 1e-6, "float16": 1e-6, "bfloat16": 1e-6}
 """Largest error of a Gram entry over sqrt(G_ii G_jj), by the dtype of the rows: tests/ops/test_gram.py holds it."""
 
 RCOND = {"float64": 1e-12, "float32": 1e-7, "float16": 1e-7, "bfloat16": 1e-7}
@@ -91,7 +91,7 @@ class Factorisation:
             raise NumericalError(f"{x}: {int(n)} tokens; a fit needs at least 2")
         self.moments, self.x, self.method, self.n = moments, x, method, n
         self.gamma = ACCUMULATION_ERROR[moments.dtype]
-        rcond = RCOND[moments.dtype] if method.rcond is None else method.rcond
+        self.rcond = RCOND[moments.dtype] if method.rcond is None else method.rcond
 
         sums, grams = moments.sum(x), moments.cross(x, x)
         self.mean = sums.sum(0) / n  # about the origin, as everything here
@@ -103,9 +103,10 @@ class Factorisation:
         scale = torch.where(varies, diagonal, torch.ones_like(diagonal)).sqrt()
         equilibrated = self.scatter / scale[:, None] / scale * varies * varies[:, None]
         eigenvalues, vectors = torch.linalg.eigh(equilibrated)
-        keep = (eigenvalues > rcond * eigenvalues[-1]) & (eigenvalues > 0)
+        keep = (eigenvalues > self.rcond * eigenvalues[-1]) & (eigenvalues > 0)
         self.eigenvalues, self.vectors, self.scale, self.keep = eigenvalues, vectors, scale, keep
         self.rank = int(keep.sum())
+        self.noise = 0.2 * self.gamma * len(scale) ** 0.5  # of eigenvalues: few entries have the largest error
         kept = eigenvalues[keep]
         self.condition = float(kept[-1] / kept[0]) if self.rank else 1.0
         self.whiten = vectors[:, keep] / kept.sqrt() / scale[:, None]
@@ -129,9 +130,24 @@ class Factorisation:
         train = identity - self.whiten.mT @ centred @ self.whiten - outer
         self.fold_counts, self.fold_rest = counts, rest
         self.fold_mean_shift = -self.fold_sums / rest[:, None]  # whitened mean of x without fold f
-        # A direction that fold f alone holds is noise here, at about a tenth of the largest error of the sums.
-        noise = 0.1 * self.gamma * len(self.scale) ** 0.5 / (float(self.eigenvalues[self.keep][0]) if self.rank else 1.0)
-        self.fold_inverse = _inverse(train + self.ridge.diag(), floor=min(0.1, noise))
+        # A direction that fold f alone holds has its share of the noise left, magnified by the whitening.
+        noise = self.noise / (float(self.eigenvalues[self.keep][0]) if self.rank else 1.0)
+        self.fold_inverse = self._inverse(train + self.ridge.diag(), floor=min(0.1, noise))
+
+    def _inverse(self, matrices: Tensor, floor: float) -> Tensor:
+        """Inverses of the folds' (F, r, r) scatters, whitened, whose eigenvalues are at most 1.
+
+        Where one has an eigenvalue near ``floor``, the other folds leave a direction open (fewer tokens than columns, or
+        a column that varies in one fold only). The shortest map in equilibrated columns is taken then, as for all tokens.
+        """
+        factors, failed = torch.linalg.cholesky_ex(matrices)
+        if not failed.any() and (factors.diagonal(dim1=1, dim2=2).square() > 10 * floor).all():
+            return torch.cholesky_inverse(factors)
+        length = torch.ones_like(self.ridge) if self.method.alpha else self.eigenvalues[self.keep].sqrt()
+        values, vectors = torch.linalg.eigh(length[:, None] * matrices * length)
+        kept = values > torch.maximum(self.rcond * values[:, -1:], floor * values.new_tensor(float(length[0] ** 2)))
+        inverse = torch.where(kept, 1 / values, torch.zeros_like(values))
+        return length[:, None] * (vectors * inverse[:, None] @ vectors.mT) * length
 
     def fit(self, y: str) -> Fit:
         """The map from this source to the block ``y``."""
@@ -139,14 +155,16 @@ class Factorisation:
         counts = moments.counts
         cross, sums, squares = moments.cross(self.x, y), moments.sum(y), moments.square(y)
         y_mean = sums.sum(0) / n
-        tss = (squares.sum(0) - n * y_mean.square()).clamp(min=0)
+        tss = squares.sum(0) - n * y_mean.square()
+        origin_x, origin_y = moments.origin(self.x), moments.origin(y)
+        varies = varying(tss, squares.sum(0), n * (origin_y + y_mean).square(), self.gamma)
+        tss = tss * varies
         centred = _centre(cross, moments.sum(self.x), sums, counts, self.mean, y_mean)
         fold_b = whiten.mT @ centred  # (F, r, k)
         b = fold_b.sum(0)
         whitened = b / (1 + self.ridge)[:, None]
-        rss = self._rss(b, whitened, tss)
+        rss = self._rss(b, whitened, tss) * varies
         coef = whiten @ whitened
-        origin_x, origin_y = moments.origin(self.x), moments.origin(y)
         fold_whitened, shift, fold_rss, fold_tss = self._fit_folds(fold_b, b, sums, squares, y_mean)
         return Fit(
             coef=coef,
@@ -159,7 +177,7 @@ class Factorisation:
             y_mean=origin_y + y_mean,
             fold_rss=fold_rss,
             fold_tss=fold_tss,
-            error_bound=self._error_bound(coef, centred.sum(0), squares.sum(0), rss, tss),
+            error_bound=self._error_bound(coef, squares.sum(0), rss, tss),
         )
 
     def residual_scores(self, fit: Fit, y: str) -> tuple[Tensor, Tensor]:
@@ -197,31 +215,23 @@ class Factorisation:
         quadratic += ((moved - 1 / rest) * aw.square()).sum(1)
         return w, -t / rest, tss - 2 * cross + quadratic, tss
 
-    def _error_bound(self, coef: Tensor, cross: Tensor, squares: Tensor, rss: Tensor, tss: Tensor) -> float:
+    def _error_bound(self, coef: Tensor, squares: Tensor, rss: Tensor, tss: Tensor) -> float:
         """Bound on the error of r2: first order in the error of the sums, plus what left-out directions could hold.
 
-        |dRSS_k| <= gamma (|y_k| + sum_i |W_ik| |x_i|)^2. A left-out direction counts as null when it is within the
-        noise of the sums and far below the smallest one kept; one above the noise adds what it would have
-        explained; where neither can be said, nothing is known about the unexplained part.
+        |dRSS_k| <= gamma (|y_k| + sum_i |W_ik| |x_i|)^2. Directions are left out for good reason where all of them are
+        within the noise of the sums and the smallest one kept is far above it. Where the spectrum runs down into the
+        noise instead, nothing is known of the unexplained part.
         """
         total = float(tss.sum())
         if total <= 0:
             return 0.0
         reach = squares.sqrt() + coef.abs().mT @ self.norms
         bound = float(self.gamma * reach.square().sum()) / total
-        dropped = ~self.keep
-        if self.method.alpha or not dropped.any():
+        dropped = self.eigenvalues[~self.keep & (self.eigenvalues != 0)]
+        if self.method.alpha or not len(dropped) or not self.rank:
             return bound
-        faint = self.eigenvalues[dropped]
-        noise = 2 * self.gamma * len(self.scale) ** 0.5
-        resolved = faint > noise
-        if resolved.any():
-            b = (self.vectors[:, dropped][:, resolved] / self.scale[:, None]).mT @ cross
-            bound += float((b.square().sum(1) / faint[resolved]).sum()) / total
-        smallest = float(self.eigenvalues[self.keep][0]) if self.rank else 0.0
-        if self.rank and smallest < 100 * max(noise, float(faint.abs().max())) and not resolved.all():
-            bound = max(bound, float(rss.sum()) / total)
-        return bound
+        is_null = float(dropped.abs().max()) <= self.noise and float(self.eigenvalues[self.keep][0]) >= 100 * self.noise
+        return bound if is_null else max(bound, float(rss.sum()) / total)
 
 
 def varying(scatter: Tensor, squares: Tensor, mean_squares: Tensor, gamma: float) -> Tensor:
@@ -248,13 +258,3 @@ def _centre(cross: Tensor, x_sums: Tensor, y_sums: Tensor, counts: Tensor, x_mea
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of the matrices of two (F, r, k) stacks, (F,)."""
     return torch.stack([x.flatten() @ y.flatten() for x, y in zip(a, b, strict=True)])
-
-
-def _inverse(matrices: Tensor, floor: float) -> Tensor:
-    """Inverses of symmetric (F, r, r) matrices with eigenvalues up to 1; directions below ``floor`` are left out."""
-    factors, failed = torch.linalg.cholesky_ex(matrices)
-    if not failed.any() and (factors.diagonal(dim1=1, dim2=2).square() > 10 * floor).all():
-        return torch.cholesky_inverse(factors)
-    values, vectors = torch.linalg.eigh(matrices)
-    inverse = torch.where(values > floor, 1 / values, torch.zeros_like(values))
-    return vectors * inverse[:, None] @ vectors.mT

@@ -71,7 +71,9 @@ class MomentPlan:
         """Bytes of the moments of this plan, whatever the number of tokens."""
         w = self.widths
         grams = self.folds * sum(w[x] * w[y] for x, y in self.pairs) + sum(w[x] * w[y] for x, y in self.pooled)
-        return 8 * (grams + (2 * self.folds + 2) * sum(w.values()))
+        vectors = (2 * self.folds + 1) * sum(w[block] for block in self.blocks)  # sums, squares, origins
+        units = sum(w[block] + 1 for block in self.cones)
+        return 8 * (self.folds + grams + vectors + units)
 
     def stages(self, last: Mapping[str, int]) -> list[tuple[int, Stage]]:
         """The plan cut by when its blocks become available: (time, what can be done then), in order of time.

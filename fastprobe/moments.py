@@ -21,7 +21,7 @@ from torch import Tensor
 from fastprobe.errors import InputError, NumericalError, ShapeError
 from fastprobe.files import replacing
 from fastprobe.moment_plan import MomentPlan, Stage
-from fastprobe.ops import CHAIN, gram_
+from fastprobe.ops import FLUSH, gram_
 
 
 class Moments:
@@ -46,7 +46,7 @@ class Moments:
         self.units = {block: zeros(width[block]) for block in plan.cones}
         self.unit_counts = {block: zeros(1) for block in plan.cones}
         self.origins: dict[str, Tensor] = {}
-        self.dtype = ""  # of the rows, noted at the first update
+        self.dtype = ""  # of the rows; the coarsest where there were several
         self.backend = ""
         self._whole: set[str] = set()  # blocks whose Gram matrices have both triangles
 
@@ -59,6 +59,7 @@ class Moments:
     def tokens(self) -> int:
         return int(self.counts.sum())
 
+    @torch.no_grad()
     def update_(
         self,
         rows: Mapping[str, Tensor],
@@ -87,9 +88,13 @@ class Moments:
                 raise ShapeError(
                     f"{block}: rows must be {(len(fold), self.plan.widths[block])}, got {tuple(rows[block].shape)}"
                 )
+            if not rows[block].dtype.is_floating_point:
+                raise ShapeError(f"{block}: rows must be floating, got {rows[block].dtype}")
         valid = fold >= 0
         if not valid.any():
             return
+        if int(fold.max()) >= self.plan.folds:
+            raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {int(fold.max())}")
         units = {block: _unit_sum(block, rows[block], valid) for block in stage.fresh}
         blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
         with torch.autocast(fold.device.type, enabled=False):
@@ -111,8 +116,8 @@ class Moments:
             self.units[block].add_(units[block][0], alpha=weight)
             self.unit_counts[block].add_(units[block][1], alpha=weight)
         self._whole.difference_update(x for x, y in stage.pairs if x == y)
+        self.dtype = _coarsest(self.dtype, *(str(rows[block].dtype).removeprefix("torch.") for block in blocks))
         if stage.first:
-            self.dtype = str(rows[blocks[0]].dtype).removeprefix("torch.") if blocks else self.dtype
             self.counts += weight * torch.bincount(fold[valid], minlength=self.plan.folds)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -176,12 +181,12 @@ class Moments:
         for mine, theirs in zip(self._sums(), other._sums_about(self.origins), strict=True):
             mine += theirs.to(mine.device)
         self._whole.clear()
-        self.dtype, self.backend = self.dtype or other.dtype, self.backend or other.backend
+        self.dtype, self.backend = _coarsest(self.dtype, other.dtype), self.backend or other.backend
         return self
 
     def all_reduce_(self) -> Moments:
         """Make this process's moments the sum over all processes of ``torch.distributed``."""
-        origins = {block: torch.zeros_like(self.origin(block)) for block in self.sums}
+        origins = {block: _agreed(self.origin(block), bool(self.origins)) for block in self.sums}
         for mine, shifted in zip(self._sums(), list(self._sums_about(origins)), strict=True):
             torch.distributed.all_reduce(shifted)
             mine.copy_(shifted)
@@ -251,15 +256,33 @@ class Moments:
                 moments.dtype, moments.backend = dtype, backend
                 names = set(file.keys())
                 for name, tensor in moments.tensors().items():
-                    tensor.copy_(file.get_tensor(name))
+                    saved = file.get_tensor(name)
+                    if saved.shape != tensor.shape:
+                        raise ValueError(f"{name} is {tuple(saved.shape)}, not {tuple(tensor.shape)}")
+                    tensor.copy_(saved)
                 for name in sorted(names):
                     if name.startswith("origins/"):
                         moments.origins[name.removeprefix("origins/")] = file.get_tensor(name)
+            return moments, json.loads(metadata["config"])
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: not a file of moments ({error})") from None
-        return moments, json.loads(metadata["config"])
+
+
+def _coarsest(*dtypes: str) -> str:
+    """The dtype with the fewest digits; ``""`` where there is none."""
+    return max(dtypes, key=("", "float64", "float32", "float16", "bfloat16").index)
+
+
+def _agreed(origin: Tensor, mine_counts: bool) -> Tensor:
+    """The origin of the first process that has one, on every process of ``torch.distributed``."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    first = torch.tensor(rank if mine_counts else world, device=origin.device)
+    torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
+    agreed = origin.clone() if rank == int(first) else torch.zeros_like(origin)
+    torch.distributed.all_reduce(agreed)
+    return agreed
 
 
 def _plan_from_json(plan: dict[str, Any]) -> MomentPlan:
@@ -278,7 +301,7 @@ def _unit_sum(block: str, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     count = torch.zeros((), dtype=torch.int64, device=rows.device)
     finite = torch.ones((), dtype=torch.bool, device=rows.device)
-    for part, counts in zip(rows.split(CHAIN), valid.split(CHAIN), strict=True):  # few enough to be in a cache twice
+    for part, counts in zip(rows.split(FLUSH), valid.split(FLUSH), strict=True):  # few enough to be in a cache twice
         norms = torch.linalg.vector_norm(part, dim=1, dtype=wide)
         fine = norms.isfinite()
         finite &= (fine | ~counts).all()

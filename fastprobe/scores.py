@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.linear import Factorisation, Fit, varying
+from fastprobe.linear import Factorisation, Fit
 
 MARK = 1e-3
 """A row whose error bound exceeds this is marked in tables."""
@@ -39,7 +39,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     moments = source.moments
     n = int(source.n)
     r2 = _explained(fit.rss, fit.tss)
-    r2_cv, r2_cv_se = _cross_validated(fit.fold_rss, fit.fold_tss)
+    r2_cv, r2_cv_se = _cross_validated(fit.fold_rss, fit.fold_tss) if r2 is not None else (None, None)
     square = len(fit.coef) == fit.coef.shape[1]
     return {
         "nonlinearity": None if r2_cv is None else 1 - r2_cv,
@@ -47,7 +47,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "r2_adjusted": None if r2 is None or n - source.rank <= 1 else 1 - (1 - r2) * (n - 1) / (n - source.rank - 1),
         "r2_cv": r2_cv,
         "r2_cv_se": r2_cv_se,
-        "r2_uniform": _uniform(source, fit, moments.square(y).sum(0)),
+        "r2_uniform": _uniform(fit),
         "r2_residual": _explained(*source.residual_scores(fit, y)) if square else None,
         "r2_identity": _identity(source, fit, y) if square else None,
         "cosine": None,
@@ -88,14 +88,16 @@ def _cross_validated(rss: Tensor, tss: Tensor) -> tuple[float | None, float | No
     folds = len(rss)
     if folds < 2 or float(tss.sum()) <= 0:
         return None, None
+    if not (tss.sum() - tss > 0).all():
+        return 1 - float(rss.sum() / tss.sum()), None  # one fold holds all that varies
     without = 1 - (rss.sum() - rss) / (tss.sum() - tss)
     se = math.sqrt((folds - 1) / folds * float((without - without.mean()).square().sum()))
     return 1 - float(rss.sum() / tss.sum()), se
 
 
-def _uniform(source: Factorisation, fit: Fit, squares: Tensor) -> float | None:
+def _uniform(fit: Fit) -> float | None:
     """Mean r2 over the output coordinates that vary."""
-    varies = varying(fit.tss, squares, source.n * fit.y_mean.square(), source.gamma)
+    varies = fit.tss > 0
     return float((1 - fit.rss[varies] / fit.tss[varies]).mean()) if varies.any() else None
 
 
@@ -127,6 +129,8 @@ def _cka(source: Factorisation, fit: Fit, y: str) -> float | None:
     try:
         gram = moments.cross(y, y).sum(0)
     except KeyError:
+        return None
+    if float(fit.tss.sum()) <= 0:
         return None
     y_mean = fit.y_mean - moments.origin(y)
     cross = moments.cross(source.x, y).sum(0) - n * torch.outer(source.mean, y_mean)

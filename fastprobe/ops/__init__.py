@@ -4,6 +4,6 @@ from fastprobe.ops._operation import BACKENDS as BACKENDS
 from fastprobe.ops._platform import FastLinear as FastLinear
 from fastprobe.ops._platform import matmul as matmul
 from fastprobe.ops._rows import pick_rows as pick_rows
-from fastprobe.ops.gram import CHAIN as CHAIN
+from fastprobe.ops.gram import FLUSH as FLUSH
 from fastprobe.ops.gram import gram_ as gram_
 from fastprobe.ops.score import score as score

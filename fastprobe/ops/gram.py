@@ -9,14 +9,21 @@ from torch import Tensor
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops._operation import operation
-from fastprobe.ops._platform import matmul
 from fastprobe.ops._rows import pick_rows
 
-CHAIN = 2048
-"""Rows summed in float32 before the sum goes to float64: error at most 2e-7 of sqrt(G_ii G_jj)."""
+CHAIN = 256
+"""Rows that one library call adds up.
+
+Some kernels of MKL and all of oneDNN carry one float32 sum through all rows of a call: of 2,048 bfloat16 rows about a
+mean of 3 standard deviations it comes out low by 9e-6 of sqrt(G_ii G_jj), at 256 by less than 1e-6. It costs 11 % of
+the products' time (benchmarks/NOTES.md).
+"""
+
+FLUSH = 2048
+"""Rows added up in float32 before the sum goes to float64."""
 
 PANEL = 128
-"""Width of the panels a triangle is cut into: 1.5 to 1.8 times the whole square (benchmarks/NOTES.md)."""
+"""Width of the panels a triangle is cut into, so that little below the diagonal is computed."""
 
 
 def _check(
@@ -32,6 +39,8 @@ def _check(
 ) -> None:
     if fold.ndim != 1 or fold.dtype != torch.int64:
         raise ShapeError(f"gram_: fold must be (N,) int64, got {tuple(fold.shape)} {fold.dtype}")
+    if not len(grams) == len(pairs) or not len(sums) == len(squares) == len(origins) == len(rows):
+        raise ShapeError("gram_: one gram a pair; one sum, one square (or None) and one origin a block of rows")
     for i, block in enumerate(rows):
         if block.ndim != 2 or block.shape[0] != fold.shape[0] or not block.dtype.is_floating_point:
             raise ShapeError(
@@ -40,8 +49,6 @@ def _check(
             )
         if origins[i].shape != block.shape[1:]:
             raise ShapeError(f"gram_: origins[{i}] must be {tuple(block.shape[1:])}, got {tuple(origins[i].shape)}")
-    if not len(grams) == len(pairs) or not len(sums) == len(squares) == len(origins) == len(rows):
-        raise ShapeError("gram_: one gram a pair; one sum, one square (or None) and one origin a block of rows")
     for (i, j), gram in zip(pairs, grams, strict=True):
         shape = (rows[i].shape[1], rows[j].shape[1])
         if gram.shape[1:] != shape or gram.dtype != torch.float64:
@@ -71,7 +78,7 @@ def gram_(
         squares[i][f] += weight * sum_{n: fold[n] = f} z_i[n]^2
 
     Of a pair (i, i) only the upper triangle is part of the contract. 16-bit rows are widened before anything is
-    done with them; products of float32 rows are summed in float32 over at most ``CHAIN`` rows, all else in float64.
+    done with them; products of float32 rows are summed in float32 over at most ``FLUSH`` rows, all else in float64.
 
     Args:
         grams: one ``(F, D_i, D_j)`` float64 a pair; ``(1, D_i, D_j)`` pools all folds.
@@ -91,14 +98,14 @@ def gram_(
     for f in fold.unique().tolist():
         if f < 0:
             continue
-        for chunk in (fold == f).nonzero().flatten().split(CHAIN):
+        for chunk in (fold == f).nonzero().flatten().split(FLUSH):
             packed = _Packed(rows, chunk, origins, scratch)
             for gram, (left, right) in zip(grams, pairs, strict=True):
                 out = gram[f if len(gram) > 1 else 0]
                 if left == right:
-                    _add_triangle(out, packed.columns(left), weight)
+                    _add_triangle(out, packed[left], weight)
                 else:
-                    out.add_(matmul(packed.columns(left), packed.rows(right)), alpha=weight)
+                    out.add_(_product(packed[left], packed[right]), alpha=weight)
             for i, (total, square) in enumerate(zip(sums, squares, strict=True)):
                 if total is not None:
                     total[f].add_(packed.sums(i), alpha=weight)
@@ -111,9 +118,9 @@ class _Scratch:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._memory: dict[object, Tensor] = {}
+        self._memory: dict[int, Tensor] = {}
 
-    def empty(self, use: object, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    def empty(self, use: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """An uninitialised matrix, valid until the next one for the same ``use`` is asked for."""
         size = shape[0] * shape[1]
         if use not in self._memory or len(self._memory[use]) < size:
@@ -122,46 +129,38 @@ class _Scratch:
 
 
 class _Packed:
-    """Some rows of every block, about their origins, in the layouts that products want: each made once, when asked."""
+    """Some rows of every block about their origins: the caller's own memory where nothing has to be done to it."""
 
     def __init__(self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch):
-        self._wide = torch.float64 if any(block.dtype == torch.float64 for block in rows) else torch.float32
-        self._raw = [pick_rows(block, chunk) for block in rows]
-        self._origins = origins
-        self._scratch = scratch
-        self._rows: dict[int, Tensor] = {}
-        self._columns: dict[int, Tensor] = {}
+        wide = torch.float64 if any(block.dtype == torch.float64 for block in rows) else torch.float32
+        self._blocks: list[Tensor] = []
+        for i, (block, origin) in enumerate(zip(rows, origins, strict=True)):
+            raw = pick_rows(block, chunk)
+            if raw.dtype != wide or origin.any():
+                out = scratch.empty(i, (raw.shape[0], raw.shape[1]), wide)
+                raw = torch.sub(raw, origin.to(wide), out=out)
+            self._blocks.append(raw)
 
-    def rows(self, i: int) -> Tensor:
-        """A block as it is, (n, D), adjacent rows: the caller's own memory where nothing has to be done to it."""
-        if i not in self._rows:
-            raw, origin = self._raw[i], self._origins[i].to(self._wide)
-            if raw.dtype == self._wide and raw.is_contiguous() and not origin.any():
-                self._rows[i] = raw
-            else:
-                out = self._scratch.empty(("rows", i), (raw.shape[0], raw.shape[1]), self._wide)
-                self._rows[i] = torch.sub(raw, origin, out=out)
-        return self._rows[i]
-
-    def columns(self, i: int) -> Tensor:
-        """A block's transpose, (D, n), adjacent rows."""
-        if i not in self._columns:
-            raw, origin = self._raw[i], self._origins[i].to(self._wide)
-            out = self._scratch.empty(("columns", i), (raw.shape[1], raw.shape[0]), self._wide)
-            self._columns[i] = torch.sub(raw.mT, origin[:, None], out=out)
-        return self._columns[i]
+    def __getitem__(self, i: int) -> Tensor:
+        return self._blocks[i]
 
     def sums(self, i: int) -> Tensor:
-        return self._columns[i].sum(1) if i in self._columns else self.rows(i).sum(0)
+        return self[i].sum(0)
 
     def squares(self, i: int) -> Tensor:
-        block, along = (self._columns[i], 1) if i in self._columns else (self.rows(i), 0)
         # In float64: trained models have columns near 1e-32, whose squares float32 does not hold.
-        return torch.linalg.vector_norm(block, dim=along, dtype=torch.float64).square_()
+        return torch.linalg.vector_norm(self[i], dim=0, dtype=torch.float64).square_()
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """``x^T y``, in chains."""
+    product = x[:CHAIN].mT @ y[:CHAIN]
+    for start in range(CHAIN, len(x), CHAIN):
+        product += x[start : start + CHAIN].mT @ y[start : start + CHAIN]  # not addmm_, which goes on with the same sum
+    return product
 
 
 def _add_triangle(out: Tensor, x: Tensor, weight: float) -> None:
-    """Add the upper triangle of ``x x^T``, panel by panel."""
-    for start in range(0, len(x), PANEL):
-        panel = matmul(x[start:], x[start : start + PANEL].mT)
-        out[start : start + PANEL, start:].add_(panel.mT, alpha=weight)
+    """Add the upper triangle of ``x^T x``, panel by panel."""
+    for start in range(0, x.shape[1], PANEL):
+        out[start : start + PANEL, start:].add_(_product(x[:, start : start + PANEL], x[:, start:]), alpha=weight)

@@ -24,7 +24,7 @@ class RowScores(NamedTuple):
 
     def cosine(self) -> Tensor:
         """Cosine of each row of y with its prediction, (N,); 0 where either is zero."""
-        norms = (self.p_squares * self.y_squares).sqrt()
+        norms = self.p_squares.sqrt() * self.y_squares.sqrt()  # their product first could overflow
         return torch.where(norms > 0, self.dot / norms, torch.zeros_like(norms))
 
 
