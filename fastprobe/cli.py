@@ -27,6 +27,7 @@ from fastprobe.text import DEMO
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
 FIGURE = "linearity.png"
+INTERRUPTED = 130  # what Typer returns for Ctrl-C, and shells expect
 _UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
 
 Model = Annotated[str | None, typer.Argument(help="Hub name or local folder; the demo encoder if none is given.")]
@@ -211,8 +212,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
-        _note("fastprobe: interrupted; what was scanned so far is kept in --out: go on with --resume")
-        code = 130
+        code = INTERRUPTED
     except FastprobeError as error:
         _note(f"fastprobe: {error}")
         code = 1 if isinstance(error, NumericalError) else 2
@@ -224,4 +224,6 @@ def main() -> None:
             raise
         _note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; what was there before is as it was")
         code = 2
+    if code == INTERRUPTED:
+        _note("fastprobe: interrupted; what was scanned so far is kept in --out: go on with --resume")
     sys.exit(code or 0)

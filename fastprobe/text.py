@@ -125,16 +125,20 @@ def documents(text: Any, column: str = "text") -> Iterator[Iterable[str]]:
 
 
 def _documents_of_file(path: Path, column: str) -> Iterator[Iterable[str]]:
+    if path.suffix != ".jsonl":
+        yield _pieces(_lines(path))
+        return
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield [_text_of(_json(line, f"{path}, line {number}"), column, f"{path}, line {number}")]
+
+
+def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8") as file:
-            if path.suffix == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield [_text_of(_json(line, f"{path}, line {number}"), column, f"{path}, line {number}")]
-            else:
-                yield _pieces(file)
+            yield from file
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it first, e.g. with iconv") from None
+        raise InputError(f"{path}: not UTF-8 text ({error.reason}); convert it first, e.g. with iconv") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
 
