@@ -1,11 +1,10 @@
 # demo: the first number · test: the whole suite · check: linters and types · bench: timings on this machine
-# compile, gpu: kernels ahead of time, and on a GPU
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench compile gpu
+.PHONY: demo test check bench
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity
@@ -26,3 +25,8 @@ $(VENV)/demo: pyproject.toml constraints.txt setup.py
 $(VENV)/dev: $(VENV)/demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,dev]'
 	touch $@
+
+bench: $(VENV)/dev
+	$(BIN)/python -m pytest benchmarks -m 'not slow' -o python_files='bench_*.py' -o python_functions='bench_*' \
+		--benchmark-json=benchmarks/results/latest.json
+	$(BIN)/python benchmarks/report.py benchmarks/results/latest.json

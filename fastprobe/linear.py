@@ -137,8 +137,8 @@ class Factorisation:
     def _inverse(self, matrices: Tensor, floor: float) -> Tensor:
         """Inverses of the folds' (F, r, r) scatters, whitened, whose eigenvalues are at most 1.
 
-        Where one has an eigenvalue near ``floor``, the other folds leave a direction open (fewer tokens than columns, or
-        a column that varies in one fold only). The shortest map in equilibrated columns is taken then, as for all tokens.
+        Where one has an eigenvalue near ``floor``, the other folds leave a direction open: there are fewer tokens than
+        columns, or a column varies in one fold only. The shortest map in equilibrated columns is taken then.
         """
         factors, failed = torch.linalg.cholesky_ex(matrices)
         if not failed.any() and (factors.diagonal(dim1=1, dim2=2).square() > 10 * floor).all():
