@@ -148,8 +148,14 @@ class _Packed:
         return self[i].sum(0)
 
     def squares(self, i: int) -> Tensor:
-        # In float64: trained models have columns near 1e-32, whose squares float32 does not hold.
-        return torch.linalg.vector_norm(self[i], dim=0, dtype=torch.float64).square_()
+        block = self[i]
+        total = torch.zeros(block.shape[1], dtype=torch.float64, device=block.device)
+        for part in block.split(CHAIN):  # few enough rows that their squares stay in a cache
+            total += part.square().sum(0)
+        faint = (total < 1e-30 * len(block)).nonzero().flatten()
+        if len(faint):  # trained models have columns near 1e-32, whose squares float32 does not hold
+            total[faint] = block[:, faint].double().square_().sum(0)
+        return total
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
