@@ -8,6 +8,7 @@ conditioned whatever x was. Scores follow from the same matrices: the squared er
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,7 @@ class Fit:
 
     coef: Tensor  # (d, k)
     intercept: Tensor  # (k,)
+    cross: Tensor  # (d, k): sum of x y^T about their means
     whitened: Tensor  # (r, k): the same map from whitened coordinates
     fold_whitened: Tensor  # (F, r, k): fitted without fold f; empty without folds
     fold_mean_shift: Tensor  # (F, k): mean of y without fold f, less the mean of y
@@ -123,7 +125,7 @@ class Factorisation:
     def _factorise_folds(self, counts: Tensor, sums: Tensor, grams: Tensor) -> None:
         identity = torch.eye(self.rank, dtype=torch.float64, device=grams.device)
         rest = self.n - counts
-        centred = _centre(grams, sums, sums, counts, self.mean, self.mean)
+        centred = torch.stack(list(_centre(grams, sums, sums, counts, self.mean, self.mean)))
         self.fold_sums = (sums - counts[:, None] * self.mean) @ self.whiten
         outer = self.fold_sums[:, :, None] * self.fold_sums[:, None] / rest[:, None, None]
         # Scatter of the tokens outside fold f about their own mean, whitened: the identity less a part of itself.
@@ -159,8 +161,13 @@ class Factorisation:
         origin_x, origin_y = moments.origin(self.x), moments.origin(y)
         varies = varying(tss, squares.sum(0), n * (origin_y + y_mean).square(), self.gamma)
         tss = tss * varies
-        centred = _centre(cross, moments.sum(self.x), sums, counts, self.mean, y_mean)
-        fold_b = whiten.mT @ centred  # (F, r, k)
+        fold_b = whiten.new_empty(len(cross), self.rank, cross.shape[2])
+        total = torch.zeros_like(cross[0])
+        # Fold by fold: matrices of all folds at once would be fresh memory every time.
+        by_fold = _centre(cross, moments.sum(self.x), sums, counts, self.mean, y_mean)
+        for centred, out in zip(by_fold, fold_b, strict=True):
+            total += centred
+            torch.mm(whiten.mT, centred, out=out)
         b = fold_b.sum(0)
         whitened = b / (1 + self.ridge)[:, None]
         rss = self._rss(b, whitened, tss) * varies
@@ -169,6 +176,7 @@ class Factorisation:
         return Fit(
             coef=coef,
             intercept=origin_y + y_mean - (origin_x + self.mean) @ coef,
+            cross=total,
             whitened=whitened,
             fold_whitened=fold_whitened,
             fold_mean_shift=shift,
@@ -180,13 +188,12 @@ class Factorisation:
             error_bound=self._error_bound(coef, squares.sum(0), rss, tss),
         )
 
-    def residual_scores(self, fit: Fit, y: str) -> tuple[Tensor, Tensor]:
+    def residual_scores(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Unexplained and total sums of squares, each (k,), of the target y - x; x and y have one width."""
-        cross = self.moments.cross(self.x, y).sum(0) - self.n * torch.outer(
-            self.mean, fit.y_mean - self.moments.origin(y)
-        )
-        tss = fit.tss - 2 * cross.diagonal() + self.scatter.diagonal()
-        b = self.whiten.mT @ (cross - self.scatter)
+        tss = fit.tss - 2 * fit.cross.diagonal() + self.scatter.diagonal()
+        varies = tss > self.gamma * (fit.tss + self.scatter.diagonal())  # else a difference of equals
+        tss = tss * varies
+        b = self.whiten.mT @ ((fit.cross - self.scatter) * varies)
         return self._rss(b, b / (1 + self.ridge)[:, None], tss), tss
 
     @staticmethod
@@ -202,16 +209,19 @@ class Factorisation:
         if len(self.folds) < len(fold_b):
             fold_b, sums, squares = fold_b[self.folds], sums[self.folds], squares[self.folds]
         t = sums - n * y_mean  # sums of y about its mean
-        train = torch.baddbmm(b - fold_b, a[:, :, None], (t / rest)[:, None], alpha=-1)
-        w = self.fold_inverse @ train
+        w, by_b, by_train = torch.empty_like(fold_b), torch.empty_like(self.fold_rest), torch.empty_like(self.fold_rest)
+        for f, own in enumerate(fold_b):
+            train = (b - own).addr_(a[f], t[f] / rest[f], alpha=-1)
+            torch.mm(self.fold_inverse[f], train, out=w[f])
+            by_b[f], by_train[f] = w[f].flatten() @ own.flatten(), w[f].flatten() @ train.flatten()
         # The held-out fold about the training mean, which is the mean of all less t / rest.
         moved = 2 / rest + n / rest.square()
         q = squares - 2 * sums * y_mean + n * y_mean.square()
         tss = (q + moved * t.square()).sum(1)
         aw = (a[:, None] @ w)[:, 0]
-        cross = _dot(w, fold_b) + (aw * moved * t).sum(1)
+        cross = by_b + (aw * moved * t).sum(1)
         # w^T A_f w with A_f = I + ridge - (matrix that fold_inverse inverts) - a a^T / rest, so no product with A_f.
-        quadratic = torch.linalg.vector_norm(w, dim=2).square() @ (1 + self.ridge) - _dot(w, train)
+        quadratic = torch.linalg.vector_norm(w, dim=2).square() @ (1 + self.ridge) - by_train
         quadratic += ((moved - 1 / rest) * aw.square()).sum(1)
         return w, -t / rest, tss - 2 * cross + quadratic, tss
 
@@ -246,15 +256,12 @@ def varying(scatter: Tensor, squares: Tensor, mean_squares: Tensor, gamma: float
     return scatter > torch.maximum(10 * gamma * squares, 1e-12 * (scatter + mean_squares))
 
 
-def _centre(cross: Tensor, x_sums: Tensor, y_sums: Tensor, counts: Tensor, x_mean: Tensor, y_mean: Tensor) -> Tensor:
-    """Per-fold cross products about the means of all tokens, from those about the origins."""
+def _centre(
+    cross: Tensor, x_sums: Tensor, y_sums: Tensor, counts: Tensor, x_mean: Tensor, y_mean: Tensor
+) -> Iterator[Tensor]:
+    """Cross products of each fold about the means of all tokens, from those about the origins."""
     if len(cross) == 1 and len(counts) > 1:
         x_sums, y_sums, counts = x_sums.sum(0, True), y_sums.sum(0, True), counts.sum(0, True)
-    left = torch.stack([x_sums, x_mean.expand_as(x_sums)], dim=2)
-    right = torch.stack([y_mean.expand_as(y_sums), y_sums - counts[:, None] * y_mean], dim=1)
-    return torch.baddbmm(cross, left, right, alpha=-1)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of the matrices of two (F, r, k) stacks, (F,)."""
-    return torch.stack([x.flatten() @ y.flatten() for x, y in zip(a, b, strict=True)])
+    for product, x_sum, y_sum, n in zip(cross, x_sums, y_sums, counts, strict=True):
+        left, right = torch.stack([x_sum, x_mean], dim=1), torch.stack([y_mean, y_sum - n * y_mean])
+        yield torch.addmm(product, left, right, alpha=-1)

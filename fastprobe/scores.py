@@ -48,8 +48,8 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "r2_cv": r2_cv,
         "r2_cv_se": r2_cv_se,
         "r2_uniform": _uniform(fit),
-        "r2_residual": _explained(*source.residual_scores(fit, y)) if square else None,
-        "r2_identity": _identity(source, fit, y) if square else None,
+        "r2_residual": _explained(*source.residual_scores(fit)) if square else None,
+        "r2_identity": _identity(source, fit) if square else None,
         "cosine": None,
         "cosine_cv": None,
         "cosine_objective": None,
@@ -101,17 +101,11 @@ def _uniform(fit: Fit) -> float | None:
     return float((1 - fit.rss[varies] / fit.tss[varies]).mean()) if varies.any() else None
 
 
-def _identity(source: Factorisation, fit: Fit, y: str) -> float | None:
+def _identity(source: Factorisation, fit: Fit) -> float | None:
     """What predicting y by x itself would score."""
-    moments, x = source.moments, source.x
-    apart = moments.origin(y) - moments.origin(x)
-    difference = (
-        moments.square(y).sum(0)
-        - 2 * moments.cross(x, y).sum(0).diagonal()
-        + moments.square(x).sum(0)
-        + 2 * apart * (moments.sum(y) - moments.sum(x)).sum(0)
-        + source.n * apart.square()
-    )
+    x_mean = source.moments.origin(source.x) + source.mean
+    difference = fit.tss + source.scatter.diagonal() - 2 * fit.cross.diagonal()
+    difference = difference + source.n * (fit.y_mean - x_mean).square()
     return _explained(difference, fit.tss)
 
 
@@ -133,6 +127,5 @@ def _cka(source: Factorisation, fit: Fit, y: str) -> float | None:
     if float(fit.tss.sum()) <= 0:
         return None
     y_mean = fit.y_mean - moments.origin(y)
-    cross = moments.cross(source.x, y).sum(0) - n * torch.outer(source.mean, y_mean)
     norms = source.scatter.norm() * (gram - n * torch.outer(y_mean, y_mean)).norm()
-    return float(cross.square().sum() / norms) if norms > 0 else None
+    return float(fit.cross.square().sum() / norms) if norms > 0 else None
