@@ -43,6 +43,7 @@ class Recorder:
         self.held: dict[Point, Tensor] = {}
         body = getattr(model, "base_model", model)
         self._body = body
+        self._fast = FastLinear()
         self._extra = {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
 
     def __enter__(self) -> Recorder:
@@ -67,7 +68,7 @@ class Recorder:
         """One forward pass of the model without its head, up to the last layer that is needed."""
         self.held.clear()
         try:
-            with torch.no_grad(), FastLinear():
+            with torch.no_grad(), self._fast:
                 self._body(**batch, **self._extra)
         except _Stop:
             pass
@@ -90,7 +91,8 @@ class Recorder:
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
-            self.on_layer(layer, self.held)
+            with self._fast.suspended():
+                self.on_layer(layer, self.held)
             for point in [p for p in self.held if self.wanted[p] <= layer]:
                 del self.held[point]
             if layer == self.last_layer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,15 @@ class FastLinear(TorchFunctionMode):
     A model's forward pass takes 0.8 of the time and differs by the rounding of float32 sums (benchmarks/NOTES.md).
     No module is touched. Without autograd: the operator has no derivative.
     """
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Leave the context for a while: inside it every call of torch costs microseconds of Python."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.linear and not kwargs and len(args) == 3 and _fits_onednn(*args):

@@ -103,9 +103,9 @@ def gram_(
             for gram, (left, right) in zip(grams, pairs, strict=True):
                 out = gram[f if len(gram) > 1 else 0]
                 if left == right:
-                    _add_triangle(out, packed[left], weight)
+                    _add_triangle(out, packed.chains[left], weight)
                 else:
-                    out.add_(_product(packed[left], packed[right]), alpha=weight)
+                    out.add_(_product(packed.chains[left], packed.chains[right]), alpha=weight)
             for i, (total, square) in enumerate(zip(sums, squares, strict=True)):
                 if total is not None:
                     total[f].add_(packed.sums(i), alpha=weight)
@@ -140,17 +140,15 @@ class _Packed:
                 out = scratch.empty(i, (raw.shape[0], raw.shape[1]), wide)
                 raw = torch.sub(raw, origin.to(wide), out=out)
             self._blocks.append(raw)
-
-    def __getitem__(self, i: int) -> Tensor:
-        return self._blocks[i]
+        self.chains = [block.split(CHAIN) for block in self._blocks]
 
     def sums(self, i: int) -> Tensor:
-        return self[i].sum(0)
+        return self._blocks[i].sum(0)
 
     def squares(self, i: int) -> Tensor:
-        block = self[i]
+        block = self._blocks[i]
         total = torch.zeros(block.shape[1], dtype=torch.float64, device=block.device)
-        for part in block.split(CHAIN):  # few enough rows that their squares stay in a cache
+        for part in self.chains[i]:  # few enough rows that their squares stay in a cache
             total += part.square().sum(0)
         faint = (total < 1e-30 * len(block)).nonzero().flatten()
         if len(faint):  # trained models have columns near 1e-32, whose squares float32 does not hold
@@ -158,15 +156,16 @@ class _Packed:
         return total
 
 
-def _product(x: Tensor, y: Tensor) -> Tensor:
-    """``x^T y``, in chains."""
-    product = x[:CHAIN].mT @ y[:CHAIN]
-    for start in range(CHAIN, len(x), CHAIN):
-        product += x[start : start + CHAIN].mT @ y[start : start + CHAIN]  # not addmm_, which goes on with the same sum
+def _product(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """``x^T y`` of rows that come in chains."""
+    product = torch.mm(x[0].mT, y[0])
+    for a, b in zip(x[1:], y[1:], strict=True):
+        product += torch.mm(a.mT, b)  # not addmm_, which goes on with the same sum
     return product
 
 
-def _add_triangle(out: Tensor, x: Tensor, weight: float) -> None:
+def _add_triangle(out: Tensor, chains: Sequence[Tensor], weight: float) -> None:
     """Add the upper triangle of ``x^T x``, panel by panel."""
-    for start in range(0, x.shape[1], PANEL):
-        out[start : start + PANEL, start:].add_(_product(x[:, start : start + PANEL], x[:, start:]), alpha=weight)
+    for start in range(0, len(out), PANEL):
+        panel = _product([x[:, start : start + PANEL] for x in chains], [x[:, start:] for x in chains])
+        out[start : start + PANEL, start:].add_(panel, alpha=weight)
