@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import InputError, ShapeError
-from fastprobe.linear import Factorisation, LeastSquares, Solution
+from fastprobe.linear import Factorisation, Fit, LeastSquares, Solution
 from fastprobe.moment_plan import MomentPlan
 from fastprobe.moments import Moments
 from fastprobe.scores import COLUMNS, moment_columns
@@ -48,6 +48,7 @@ class LinearFit:
         self.backend = backend
         self.sequences = 0
         self.moments = Moments.zero(plan, device)
+        self._solved: tuple[Factorisation, Fit] | None = None
 
     def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> LinearFit:
         """Add rows; returns itself.
@@ -70,6 +71,7 @@ class LinearFit:
         rows = {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}
         self.moments.update_(rows, fold.flatten(), backend=self.backend)
         self.sequences += len(x)
+        self._solved = None
         return self
 
     partial_fit = update
@@ -78,11 +80,13 @@ class LinearFit:
         """Add the rows of another fit, in place; the other is left as it is."""
         self.moments.merge_(other.moments)
         self.sequences += other.sequences
+        self._solved = None
         return self
 
     def all_reduce_(self) -> LinearFit:
         """Make this the fit of the rows of all processes of ``torch.distributed``."""
         self.moments.all_reduce_()
+        self._solved = None
         return self
 
     def solve(self) -> Solution:
@@ -91,14 +95,19 @@ class LinearFit:
         Raises:
             NumericalError: fewer than two rows were seen.
         """
-        source = Factorisation(self.moments, "x", self.method)
-        fit = source.fit("y")
+        source, fit = self._solve()
         return Solution(fit.coef, fit.intercept, source.rank, source.condition, self.method.alpha, fit.error_bound)
 
     def scores(self) -> dict[str, object]:
         """Every column of a linearity row that needs no second pass, by name."""
-        source = Factorisation(self.moments, "x", self.method)
-        return moment_columns(source, source.fit("y"), "y")
+        source, fit = self._solve()
+        return moment_columns(source, fit, "y")
+
+    def _solve(self) -> tuple[Factorisation, Fit]:
+        if self._solved is None:
+            source = Factorisation(self.moments, "x", self.method)
+            self._solved = source, source.fit("y")
+        return self._solved
 
     def score(self, column: str = "r2_cv") -> float:
         """One column of :meth:`scores`.

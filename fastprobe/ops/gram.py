@@ -19,6 +19,9 @@ mean of 3 standard deviations it comes out low by 9e-6 of sqrt(G_ii G_jj), at 25
 the products' time (benchmarks/NOTES.md).
 """
 
+CHAIN_16BIT = 64
+"""The same for 16-bit rows: about an origin they are off by 1.3e-6 at 128, by 0.7e-6 at 64 (benchmarks/NOTES.md)."""
+
 FLUSH = 2048
 """Rows added up in float32 before the sum goes to float64."""
 
@@ -140,7 +143,8 @@ class _Packed:
                 out = scratch.empty(i, (raw.shape[0], raw.shape[1]), wide)
                 raw = torch.sub(raw, origin.to(wide), out=out)
             self._blocks.append(raw)
-        self.chains = [block.split(CHAIN) for block in self._blocks]
+        chain = CHAIN if all(block.dtype.itemsize > 2 for block in rows) else CHAIN_16BIT
+        self.chains = [block.split(chain) for block in self._blocks]
 
     def sums(self, i: int) -> Tensor:
         return self._blocks[i].sum(0)
