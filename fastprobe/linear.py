@@ -106,7 +106,7 @@ class Factorisation:
         equilibrated = self.scatter / scale[:, None] / scale * varies * varies[:, None]
         eigenvalues, vectors = torch.linalg.eigh(equilibrated)
         keep = (eigenvalues > self.rcond * eigenvalues[-1]) & (eigenvalues > 0)
-        self.eigenvalues, self.vectors, self.scale, self.keep = eigenvalues, vectors, scale, keep
+        self.eigenvalues, self.keep = eigenvalues, keep
         self.rank = int(keep.sum())
         self.noise = 0.2 * self.gamma * len(scale) ** 0.5  # of eigenvalues: few entries have the largest error
         kept = eigenvalues[keep]

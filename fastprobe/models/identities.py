@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.record import Recorder, first_tensor
+from fastprobe.models.record import Recorder, first_input, first_tensor
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.points import Point
 
@@ -67,6 +67,10 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     widths: dict[Point, int] = {}
     mask = batch["attention_mask"].bool()
 
+    def check(layer: int, equation: str, left: Tensor, right: Tensor) -> None:
+        error = (left - right)[mask].double().norm() / right[mask].double().norm().clamp(min=1e-30)
+        identities.append(Identity(layer, equation, float(error), TOLERANCE.get(right.dtype, 1e-5)))
+
     def on_layer(index: int, now: Mapping[Point, Tensor]) -> None:
         held = dict(now)  # calling a module below runs its hooks again
 
@@ -76,8 +80,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
         layer = points.layers[index]
         widths.update({point: tensor.shape[-1] for point, tensor in held.items()})
         for equation, left, right in _equations(points, layer, at):
-            error = (left - right)[mask].double().norm() / right[mask].double().norm().clamp(min=1e-30)
-            identities.append(Identity(index, equation, float(error), TOLERANCE.get(right.dtype, 1e-5)))
+            check(index, equation, left, right)
 
     depth = len(points.layers)
     canonical = {points.canonical(Point(name, layer)) for name in points.places for layer in range(depth)}
@@ -85,9 +88,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     with Recorder(model, points, wanted, on_layer) as recorder, _InputsOfLayers(points) as inputs:
         recorder.run(batch)
     for index, (left, right) in enumerate(inputs.neighbours):
-        error = (left - right)[mask].double().norm() / right[mask].double().norm().clamp(min=1e-30)
-        tolerance = TOLERANCE.get(right.dtype, 1e-5)
-        identities.append(Identity(index + 1, f"resid_pre = resid_post of layer {index}", float(error), tolerance))
+        check(index + 1, f"resid_pre = resid_post of layer {index}", left, right)
     return CheckedPoints(tuple(sorted(identities, key=lambda i: i.layer)), widths)
 
 
@@ -153,7 +154,7 @@ class _InputsOfLayers:
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._previous is not None:
-            self.neighbours.append((args[0] if args else kwargs["hidden_states"], self._previous))
+            self.neighbours.append((first_input(args, kwargs), self._previous))
 
     def _after(self, _: nn.Module, __: Any, result: Any) -> None:
         self._previous = first_tensor(result)

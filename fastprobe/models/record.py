@@ -80,7 +80,7 @@ class Recorder:
             self.held[point] = first_tensor(result)
 
         def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.held[point] = args[0] if args else kwargs["hidden_states"]
+            self.held[point] = first_input(args, kwargs)
 
         handle = (
             module.register_forward_hook(on_output)
@@ -109,6 +109,11 @@ def _train(modules: list[nn.Module]) -> None:
 def device_of(model: nn.Module) -> torch.device:
     """Where the parameters of a model are."""
     return next(model.parameters()).device
+
+
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The hidden state among a module's arguments."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def first_tensor(result: Any) -> Tensor:
