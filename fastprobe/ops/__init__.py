@@ -1,5 +1,7 @@
 """The operations: each with its contract and definition, and every implementation of it."""
 
+from fastprobe.ops._native import instruction_set as instruction_set
+from fastprobe.ops._native import instruction_sets as instruction_sets
 from fastprobe.ops._operation import BACKENDS as BACKENDS
 from fastprobe.ops._platform import FastLinear as FastLinear
 from fastprobe.ops._platform import matmul as matmul

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
+from fastprobe.ops import _native
 from fastprobe.ops._operation import operation
 from fastprobe.ops._rows import pick_rows
 
@@ -173,3 +174,58 @@ def _add_triangle(out: Tensor, chains: Sequence[Tensor], weight: float) -> None:
     for start in range(0, len(out), PANEL):
         panel = _product([x[:, start : start + PANEL] for x in chains], [x[:, start:] for x in chains])
         out[start : start + PANEL, start:].add_(panel, alpha=weight)
+
+
+def _cpu_refuses(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+) -> str | None:
+    if any(gram.stride(2) != 1 for gram in grams):
+        return "the columns of a gram do not lie side by side"
+    if not all(total.is_contiguous() for total in (*sums, *squares) if total is not None):
+        return "sums and squares must be contiguous"
+    return _native.cpu_refuses(rows)
+
+
+@gram_.register("cpu", unless=_cpu_refuses)
+def _cpu(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+) -> None:
+    """``csrc/cpu/gram.cpp``: sums of 128 rows in registers, of 1,024 in float32, the rest in float64."""
+    about = [origin.float() if origin.any() else None for origin in origins]  # kept here while C++ reads it
+    fold = fold.contiguous()
+    _native.cpu_library().gram(
+        blocks=[
+            (block.data_ptr(), _native.DTYPES[block.dtype], block.shape[1], *block.stride(), *map(_address, sums_of))
+            for block, *sums_of in zip(rows, about, sums, squares, strict=True)
+        ],
+        pairs=[
+            (i, j, gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1))
+            for (i, j), gram in zip(pairs, grams, strict=True)
+        ],
+        fold=fold.data_ptr(),
+        n=len(fold),
+        folds=int(fold.max()) + 1 if len(fold) else 0,
+        weight=weight,
+        threads=torch.get_num_threads(),
+        isa=_native.chosen_instruction_set(),
+    )
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,152 @@
+#include "gram.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "team.h"
+
+namespace fastprobe {
+namespace {
+
+struct Panel {
+    const Block* block;
+    int64_t column;
+    int width;
+    const float* origin;  // of the whole block; nullptr where this panel's is zero
+    float* floats = nullptr;
+    float* pairs = nullptr;
+};
+
+struct Tiles {  // one right panel against some left ones
+    const Pair* pair;
+    int right, left, left_end;
+};
+
+constexpr int LEFT_PANELS = 4;  // in one task: small tasks keep many threads busy
+
+struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+};
+
+class Work {
+   public:
+    Work(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, const Kernels& kernels)
+        : kernels_(kernels) {
+        std::vector<int> first;
+        for (const Block& block : blocks) {
+            first.push_back(int(panels_.size()));
+            for (int64_t column = 0; column < block.rows.width; column += PANEL)
+                panels_.push_back(panel_of(block, column));
+        }
+        first.push_back(int(panels_.size()));
+        for (const Pair& pair : pairs)
+            for (int right = first[pair.right]; right < first[pair.right + 1]; ++right) {
+                const int end = pair.left == pair.right ? right + 1 : first[pair.left + 1];
+                for (int left = first[pair.left]; left < end; left += LEFT_PANELS)
+                    tiles_.push_back({&pair, right, left, std::min(left + LEFT_PANELS, end)});
+            }
+        take_memory();
+    }
+
+    int64_t packs() const { return int64_t(panels_.size()); }
+    int64_t products() const { return int64_t(tiles_.size()); }
+
+    void pack(int64_t task, const int64_t* index, int64_t n, int64_t fold, double weight) const {
+        const Panel& panel = panels_[task];
+        const Block& block = *panel.block;
+        double sums[PANEL] = {}, squares[PANEL] = {};
+        bool wanted = block.sums || block.squares;
+        for (bool as_pairs : {true, false})
+            if (float* to = as_pairs ? panel.pairs : panel.floats) {
+                kernels_.pack(block.rows, index, n, panel.column, panel.origin, as_pairs, to,
+                              wanted ? sums : nullptr, squares);
+                wanted = false;
+            }
+        for (int c = 0; c < panel.width; ++c) {
+            const int64_t at = fold * block.rows.width + panel.column + c;
+            if (block.sums) block.sums[at] += weight * sums[c];
+            if (block.squares) block.squares[at] += weight * squares[c];
+        }
+    }
+
+    void multiply(int64_t task, int64_t n, int64_t fold, double weight) const {
+        const Tiles& tiles = tiles_[task];
+        const Panel& right = panels_[tiles.right];
+        for (int l = tiles.left; l < tiles.left_end; ++l) {
+            const Panel& left = panels_[l];
+            const bool as_pairs = takes_pairs(left) && takes_pairs(right);
+            double* out = tiles.pair->gram + fold * tiles.pair->fold_stride + left.column * tiles.pair->row_stride +
+                          right.column;
+            kernels_.multiply(as_pairs ? left.pairs : left.floats, as_pairs ? right.pairs : right.floats, n, as_pairs,
+                              weight, out, tiles.pair->row_stride, left.width, right.width);
+        }
+    }
+
+   private:
+    static Panel panel_of(const Block& block, int64_t column) {
+        const int width = int(std::min<int64_t>(PANEL, block.rows.width - column));
+        const float* origin = block.origin;
+        if (origin && std::all_of(origin + column, origin + column + width, [](float o) { return o == 0; }))
+            origin = nullptr;
+        return {&block, column, width, origin};
+    }
+
+    // bfloat16 rows about zero, whose products a register sums exactly as they are.
+    bool takes_pairs(const Panel& panel) const {
+        return kernels_.multiplies_pairs && panel.block->rows.dtype == Dtype::BFLOAT16 && !panel.origin;
+    }
+
+    // Every panel in the forms that its products need; in one, for the sums, if it has no product.
+    void take_memory() {
+        std::vector<char> floats(panels_.size()), pairs(panels_.size());
+        for (const Tiles& tiles : tiles_)
+            for (int left = tiles.left; left < tiles.left_end; ++left) {
+                auto& form = takes_pairs(panels_[left]) && takes_pairs(panels_[tiles.right]) ? pairs : floats;
+                form[left] = form[tiles.right] = true;
+            }
+        int64_t size = 0;
+        for (size_t p = 0; p < panels_.size(); ++p) {
+            if (!floats[p] && !pairs[p]) floats[p] = true;
+            size += (floats[p] ? PANEL * CHUNK : 0) + (pairs[p] ? PANEL * CHUNK / 2 : 0);
+        }
+        memory_.reset(static_cast<float*>(std::aligned_alloc(64, size_t(size) * sizeof(float))));
+        if (!memory_ && size) throw std::bad_alloc();
+        float* free = memory_.get();
+        for (size_t p = 0; p < panels_.size(); ++p) {
+            if (floats[p]) panels_[p].floats = std::exchange(free, free + PANEL * CHUNK);
+            if (pairs[p]) panels_[p].pairs = std::exchange(free, free + PANEL * CHUNK / 2);
+        }
+    }
+
+    const Kernels& kernels_;
+    std::vector<Panel> panels_;
+    std::vector<Tiles> tiles_;
+    std::unique_ptr<float, Free> memory_;
+};
+
+}  // namespace
+
+void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, const int64_t* fold, int64_t n,
+          int64_t folds, double weight, int threads, const Kernels& kernels) {
+    std::vector<std::vector<int64_t>> rows_of(folds);
+    for (int64_t i = 0; i < n; ++i)
+        if (fold[i] >= 0) rows_of[fold[i]].push_back(i);
+
+    const Work work(blocks, pairs, kernels);
+    Team team(threads);
+    team.run([&](int) {
+        for (int64_t f = 0; f < folds; ++f) {
+            const std::vector<int64_t>& rows = rows_of[f];
+            for (int64_t start = 0; start < int64_t(rows.size()); start += CHUNK) {
+                const int64_t length = std::min<int64_t>(CHUNK, rows.size() - start);
+                team.share(work.packs(), [&](int64_t t) { work.pack(t, rows.data() + start, length, f, weight); });
+                team.share(work.products(), [&](int64_t t) { work.multiply(t, length, f, weight); });
+            }
+        }
+    });
+}
+
+}  // namespace fastprobe

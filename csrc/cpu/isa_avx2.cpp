@@ -1,0 +1,28 @@
+#include "kernels.h"
+
+#if defined(__x86_64__)
+
+#include "target.h"
+BEGIN_TARGET("avx2,fma,f16c")
+
+#define LANES 8
+#define TILE_ROWS 4
+#define TILE_VECTORS 2
+#include "gram_kernels.h"
+
+END_TARGET
+
+namespace fastprobe {
+
+const Kernels* avx2() {
+    static const Kernels kernels{"avx2", false, pack, multiply};
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
+}
+
+}  // namespace fastprobe
+
+#else
+
+const fastprobe::Kernels* fastprobe::avx2() { return nullptr; }
+
+#endif

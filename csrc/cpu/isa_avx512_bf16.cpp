@@ -1,0 +1,45 @@
+#include "kernels.h"
+
+#if defined(__x86_64__)
+
+#include "target.h"
+BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c")
+
+#include <immintrin.h>
+
+#define LANES 16
+#define TILE_ROWS 8
+#define TILE_VECTORS 2
+#define PAIRS
+#include "simd.h"
+
+namespace fastprobe {
+namespace {
+
+INLINE vec add_pairs(vec sum, const float* a, vec b) {
+    int32_t pair;
+    memcpy(&pair, a, 4);
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
+}
+
+}  // namespace
+}  // namespace fastprobe
+
+#include "gram_kernels.h"
+
+END_TARGET
+
+namespace fastprobe {
+
+const Kernels* avx512_bf16() {
+    static const Kernels kernels{"avx512-bf16", true, pack, multiply};
+    return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
+}
+
+}  // namespace fastprobe
+
+#else
+
+const fastprobe::Kernels* fastprobe::avx512_bf16() { return nullptr; }
+
+#endif

@@ -1,0 +1,45 @@
+// The inner loops that are written once and compiled for every instruction set, and the data they work on.
+#pragma once
+
+#include <cstdint>
+
+namespace fastprobe {
+
+constexpr int PANEL = 32;   // columns that are packed side by side
+constexpr int CHAIN = 128;  // tokens added up in one float32 register; tests/native/test_gram.py holds the error it makes
+constexpr int CHUNK = 1024; // tokens added up in float32 before the sum goes to float64
+
+enum class Dtype : int { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+
+// Rows of a column block where they lie; strides count elements.
+struct Rows {
+    const void* data;
+    Dtype dtype;
+    int64_t width;
+    int64_t row_stride;
+    int64_t column_stride;
+};
+
+// A panel holds n rows of PANEL columns, zero where the block has no such column. Either float32, or, of bfloat16 rows,
+// pairs of tokens: element c of pair p is the bits of row 2p in the low half and of row 2p + 1 in the high half.
+struct Kernels {
+    const char* name;
+    bool multiplies_pairs;
+
+    // Copy rows[index[0..n)], columns [column, column + PANEL), less origin (or as they are: nullptr), into a panel.
+    // Adds their sums and squares, in double, to sums[0..PANEL) and squares[0..PANEL) unless those are nullptr.
+    void (*pack)(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
+                 float* panel, double* sums, double* squares);
+
+    // out[r * stride + c] += weight * sum_n a[n][r] b[n][c] for r < height, c < width; n <= CHUNK tokens.
+    void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, double weight, double* out, int64_t stride,
+                     int height, int width);
+};
+
+// nullptr where this build or this processor lacks the instruction set.
+const Kernels* avx512_bf16();
+const Kernels* avx512();
+const Kernels* avx2();
+const Kernels* portable();
+
+}  // namespace fastprobe

@@ -1,0 +1,65 @@
+// The Python door: addresses, strides and shapes in, nothing out. fastprobe.ops has checked them.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "gram.h"
+
+namespace py = pybind11;
+using namespace fastprobe;
+
+namespace {
+
+constexpr const Kernels* (*ALL[])() = {avx512_bf16, avx512, avx2, portable};  // fastest first
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (auto find : ALL)
+        if (const Kernels* kernels = find()) names.push_back(kernels->name);
+    return names;
+}
+
+const Kernels& kernels_named(const std::string& name) {
+    for (auto find : ALL)
+        if (const Kernels* kernels = find(); kernels && name == kernels->name) return *kernels;
+    throw py::value_error(name + " is not an instruction set of this processor");
+}
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// address, dtype, width, row stride, column stride, addresses of origin, sums and squares (0: none)
+using BlockArguments = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
+// left, right, address, fold stride, row stride
+using PairArguments = std::tuple<int, int, uintptr_t, int64_t, int64_t>;
+
+void call_gram(const std::vector<BlockArguments>& block_arguments, const std::vector<PairArguments>& pair_arguments,
+               uintptr_t fold, int64_t n, int64_t folds, double weight, int threads, const std::string& isa) {
+    std::vector<Block> blocks;
+    for (const auto& [data, dtype, width, row_stride, column_stride, origin, sums, squares] : block_arguments)
+        blocks.push_back({{pointer<void>(data), Dtype(dtype), width, row_stride, column_stride},
+                          pointer<float>(origin),
+                          pointer<double>(sums),
+                          pointer<double>(squares)});
+    std::vector<Pair> pairs;
+    for (const auto& [left, right, out, fold_stride, row_stride] : pair_arguments)
+        pairs.push_back({left, right, pointer<double>(out), fold_stride, row_stride});
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    gram(blocks, pairs, pointer<int64_t>(fold), n, folds, weight, threads, kernels);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "Kernels in C++ for a CPU; fastprobe.ops calls them.";
+    m.attr("CHUNK") = CHUNK;
+    m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
+    m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
+          py::arg("weight"), py::arg("threads"), py::arg("isa"));
+}

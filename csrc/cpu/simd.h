@@ -1,0 +1,48 @@
+// Vectors of LANES numbers, which the including file has set. No function here is shared between instruction sets: all
+// sit in an unnamed namespace and nothing of the standard library is called, so that the linker cannot put code for a
+// newer processor where an older one runs it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace fastprobe {
+namespace {
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef double wide __attribute__((vector_size(8 * LANES)));  // a vec's numbers in double
+typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+
+template <class V, class T>
+INLINE V load(const T* from) {
+    V v;
+    memcpy(&v, from, sizeof(V));
+    return v;
+}
+
+template <class V, class T>
+INLINE void store(T* to, V v) {
+    memcpy(to, &v, sizeof(V));
+}
+
+INLINE vec as_float(bits b) { return (vec)b; }
+
+INLINE bits widened(halves h) { return __builtin_convertvector(h, bits); }
+
+INLINE vec from_bfloat16(halves h) { return as_float(widened(h) << 16); }
+
+// The exponent is moved from a bias of 15 to one of 127 by a product, which makes subnormal numbers normal on the way.
+INLINE vec from_float16(halves h) {
+    bits b = widened(h);
+    vec magnitude = as_float((b & 0x7fff) << 13) * 0x1p112f;
+    bits infinite = (bits)((b & 0x7c00) == 0x7c00) & 0x7f800000;  // or not a number
+    return as_float((bits)magnitude | infinite | (b & 0x8000) << 16);
+}
+
+}  // namespace
+}  // namespace fastprobe

@@ -1,0 +1,70 @@
+"""The kernels in C++: whether they were built, and the instruction set they run on."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from fastprobe.errors import BackendError
+
+HOW_TO_BUILD = "with a C++ compiler, `pip install --force-reinstall --no-deps --editable .` in the checkout builds it"
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""What the kernels read, by the number ``csrc/cpu/kernels.h`` gives it."""
+
+_forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)
+
+
+@functools.cache
+def cpu_library() -> ModuleType | None:
+    """``fastprobe._cpu``, or ``None``, with one warning a process, where it was not built."""
+    try:
+        return importlib.import_module("fastprobe._cpu")
+    except ImportError as error:
+        warnings.warn(f"CPU kernels: using torch, because fastprobe._cpu is missing ({error}); {HOW_TO_BUILD}", stacklevel=2)
+        return None
+
+
+def cpu_refuses(tensors: Iterable[Tensor]) -> str | None:
+    """Why the C++ kernels cannot read these rows, or ``None``."""
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"rows are on {tensor.device}, not on a CPU"
+        if tensor.dtype not in DTYPES:
+            return f"{str(tensor.dtype).removeprefix('torch.')} rows are not for the C++ kernels"
+    return None if cpu_library() else f"fastprobe._cpu was not built; {HOW_TO_BUILD}"
+
+
+def instruction_sets() -> list[str]:
+    """What this build and this processor have, fastest first; empty without the C++ kernels."""
+    library = cpu_library()
+    return library.instruction_sets() if library else []
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Inside this context the C++ kernels run on this one: for tests and measurements.
+
+    Raises:
+        BackendError: the build or the processor lacks it.
+    """
+    if name not in instruction_sets():
+        raise BackendError(f"instruction set: {name!r} is not one of {', '.join(instruction_sets()) or 'none'}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def chosen_instruction_set() -> str:
+    """The instruction set that the next call of a C++ kernel runs on."""
+    return _forced.get() or instruction_sets()[0]
