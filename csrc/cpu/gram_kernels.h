@@ -7,75 +7,111 @@
 namespace fastprobe {
 namespace {
 
-// Zeros after what a row has of a panel, so that vectors can be read beyond its end.
+constexpr int AHEAD = 8;  // rows: the next ones lie a row's width apart, too far for the processor to foresee
+
 template <class T>
-INLINE const T* within(const T* from, int64_t stride, int have, T (&copy)[PANEL]) {
+INLINE void prefetch_row(const T* base, const Rows& rows, const int64_t* index, int64_t i, int64_t n) {
+    if (i >= n) return;
+    const char* row = reinterpret_cast<const char*>(base + index[i] * rows.row_stride);
+    __builtin_prefetch(row);
+    if (sizeof(T) * PANEL > 64) __builtin_prefetch(row + 64);
+}
+
+// PANEL numbers side by side: the row's own memory, or a copy with zeros for the columns that it has not.
+template <class T>
+INLINE const T* whole_row(const T* from, int64_t stride, int have, T (&copy)[PANEL]) {
     if (have == PANEL && stride == 1) return from;
     for (int c = 0; c < PANEL; ++c) copy[c] = c < have ? from[c * stride] : T(0);
     return copy;
 }
 
-INLINE void add_moments(vec v, int c, double* sums, double* squares) {
-    wide w = __builtin_convertvector(v, wide);  // in double: squares of trained, dead columns underflow in float32
-    store(sums + c, load<wide>(sums + c) + w);
-    store(squares + c, load<wide>(squares + c) + w * w);
-}
+// Sums and squares of a panel's columns, in registers and in double: squares of dead columns underflow in float32.
+struct Tally {
+    wide sums[PANEL / LANES] = {}, squares[PANEL / LANES] = {};
 
-template <class T, class Widen>
+    INLINE_MEMBER void add(int v, vec values) {
+        const wide w = __builtin_convertvector(values, wide);
+        sums[v] += w;
+        squares[v] += w * w;
+    }
+
+    INLINE_MEMBER void add_to(double* sum, double* square) const {
+        for (int v = 0; v < PANEL / LANES; ++v) {
+            store(sum + v * LANES, load<wide>(sum + v * LANES) + sums[v]);
+            store(square + v * LANES, load<wide>(square + v * LANES) + squares[v]);
+        }
+    }
+};
+
+template <bool TALLIED, class T, class Widen>
 INLINE void pack_floats(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin,
                         float* panel, double* sums, double* squares, Widen widen) {
     typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     const T* base = static_cast<const T*>(rows.data) + column * rows.column_stride;
     const int have = rows.width - column < PANEL ? int(rows.width - column) : PANEL;
-    float zero[PANEL] = {}, shift[PANEL];
-    const float* about = within(origin ? origin + column : zero, 1, origin ? have : PANEL, shift);
+    float shift[PANEL] = {};
+    for (int c = 0; origin && c < have; ++c) shift[c] = origin[column + c];
+    Tally tally;
     for (int64_t i = 0; i < n; ++i, panel += PANEL) {
         T copy[PANEL];
-        if (i + 8 < n) __builtin_prefetch(base + index[i + 8] * rows.row_stride);
-        const T* row = within(base + index[i] * rows.row_stride, rows.column_stride, have, copy);
-        for (int c = 0; c < PANEL; c += LANES) {
-            vec v = widen(load<packed>(row + c)) - load<vec>(about + c);
-            store(panel + c, v);
-            if (sums) add_moments(v, c, sums, squares);
+        prefetch_row(base, rows, index, i + AHEAD, n);
+        const T* row = whole_row(base + index[i] * rows.row_stride, rows.column_stride, have, copy);
+#pragma GCC unroll 8
+        for (int v = 0; v < PANEL / LANES; ++v) {
+            const vec values = widen(load<packed>(row + v * LANES)) - load<vec>(shift + v * LANES);
+            store(panel + v * LANES, values);
+            if (TALLIED) tally.add(v, values);
         }
     }
+    if (TALLIED) tally.add_to(sums, squares);
 }
 
+template <bool TALLIED>
 INLINE void pack_pairs(const Rows& rows, const int64_t* index, int64_t n, int64_t column, float* panel, double* sums,
                        double* squares) {
     const uint16_t* base = static_cast<const uint16_t*>(rows.data) + column * rows.column_stride;
     const int have = rows.width - column < PANEL ? int(rows.width - column) : PANEL;
     const uint16_t nothing[PANEL] = {};
+    Tally tally;
     for (int64_t i = 0; i < n; i += 2, panel += PANEL) {
         uint16_t copies[2][PANEL];
         const uint16_t* row[2] = {nothing, nothing};
         for (int k = 0; k < 2 && i + k < n; ++k) {
-            if (i + k + 8 < n) __builtin_prefetch(base + index[i + k + 8] * rows.row_stride);
-            row[k] = within(base + index[i + k] * rows.row_stride, rows.column_stride, have, copies[k]);
+            prefetch_row(base, rows, index, i + k + AHEAD, n);
+            row[k] = whole_row(base + index[i + k] * rows.row_stride, rows.column_stride, have, copies[k]);
         }
-        for (int c = 0; c < PANEL; c += LANES) {
-            halves first = load<halves>(row[0] + c), second = load<halves>(row[1] + c);
-            store(panel + c, as_float(widened(first) | widened(second) << 16));
-            if (sums) {
-                add_moments(from_bfloat16(first), c, sums, squares);
-                add_moments(from_bfloat16(second), c, sums, squares);
-            }
+#pragma GCC unroll 8
+        for (int v = 0; v < PANEL / LANES; ++v) {
+            const halves first = load<halves>(row[0] + v * LANES), second = load<halves>(row[1] + v * LANES);
+            store(panel + v * LANES, as_float(widened(first) | widened(second) << 16));
+            if (TALLIED) tally.add(v, from_bfloat16(first));
+            if (TALLIED) tally.add(v, from_bfloat16(second));
         }
     }
+    if (TALLIED) tally.add_to(sums, squares);
+}
+
+template <bool TALLIED>
+INLINE void pack_any(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
+                     float* panel, double* sums, double* squares) {
+    if (pairs)
+        pack_pairs<TALLIED>(rows, index, n, column, panel, sums, squares);
+    else if (rows.dtype == Dtype::FLOAT32)
+        pack_floats<TALLIED, float>(rows, index, n, column, origin, panel, sums, squares, [](vec v) { return v; });
+    else if (rows.dtype == Dtype::BFLOAT16)
+        pack_floats<TALLIED, uint16_t>(rows, index, n, column, origin, panel, sums, squares,
+                                       [](halves h) { return from_bfloat16(h); });
+    else
+        pack_floats<TALLIED, uint16_t>(rows, index, n, column, origin, panel, sums, squares,
+                                       [](halves h) { return from_float16(h); });
 }
 
 void pack(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
           float* panel, double* sums, double* squares) {
-    if (pairs)
-        pack_pairs(rows, index, n, column, panel, sums, squares);
-    else if (rows.dtype == Dtype::FLOAT32)
-        pack_floats<float>(rows, index, n, column, origin, panel, sums, squares, [](vec v) { return v; });
-    else if (rows.dtype == Dtype::BFLOAT16)
-        pack_floats<uint16_t>(rows, index, n, column, origin, panel, sums, squares,
-                              [](halves h) { return from_bfloat16(h); });
+    if (sums)
+        pack_any<true>(rows, index, n, column, origin, pairs, panel, sums, squares);
     else
-        pack_floats<uint16_t>(rows, index, n, column, origin, panel, sums, squares,
-                              [](halves h) { return from_float16(h); });
+        pack_any<false>(rows, index, n, column, origin, pairs, panel, sums, squares);
 }
 
 // One register tile, TILE_ROWS by TILE_VECTORS * LANES, over one chain.
@@ -111,6 +147,8 @@ template <bool OF_PAIRS>
 INLINE void multiply_panels(const float* a, const float* b, int64_t n, double weight, double* out, int64_t stride,
                             int height, int width) {
     alignas(64) float total[PANEL * PANEL];
+    for (int r = 0; r < height; ++r)  // sums of many pairs do not stay in a cache from chunk to chunk
+        for (int c = 0; c < width; c += 8) __builtin_prefetch(out + r * stride + c, 1);
     const int64_t steps = OF_PAIRS ? (n + 1) / 2 : n, chain = OF_PAIRS ? CHAIN / 2 : CHAIN;
     for (int64_t t = 0; t < steps; t += chain) {
         const int64_t length = steps - t < chain ? steps - t : chain;

@@ -8,7 +8,8 @@
 
 #include "kernels.h"
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
+#define INLINE static INLINE_MEMBER
 
 namespace fastprobe {
 namespace {
