@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,10 @@ try:
 except ImportError:
     ninja = None
 
-FLAGS = ["-O3", "-g0", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi"]
+# The libgomp that torch brings is in the process already and serves both: its threads are awake when a kernel starts.
+# Apple's compiler has no OpenMP; without it the kernels run on one thread.
+OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
+FLAGS = ["-O3", "-g0", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", *OPENMP]
 
 
 def compile_with_ninja(compiler, sources, output_dir, macros=None, include_dirs=None, debug=False, **options):
@@ -51,7 +55,14 @@ def sources(folder):
 
 setup(
     ext_modules=[
-        Pybind11Extension("fastprobe._cpu", sources("csrc/cpu"), cxx_std=17, extra_compile_args=FLAGS, optional=True),
+        Pybind11Extension(
+            "fastprobe._cpu",
+            sources("csrc/cpu"),
+            cxx_std=17,
+            extra_compile_args=FLAGS,
+            extra_link_args=OPENMP,
+            optional=True,
+        ),
     ],
     cmdclass={"build_ext": Build},
 )

@@ -1,12 +1,10 @@
 #include "gram.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
+#include <optional>
 #include <utility>
 
-#include "team.h"
+#include "memory.h"
 
 namespace fastprobe {
 namespace {
@@ -26,10 +24,6 @@ struct Tiles {  // one right panel against some left ones
 };
 
 constexpr int LEFT_PANELS = 4;  // in one task: small tasks keep many threads busy
-
-struct Free {
-    void operator()(float* memory) const { std::free(memory); }
-};
 
 class Work {
    public:
@@ -112,9 +106,8 @@ class Work {
             if (!floats[p] && !pairs[p]) floats[p] = true;
             size += (floats[p] ? PANEL * CHUNK : 0) + (pairs[p] ? PANEL * CHUNK / 2 : 0);
         }
-        memory_.reset(static_cast<float*>(std::aligned_alloc(64, size_t(size) * sizeof(float))));
-        if (!memory_ && size) throw std::bad_alloc();
-        float* free = memory_.get();
+        memory_.emplace(size);
+        float* free = memory_->get();
         for (size_t p = 0; p < panels_.size(); ++p) {
             if (floats[p]) panels_[p].floats = std::exchange(free, free + PANEL * CHUNK);
             if (pairs[p]) panels_[p].pairs = std::exchange(free, free + PANEL * CHUNK / 2);
@@ -124,7 +117,7 @@ class Work {
     const Kernels& kernels_;
     std::vector<Panel> panels_;
     std::vector<Tiles> tiles_;
-    std::unique_ptr<float, Free> memory_;
+    std::optional<Memory> memory_;
 };
 
 }  // namespace
@@ -136,17 +129,20 @@ void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, cons
         if (fold[i] >= 0) rows_of[fold[i]].push_back(i);
 
     const Work work(blocks, pairs, kernels);
-    Team team(threads);
-    team.run([&](int) {
-        for (int64_t f = 0; f < folds; ++f) {
-            const std::vector<int64_t>& rows = rows_of[f];
-            for (int64_t start = 0; start < int64_t(rows.size()); start += CHUNK) {
-                const int64_t length = std::min<int64_t>(CHUNK, rows.size() - start);
-                team.share(work.packs(), [&](int64_t t) { work.pack(t, rows.data() + start, length, f, weight); });
-                team.share(work.products(), [&](int64_t t) { work.multiply(t, length, f, weight); });
+    for (int64_t f = 0; f < folds; ++f) {
+        const int64_t rows = int64_t(rows_of[f].size());
+        for (int64_t start = 0; start < rows; start += CHUNK) {
+            const int64_t* index = rows_of[f].data() + start;
+            const int64_t length = std::min<int64_t>(CHUNK, rows - start);
+#pragma omp parallel num_threads(threads)
+            {
+#pragma omp for schedule(dynamic)
+                for (int64_t task = 0; task < work.packs(); ++task) work.pack(task, index, length, f, weight);
+#pragma omp for schedule(dynamic)
+                for (int64_t task = 0; task < work.products(); ++task) work.multiply(task, length, f, weight);
             }
         }
-    });
+    }
 }
 
 }  // namespace fastprobe

@@ -1,8 +1,7 @@
-// pack and multiply, for one instruction set. The including file sets LANES, TILE_ROWS, TILE_VECTORS and, where the
-// processor multiplies pairs of bfloat16, PAIRS and add_pairs().
+// pack and multiply, for one instruction set.
 #pragma once
 
-#include "simd.h"
+#include "panels.h"
 
 namespace fastprobe {
 namespace {
@@ -15,14 +14,6 @@ INLINE void prefetch_row(const T* base, const Rows& rows, const int64_t* index, 
     const char* row = reinterpret_cast<const char*>(base + index[i] * rows.row_stride);
     __builtin_prefetch(row);
     if (sizeof(T) * PANEL > 64) __builtin_prefetch(row + 64);
-}
-
-// PANEL numbers side by side: the row's own memory, or a copy with zeros for the columns that it has not.
-template <class T>
-INLINE const T* whole_row(const T* from, int64_t stride, int have, T (&copy)[PANEL]) {
-    if (have == PANEL && stride == 1) return from;
-    for (int c = 0; c < PANEL; ++c) copy[c] = c < have ? from[c * stride] : T(0);
-    return copy;
 }
 
 // Sums and squares of a panel's columns, in registers and in double: squares of dead columns underflow in float32.
@@ -114,47 +105,18 @@ void pack(const Rows& rows, const int64_t* index, int64_t n, int64_t column, con
         pack_any<false>(rows, index, n, column, origin, pairs, panel, sums, squares);
 }
 
-// One register tile, TILE_ROWS by TILE_VECTORS * LANES, over one chain.
-template <bool OF_PAIRS>
-INLINE void add_chain(const float* a, const float* b, int64_t steps, float* total, bool first) {
-    vec sum[TILE_ROWS][TILE_VECTORS] = {};
-    for (int64_t t = 0; t < steps; ++t, a += PANEL, b += PANEL) {
-        vec right[TILE_VECTORS];
-#pragma GCC unroll 8
-        for (int v = 0; v < TILE_VECTORS; ++v) right[v] = load<vec>(b + v * LANES);
-#pragma GCC unroll 16
-        for (int r = 0; r < TILE_ROWS; ++r)
-#pragma GCC unroll 8
-            for (int v = 0; v < TILE_VECTORS; ++v) {
-#ifdef PAIRS
-                if (OF_PAIRS)
-                    sum[r][v] = add_pairs(sum[r][v], a + r, right[v]);
-                else
-#endif
-                    sum[r][v] += a[r] * right[v];
-            }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < TILE_ROWS; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < TILE_VECTORS; ++v) {
-            float* out = total + r * PANEL + v * LANES;
-            store(out, first ? sum[r][v] : load<vec>(out) + sum[r][v]);
-        }
-}
-
-template <bool OF_PAIRS>
+template <Left LEFT>
 INLINE void multiply_panels(const float* a, const float* b, int64_t n, double weight, double* out, int64_t stride,
                             int height, int width) {
-    alignas(64) float total[PANEL * PANEL];
+    alignas(64) float total[PANEL * PANEL] = {};
     for (int r = 0; r < height; ++r)  // sums of many pairs do not stay in a cache from chunk to chunk
         for (int c = 0; c < width; c += 8) __builtin_prefetch(out + r * stride + c, 1);
-    const int64_t steps = OF_PAIRS ? (n + 1) / 2 : n, chain = OF_PAIRS ? CHAIN / 2 : CHAIN;
+    const int64_t of = LEFT == Left::PANEL_OF_PAIRS ? 2 : 1, steps = (n + of - 1) / of, chain = CHAIN / of;
     for (int64_t t = 0; t < steps; t += chain) {
         const int64_t length = steps - t < chain ? steps - t : chain;
         for (int r = 0; r < height; r += TILE_ROWS)
             for (int c = 0; c < width; c += TILE_VECTORS * LANES)
-                add_chain<OF_PAIRS>(a + t * PANEL + r, b + t * PANEL + c, length, total + r * PANEL + c, t == 0);
+                add_chain<LEFT>(a + t * PANEL + r, 0, b + t * PANEL + c, length, total + r * PANEL + c);
     }
     for (int r = 0; r < height; ++r)
         for (int c = 0; c < width; ++c) out[r * stride + c] += weight * total[r * PANEL + c];
@@ -163,9 +125,9 @@ INLINE void multiply_panels(const float* a, const float* b, int64_t n, double we
 void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool pairs, double weight, double* out,
               int64_t stride, int height, int width) {
 #ifdef PAIRS
-    if (pairs) return multiply_panels<true>(a, b, n, weight, out, stride, height, width);
+    if (pairs) return multiply_panels<Left::PANEL_OF_PAIRS>(a, b, n, weight, out, stride, height, width);
 #endif
-    multiply_panels<false>(a, b, n, weight, out, stride, height, width);
+    multiply_panels<Left::PANEL>(a, b, n, weight, out, stride, height, width);
 }
 
 }  // namespace

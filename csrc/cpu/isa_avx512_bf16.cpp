@@ -26,13 +26,14 @@ INLINE vec add_pairs(vec sum, const float* a, vec b) {
 }  // namespace fastprobe
 
 #include "gram_kernels.h"
+#include "score_kernels.h"
 
 END_TARGET
 
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static const Kernels kernels{"avx512-bf16", true, pack, multiply};
+    static const Kernels kernels{"avx512-bf16", true, pack, multiply, score, widen};
     return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
 }
 

@@ -2,11 +2,12 @@
 #define TILE_ROWS 4
 #define TILE_VECTORS 2
 #include "gram_kernels.h"
+#include "score_kernels.h"
 
 namespace fastprobe {
 
 const Kernels* portable() {
-    static const Kernels kernels{"portable", false, pack, multiply};
+    static const Kernels kernels{"portable", false, pack, multiply, score, widen};
     return &kernels;
 }
 

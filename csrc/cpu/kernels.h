@@ -20,6 +20,11 @@ struct Rows {
     int64_t column_stride;
 };
 
+// Four sums for every row of y, p being what predicts it: of p y, p^2, y^2 and (y - p)^2.
+struct RowSums {
+    float *dot, *p_squares, *y_squares, *error;
+};
+
 // A panel holds n rows of PANEL columns, zero where the block has no such column. Either float32, or, of bfloat16 rows,
 // pairs of tokens: element c of pair p is the bits of row 2p in the low half and of row 2p + 1 in the high half.
 struct Kernels {
@@ -34,6 +39,14 @@ struct Kernels {
     // out[r * stride + c] += weight * sum_n a[n][r] b[n][c] for r < height, c < width; n <= CHUNK tokens.
     void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, double weight, double* out, int64_t stride,
                      int height, int width);
+
+    // Score p = x weights + bias against rows [row, row + height) of y. x holds these rows, dense, with zeros up to PANEL
+    // of them; weights are y.width columns in panels of depth rows, bias is as wide as the panels.
+    void (*score)(const float* x, int64_t depth, const float* weights, const float* bias,
+                  const Rows& y, int64_t row, int height, RowSums out);
+
+    // Copy or widen rows [row, row + height) into a (height, width) matrix of floats.
+    void (*widen)(const Rows& rows, int64_t row, int height, float* out);
 };
 
 // nullptr where this build or this processor lacks the instruction set.

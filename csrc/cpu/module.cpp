@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gram.h"
+#include "score.h"
 
 namespace py = pybind11;
 using namespace fastprobe;
@@ -33,25 +34,39 @@ T* pointer(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// address, dtype, width, row stride, column stride, addresses of origin, sums and squares (0: none)
-using BlockArguments = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t, uintptr_t, uintptr_t, uintptr_t>;
+// address, dtype, width, row stride, column stride
+using RowsArguments = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t>;
+
+Rows rows_of(const RowsArguments& arguments) {
+    const auto& [data, dtype, width, row_stride, column_stride] = arguments;
+    return {pointer<void>(data), Dtype(dtype), width, row_stride, column_stride};
+}
+
+// rows, and the addresses of origin, sums and squares (0: none)
+using BlockArguments = std::tuple<RowsArguments, uintptr_t, uintptr_t, uintptr_t>;
 // left, right, address, fold stride, row stride
 using PairArguments = std::tuple<int, int, uintptr_t, int64_t, int64_t>;
 
 void call_gram(const std::vector<BlockArguments>& block_arguments, const std::vector<PairArguments>& pair_arguments,
                uintptr_t fold, int64_t n, int64_t folds, double weight, int threads, const std::string& isa) {
     std::vector<Block> blocks;
-    for (const auto& [data, dtype, width, row_stride, column_stride, origin, sums, squares] : block_arguments)
-        blocks.push_back({{pointer<void>(data), Dtype(dtype), width, row_stride, column_stride},
-                          pointer<float>(origin),
-                          pointer<double>(sums),
-                          pointer<double>(squares)});
+    for (const auto& [rows, origin, sums, squares] : block_arguments)
+        blocks.push_back({rows_of(rows), pointer<float>(origin), pointer<double>(sums), pointer<double>(squares)});
     std::vector<Pair> pairs;
     for (const auto& [left, right, out, fold_stride, row_stride] : pair_arguments)
         pairs.push_back({left, right, pointer<double>(out), fold_stride, row_stride});
     const Kernels& kernels = kernels_named(isa);
     py::gil_scoped_release release;
     gram(blocks, pairs, pointer<int64_t>(fold), n, folds, weight, threads, kernels);
+}
+
+void call_score(const RowsArguments& x, uintptr_t coef, uintptr_t intercept, const RowsArguments& y, int64_t n,
+                uintptr_t out, int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    float* sums = pointer<float>(out);
+    py::gil_scoped_release release;
+    score(rows_of(x), pointer<float>(coef), pointer<float>(intercept), rows_of(y), n,
+          {sums, sums + n, sums + 2 * n, sums + 3 * n}, threads, kernels);
 }
 
 }  // namespace
@@ -62,4 +77,6 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
+    m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),
+          py::arg("out"), py::arg("threads"), py::arg("isa"));
 }

@@ -45,5 +45,11 @@ INLINE vec from_float16(halves h) {
     return as_float((bits)magnitude | infinite | (b & 0x8000) << 16);
 }
 
+INLINE float sum_of(vec v) {
+    double sum = 0;
+    for (int lane = 0; lane < LANES; ++lane) sum += v[lane];
+    return float(sum);
+}
+
 }  // namespace
 }  // namespace fastprobe

@@ -43,6 +43,11 @@ def cpu_refuses(tensors: Iterable[Tensor]) -> str | None:
     return None if cpu_library() else f"fastprobe._cpu was not built; {HOW_TO_BUILD}"
 
 
+def rows_argument(rows: Tensor) -> tuple[int, int, int, int, int]:
+    """A matrix as the kernels take it: address, dtype, width, row stride, column stride."""
+    return (rows.data_ptr(), DTYPES[rows.dtype], rows.shape[1], *rows.stride())
+
+
 def instruction_sets() -> list[str]:
     """What this build and this processor have, fastest first; empty without the C++ kernels."""
     library = cpu_library()

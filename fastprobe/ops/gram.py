@@ -211,7 +211,7 @@ def _cpu(
     fold = fold.contiguous()
     _native.cpu_library().gram(
         blocks=[
-            (block.data_ptr(), _native.DTYPES[block.dtype], block.shape[1], *block.stride(), *map(_address, sums_of))
+            (_native.rows_argument(block), *map(_address, sums_of))
             for block, *sums_of in zip(rows, about, sums, squares, strict=True)
         ],
         pairs=[

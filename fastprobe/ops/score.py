@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
+from fastprobe.ops import _native
 from fastprobe.ops._operation import operation
 from fastprobe.ops._platform import matmul
 
@@ -65,4 +66,26 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor) -> RowScores:
         out[1, here] = torch.linalg.vector_norm(p, dim=1).square_()
         out[2, here] = torch.linalg.vector_norm(target, dim=1).square_()
         out[3, here] = torch.linalg.vector_norm(p.sub_(target), dim=1).square_()
+    return RowScores(*out)
+
+
+def _cpu_refuses(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor) -> str | None:
+    return _native.cpu_refuses((x, y))
+
+
+@score.register("cpu", unless=_cpu_refuses)
+def _cpu(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor) -> RowScores:
+    """``csrc/cpu/score.cpp``: a block of rows at a time; what it predicts stays in a cache."""
+    out = torch.empty(4, len(x), dtype=torch.float32)
+    coef, intercept = coef.float().contiguous(), intercept.float().contiguous()  # kept here while C++ reads them
+    _native.cpu_library().score(
+        x=_native.rows_argument(x),
+        coef=coef.data_ptr(),
+        intercept=intercept.data_ptr(),
+        y=_native.rows_argument(y),
+        n=len(x),
+        out=out.data_ptr(),
+        threads=torch.get_num_threads(),
+        isa=_native.chosen_instruction_set(),
+    )
     return RowScores(*out)

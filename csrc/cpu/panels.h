@@ -1,0 +1,53 @@
+// What the operations share: reading rows of any layout, and the product of two panels over one chain. The including
+// file sets LANES, TILE_ROWS, TILE_VECTORS and, where the processor multiplies pairs of bfloat16, PAIRS and add_pairs().
+#pragma once
+
+#include "simd.h"
+
+namespace fastprobe {
+namespace {
+
+// PANEL numbers side by side: the row's own memory, or a copy with zeros for the columns that it has not.
+template <class T>
+INLINE const T* whole_row(const T* from, int64_t stride, int have, T (&copy)[PANEL]) {
+    if (have == PANEL && stride == 1) return from;
+    for (int c = 0; c < PANEL; ++c) copy[c] = c < have ? from[c * stride] : T(0);
+    return copy;
+}
+
+enum class Left { PANEL, ROWS, PANEL_OF_PAIRS };
+
+// total += a^T b over one chain, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns; b and total are
+// panels. Of a panel number r of step t lies at a[t * PANEL + r], of rows at a[r * depth + t]. A function of its own,
+// so that the registers are all for the sums: inlined, gcc 12 keeps a vector of b on the stack.
+template <Left LEFT>
+__attribute__((noinline)) void add_chain(const float* a, int64_t depth, const float* b, int64_t steps, float* total) {
+    const int64_t row = LEFT == Left::ROWS ? depth : 1, step = LEFT == Left::ROWS ? 1 : PANEL;
+    vec sum[TILE_ROWS][TILE_VECTORS] = {};
+    for (int64_t t = 0; t < steps; ++t, a += step, b += PANEL) {
+        vec right[TILE_VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < TILE_VECTORS; ++v) right[v] = load<vec>(b + v * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < TILE_ROWS; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < TILE_VECTORS; ++v) {
+#ifdef PAIRS
+                if (LEFT == Left::PANEL_OF_PAIRS)
+                    sum[r][v] = add_pairs(sum[r][v], a + r * row, right[v]);
+                else
+#endif
+                    sum[r][v] += a[r * row] * right[v];
+            }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < TILE_ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < TILE_VECTORS; ++v) {
+            float* out = total + r * PANEL + v * LANES;
+            store(out, load<vec>(out) + sum[r][v]);
+        }
+}
+
+}  // namespace
+}  // namespace fastprobe
