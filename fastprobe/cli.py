@@ -22,7 +22,7 @@ from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
 from fastprobe.points import parse_range
 from fastprobe.tables import identities_table, linearity_table
-from fastprobe.text import DEMO
+from fastprobe.text import DEMO, default_batch_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
@@ -78,7 +78,8 @@ def linearity(
     started = time.perf_counter()
     loaded, tokenizer = load_model(model, dtype, device)
     source, named = load_text(text or [], dataset, split)
-    size = None if batch_size == "auto" else _integer("--batch-size", batch_size)
+    automatic = default_batch_size(max_seq_len, loaded.device.type)
+    size = automatic if batch_size == "auto" else _integer("--batch-size", batch_size)
     batches = fp.token_batches(
         source, tokenizer, tokens=parse_count(tokens), max_seq_len=max_seq_len, batch_size=size, text_column=text_column
     )

@@ -17,6 +17,10 @@ from fastprobe.errors import InputError
 PIECE = 1 << 16
 """Characters of a text file that are tokenised at a time; a piece ends at a line's end."""
 
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+"""Tokens a batch where the user does not say: on a CPU few enough that activations come from memory that is in use
+already (blocks over 32 MB are fresh pages every time: benchmarks/NOTES.md), elsewhere enough to keep a GPU busy."""
+
 
 class TokenBatches:
     """Text as batches of token ids, made as they are asked for; can be gone through any number of times.
@@ -98,17 +102,22 @@ def token_batches(
         tokenizer: a Hugging Face tokenizer.
         tokens: stop when this many tokens have come, special tokens included.
         max_seq_len: longest sequence, special tokens included.
-        batch_size: sequences a batch; by default as many as make 8,192 tokens.
+        batch_size: sequences a batch; by default :func:`default_batch_size` for a CPU.
         text_column: where the text of a ``.jsonl`` line or a dataset's row is.
 
     Raises:
         InputError: a size is out of range, now; or there is no text, a file is not UTF-8 or a row has no text, when
             the batches are gone through.
     """
-    batch_size = max(1, 8192 // max_seq_len) if batch_size is None else batch_size
+    batch_size = default_batch_size(max_seq_len) if batch_size is None else batch_size
     return TokenBatches(
         text, tokenizer, tokens=tokens, max_seq_len=max_seq_len, batch_size=batch_size, text_column=text_column
     )
+
+
+def default_batch_size(max_seq_len: int, device: str = "cpu") -> int:
+    """Sequences a batch where the user does not say, by the type of the device that the model is on."""
+    return max(1, BATCH_TOKENS.get(device, BATCH_TOKENS["cuda"]) // max(1, max_seq_len))
 
 
 def documents(text: Any, column: str = "text") -> Iterator[Iterable[str]]:
