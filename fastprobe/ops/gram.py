@@ -181,10 +181,7 @@ def _cpu_refuses(
     sums: Sequence[Tensor | None],
     squares: Sequence[Tensor | None],
     rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
+    *_: object,
     weight: float = 1.0,
 ) -> str | None:
     if any(gram.stride(2) != 1 for gram in grams):
