@@ -33,10 +33,10 @@ compile: $(VENV)/dev
 # Leaks are not looked for: Python itself has some.
 SANITIZED = $(BIN)/python -m pytest tests/native/test_cpu.py tests/ops
 sanitize: $(VENV)/dev
-	CFLAGS="-fsanitize=address -fno-omit-frame-pointer" LDFLAGS="-fsanitize=address" \
+	CXXFLAGS="-fsanitize=address -fno-omit-frame-pointer" LDFLAGS="-fsanitize=address" \
 		$(BIN)/python setup.py --quiet build_ext --inplace --build-temp build/address
 	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 $(SANITIZED)
-	CFLAGS="-fsanitize=undefined -fno-sanitize-recover=undefined" LDFLAGS="-fsanitize=undefined" \
+	CXXFLAGS="-fsanitize=undefined -fno-sanitize-recover=undefined" LDFLAGS="-fsanitize=undefined" \
 		$(BIN)/python setup.py --quiet build_ext --inplace --build-temp build/undefined
 	$(SANITIZED)
 	$(MAKE) compile

@@ -1,5 +1,9 @@
-"""Build fastprobe._cpu from csrc/cpu where a C++ compiler is; without one the package installs and runs on torch."""
+"""Build fastprobe._cpu from csrc/cpu where a C++ compiler is; without one the package installs and runs on torch.
 
+``FASTPROBE_BUILD=none`` leaves it out.
+"""
+
+import os
 import shlex
 import subprocess
 import sys
@@ -53,16 +57,16 @@ def sources(folder):
     return sorted(str(path) for path in Path(folder).glob("*.cpp"))
 
 
+CPU = Pybind11Extension(
+    "fastprobe._cpu",
+    sources("csrc/cpu"),
+    cxx_std=17,
+    extra_compile_args=FLAGS,
+    extra_link_args=OPENMP,
+    optional=True,
+)
+
 setup(
-    ext_modules=[
-        Pybind11Extension(
-            "fastprobe._cpu",
-            sources("csrc/cpu"),
-            cxx_std=17,
-            extra_compile_args=FLAGS,
-            extra_link_args=OPENMP,
-            optional=True,
-        ),
-    ],
+    ext_modules=[] if os.environ.get("FASTPROBE_BUILD") == "none" else [CPU],
     cmdclass={"build_ext": Build},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,6 +209,7 @@ def _dumps(document: Any) -> str:
 
 def main() -> None:
     """Run a command; every expected failure is one line on standard error and an exit code."""
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # one line, without the line of code
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:

@@ -1,5 +1,7 @@
-"""``kernels/`` installs as ``fastprobe.kernels`` and never as ``kernels``: as a wheel, from source, and editable."""
+"""How the package installs: ``kernels/`` only ever as ``fastprobe.kernels``, and the C++ kernels where they can be built."""
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,16 +18,30 @@ print(fastprobe.kernels.probe.ANSWER, kernels.WHOSE, importlib.metadata.version(
 """
 
 
-def run(*command, cwd):
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+NATIVE = """
+import fastprobe.ops
+print(fastprobe.ops.instruction_sets(), fastprobe.ops.instruction_sets())
+"""
+
+
+def run(*command, cwd, **environment):
+    return run_both(*command, cwd=cwd, **environment)[0]
+
+
+def run_both(*command, cwd, **environment):
+    """What a command that succeeds prints to standard output and to standard error."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=os.environ | environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of the repository with a kernel file of its own, links kept as links."""
-    copy = tmp_path_factory.mktemp("checkout")
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the repository with a kernel file of its own and nothing built, links kept as links."""
+    copy = tmp_path / "checkout"
+    copy.mkdir()
     tracked = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT)
     run("cp", "-P", "--parents", *filter(None, tracked.split("\0")), copy, cwd=ROOT)
     (copy / "kernels" / "probe.py").write_text("ANSWER = 42\n")
@@ -44,29 +60,55 @@ def environment(tmp_path):
     return python
 
 
-def install_wheel(python, checkout, folder):
-    run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, checkout, cwd=folder)
+INSTALL = ("-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall")
+
+
+def install_wheel(python, checkout, folder, **environment):
+    run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, checkout, cwd=folder, **environment)
     (wheel,) = folder.glob("fastprobe-*.whl")
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel, cwd=folder)
+    run(python, *INSTALL, wheel, cwd=folder)
 
 
-def install_source(python, checkout, folder):
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", checkout, cwd=folder)
+def install_source(python, checkout, folder, **environment):
+    run(python, *INSTALL, checkout, cwd=folder, **environment)
 
 
-def install_editable(python, checkout, folder):
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", "-e", checkout, cwd=folder)
+def install_editable(python, checkout, folder, **environment):
+    run(python, *INSTALL, "-e", checkout, cwd=folder, **environment)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("install", [install_wheel, install_source, install_editable])
 @pytest.mark.parametrize("where", ["elsewhere", "repository"])
 def test_kernels_are_ours_under_our_name_only(install, where, environment, checkout, tmp_path):
-    install(environment, checkout, tmp_path)
+    install(environment, checkout, tmp_path, FASTPROBE_BUILD="none")
 
     printed = run(environment, "-c", CHECK, cwd=tmp_path if where == "elsewhere" else checkout)
 
     assert printed.split() == ["42", "theirs", "True"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_a_wheel_carries_the_cpu_kernels(environment, checkout, tmp_path):
+    install_wheel(environment, checkout, tmp_path)
+
+    printed, said = run_both(environment, "-c", NATIVE, cwd=tmp_path)
+
+    assert "portable" in printed
+    assert not said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("install", [install_source, install_editable])
+def test_without_a_compiler_one_line_says_how_to_build(install, environment, checkout, tmp_path):
+    install(environment, checkout, tmp_path, CXX="/bin/false", CC="/bin/false")
+
+    printed, said = run_both(environment, "-c", NATIVE, cwd=tmp_path)
+
+    assert printed.split() == ["[]", "[]"]
+    (line,) = [line for line in said.splitlines() if "fastprobe" in line]
+    assert "pip install --force-reinstall --no-deps --editable ." in line
 
 
 @pytest.mark.slow
