@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import platform
 import sys
 import time
 import warnings
@@ -13,8 +14,10 @@ import torch
 import transformers
 import typer
 from rich.console import Console
+from tqdm import tqdm
 
 import fastprobe as fp
+from fastprobe.bench import cpu as bench_cpu
 from fastprobe.checkpoint import FILE, Checkpoint
 from fastprobe.errors import FastprobeError, InputError, NumericalError
 from fastprobe.loading import load_model, load_text, parse_count
@@ -22,7 +25,7 @@ from fastprobe.merging import merge_scans
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
 from fastprobe.points import parse_range
-from fastprobe.tables import identities_table, linearity_table
+from fastprobe.tables import bench_table, identities_table, linearity_table
 from fastprobe.text import DEMO, default_batch_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -174,6 +177,22 @@ def merge(
 ) -> None:
     """Add the moments of several scans up and score their sum. Columns that need the tokens stay empty."""
     _finish(merge_scans(folders, fp.LeastSquares(alpha=alpha)), out, json, quiet)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="What to time: cpu, the C++ kernels.")] = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How close the kernels come to what this machine can do."""
+    if name != "cpu":
+        raise InputError(f"bench: {name!r} is not one of cpu")
+    rows = list(tqdm(bench_cpu(), unit=" rows", leave=False, disable=quiet))
+    if json:
+        typer.echo(_dumps({"device": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "rows": rows}))
+    else:
+        stdout.print(bench_table(rows))
 
 
 def _finish(scan: fp.LinearityScan, out: Path, json: bool, quiet: bool, moments: bool = True) -> None:

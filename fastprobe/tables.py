@@ -64,3 +64,25 @@ def identities_table(identities: tuple[Identity, ...]) -> Table:
     for i in identities:
         table.add_row(str(i.layer), i.equation, f"{i.error:.1e}", f"{i.tolerance:.0e}", "holds" if i.holds else "FAILS")
     return table
+
+
+def bench_table(rows: list[dict[str, Any]]) -> Table:
+    """One line a kernel, width, dtype and instruction set."""
+    table = _table()
+    for header in ("operation", "width", "dtype", "instructions"):
+        table.add_column(header, no_wrap=True)
+    for header in ("GF/s", "peak", "of peak", "x torch", "error"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["operation"],
+            str(row["width"]),
+            row["dtype"],
+            row["instruction_set"],
+            f"{row['gflops']:.0f}",
+            f"{row['peak_gflops']:.0f}",
+            f"{row['of_peak']:.2f}",
+            f"{row['times_torch']:.2f}",
+            f"{row['error']:.0e}",
+        )
+    return table

@@ -21,7 +21,7 @@ FLOORS = [
     {"scores"},
     {"fit", "models", "sample", "text", "results"},
     {"scan", "figures"},
-    {"passes", "checkpoint", "loading", "testing", "tables"},
+    {"passes", "checkpoint", "loading", "testing", "tables", "bench"},
     {"linearity"},
     {"merging"},
     {"__init__"},

@@ -9,6 +9,7 @@ BEGIN_TARGET("avx2,fma,f16c")
 #define TILE_ROWS 4
 #define TILE_VECTORS 2
 #include "gram_kernels.h"
+#include "peak_kernels.h"
 #include "score_kernels.h"
 
 END_TARGET
@@ -16,7 +17,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx2() {
-    static const Kernels kernels{"avx2", false, pack, multiply, score, widen};
+    static const Kernels kernels{"avx2", false, pack, multiply, score, widen, burn};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

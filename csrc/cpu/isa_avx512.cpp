@@ -9,6 +9,7 @@ BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
 #define TILE_ROWS 8
 #define TILE_VECTORS 2
 #include "gram_kernels.h"
+#include "peak_kernels.h"
 #include "score_kernels.h"
 
 END_TARGET
@@ -16,7 +17,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512() {
-    static const Kernels kernels{"avx512", false, pack, multiply, score, widen};
+    static const Kernels kernels{"avx512", false, pack, multiply, score, widen, burn};
     const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     return runs && avx2() ? &kernels : nullptr;

@@ -26,6 +26,7 @@ INLINE vec add_pairs(vec sum, const float* a, vec b) {
 }  // namespace fastprobe
 
 #include "gram_kernels.h"
+#include "peak_kernels.h"
 #include "score_kernels.h"
 
 END_TARGET
@@ -33,7 +34,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static const Kernels kernels{"avx512-bf16", true, pack, multiply, score, widen};
+    static const Kernels kernels{"avx512-bf16", true, pack, multiply, score, widen, burn};
     return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
 }
 

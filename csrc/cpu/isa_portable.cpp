@@ -2,12 +2,13 @@
 #define TILE_ROWS 4
 #define TILE_VECTORS 2
 #include "gram_kernels.h"
+#include "peak_kernels.h"
 #include "score_kernels.h"
 
 namespace fastprobe {
 
 const Kernels* portable() {
-    static const Kernels kernels{"portable", false, pack, multiply, score, widen};
+    static const Kernels kernels{"portable", false, pack, multiply, score, widen, burn};
     return &kernels;
 }
 

@@ -47,6 +47,9 @@ struct Kernels {
 
     // Copy or widen rows [row, row + height) into a (height, width) matrix of floats.
     void (*widen)(const Rows& rows, int64_t row, int height, float* out);
+
+    // Multiply-adds in registers, of float32 or of pairs of bfloat16; returns the floating-point operations done.
+    int64_t (*burn)(int64_t steps, bool pairs);
 };
 
 // nullptr where this build or this processor lacks the instruction set.

@@ -69,6 +69,15 @@ void call_score(const RowsArguments& x, uintptr_t coef, uintptr_t intercept, con
           {sums, sums + n, sums + 2 * n, sums + 3 * n}, threads, kernels);
 }
 
+int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    int64_t operations = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : operations)
+    operations += kernels.burn(steps, pairs);
+    return operations;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -79,4 +88,5 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
     m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),
           py::arg("out"), py::arg("threads"), py::arg("isa"));
+    m.def("burn", &call_burn, py::arg("steps"), py::arg("pairs"), py::arg("threads"), py::arg("isa"));
 }

@@ -2,6 +2,7 @@
 
 from fastprobe.ops._native import instruction_set as instruction_set
 from fastprobe.ops._native import instruction_sets as instruction_sets
+from fastprobe.ops._native import peak_operations as peak_operations
 from fastprobe.ops._operation import BACKENDS as BACKENDS
 from fastprobe.ops._platform import FastLinear as FastLinear
 from fastprobe.ops._platform import matmul as matmul

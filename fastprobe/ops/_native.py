@@ -73,3 +73,16 @@ def instruction_set(name: str) -> Iterator[None]:
 def chosen_instruction_set() -> str:
     """The instruction set that the next call of a C++ kernel runs on."""
     return _forced.get() or instruction_sets()[0]
+
+
+def peak_operations(steps: int, pairs: bool) -> int:
+    """Keep the multiply-add units of as many cores as torch has threads busy, and nothing else.
+
+    Args:
+        steps: how long; a step is 12 multiply-adds of whole registers a thread.
+        pairs: of pairs of bfloat16 where the instruction set has them, else of float32.
+
+    Returns:
+        The floating-point operations done: over the seconds it took, the peak of this machine.
+    """
+    return cpu_library().burn(steps, pairs, torch.get_num_threads(), chosen_instruction_set())
