@@ -51,7 +51,9 @@ def cpu(rounds: int = ROUNDS, tokens: int = TOKENS) -> Iterator[dict[str, Any]]:
     for isa, dtype, width in cases:
         for operation, make in (("gram_", _gram), ("score", _score)):
             with instruction_set(isa):
-                row = _measured(make(tokens, width, dtype), pairs=make is _gram and dtype == torch.bfloat16, rounds=rounds)
+                row = _measured(
+                    make(tokens, width, dtype), pairs=make is _gram and dtype == torch.bfloat16, rounds=rounds
+                )
             yield {
                 "operation": operation,
                 "width": width,

@@ -190,7 +190,11 @@ def bench(
         raise InputError(f"bench: {name!r} is not one of cpu")
     rows = list(tqdm(bench_cpu(), unit=" rows", leave=False, disable=quiet))
     if json:
-        typer.echo(_dumps({"device": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "rows": rows}))
+        typer.echo(
+            _dumps(
+                {"device": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "rows": rows}
+            )
+        )
     else:
         stdout.print(bench_table(rows))
 

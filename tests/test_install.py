@@ -1,4 +1,4 @@
-"""How the package installs: ``kernels/`` only ever as ``fastprobe.kernels``, and the C++ kernels where they can be built."""
+"""The install: ``kernels/`` only ever as ``fastprobe.kernels``, the C++ kernels where they can be built."""
 
 import os
 import shutil

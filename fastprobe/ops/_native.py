@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ _forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)
 
 
 @functools.cache
-def cpu_library() -> ModuleType | None:
+def cpu_library() -> Any:
     """``fastprobe._cpu``, or ``None``, with one warning a process, where it was not built."""
     try:
         return importlib.import_module("fastprobe._cpu")
     except ImportError as error:
-        warnings.warn(f"CPU kernels: using torch, because fastprobe._cpu is missing ({error}); {HOW_TO_BUILD}", stacklevel=2)
+        warnings.warn(
+            f"CPU kernels: using torch, because fastprobe._cpu is missing ({error}); {HOW_TO_BUILD}", stacklevel=2
+        )
         return None
 
 
@@ -45,7 +47,7 @@ def cpu_refuses(tensors: Iterable[Tensor]) -> str | None:
 
 def rows_argument(rows: Tensor) -> tuple[int, int, int, int, int]:
     """A matrix as the kernels take it: address, dtype, width, row stride, column stride."""
-    return (rows.data_ptr(), DTYPES[rows.dtype], rows.shape[1], *rows.stride())
+    return rows.data_ptr(), DTYPES[rows.dtype], rows.shape[1], rows.stride(0), rows.stride(1)
 
 
 def instruction_sets() -> list[str]:

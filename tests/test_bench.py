@@ -1,0 +1,33 @@
+"""``fastprobe bench``: every row names what it is, and carries its error."""
+
+import json
+
+import pytest
+
+from fastprobe import bench, cli
+from fastprobe.errors import BackendError
+from fastprobe.ops import instruction_sets
+
+
+@pytest.mark.skipif(not instruction_sets(), reason="fastprobe._cpu was not built")
+def test_rows_carry_rates_and_errors(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "bench_cpu", lambda: bench.cpu(rounds=1, tokens=200))
+    monkeypatch.setattr("sys.argv", ["fastprobe", "bench", "cpu", "--json", "--quiet"])
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+
+    assert not stopped.value.code
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["operation"] for row in rows} == {"gram_", "score"}
+    assert {row["instruction_set"] for row in rows} == set(instruction_sets())
+    assert all(row["error"] <= 1e-6 for row in rows)
+    assert all(0 < row["of_peak"] <= 1.5 and row["times_torch"] > 0 for row in rows)  # at 200 rows: any rate will do
+
+
+def test_without_the_kernels_one_line_says_why(monkeypatch):
+    monkeypatch.setattr("fastprobe.bench.instruction_sets", list)
+    monkeypatch.setattr("fastprobe.ops._native.cpu_library", lambda: None)
+
+    with pytest.raises(BackendError, match=r"bench cpu: fastprobe._cpu was not built; with a C\+\+ compiler"):
+        next(bench.cpu())
