@@ -6,7 +6,7 @@
 namespace fastprobe {
 namespace {
 
-constexpr int AHEAD = 8;  // rows: the next ones lie a row's width apart, too far for the processor to foresee
+constexpr int AHEAD = 16;  // rows: the next ones lie a row's width apart, too far for the processor to foresee
 
 template <class T>
 INLINE void prefetch_row(const T* base, const Rows& rows, const int64_t* index, int64_t i, int64_t n) {
