@@ -21,7 +21,7 @@ from torch import Tensor
 from fastprobe.errors import InputError, NumericalError, ShapeError
 from fastprobe.files import replacing
 from fastprobe.moment_plan import MomentPlan, Stage
-from fastprobe.ops import FLUSH, gram_
+from fastprobe.ops import UnitSum, gram_, unit_sum
 
 
 class Moments:
@@ -95,7 +95,7 @@ class Moments:
             return
         if int(fold.max()) >= self.plan.folds:
             raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {int(fold.max())}")
-        units = {block: _unit_sum(block, rows[block], valid) for block in stage.fresh}
+        units = {block: _unit_sum(block, rows[block], valid, backend) for block in stage.fresh}
         blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
         with torch.autocast(fold.device.type, enabled=False):
             for block in blocks:
@@ -113,8 +113,8 @@ class Moments:
             self.backend = gram_.choose(*arguments, backend=backend)
             gram_.on(self.backend)(*arguments, weight=weight)
         for block in self.units.keys() & units.keys():
-            self.units[block].add_(units[block][0], alpha=weight)
-            self.unit_counts[block].add_(units[block][1], alpha=weight)
+            self.units[block].add_(units[block].total, alpha=weight)
+            self.unit_counts[block].add_(units[block].count, alpha=weight)
         self._whole.difference_update(x for x, y in stage.pairs if x == y)
         self.dtype = _coarsest(self.dtype, *(str(rows[block].dtype).removeprefix("torch.") for block in blocks))
         if stage.first:
@@ -291,28 +291,17 @@ def _plan_from_json(plan: dict[str, Any]) -> MomentPlan:
     return MomentPlan(plan["widths"], pairs["pairs"], pairs["pooled"], tuple(plan["cones"]), parts, plan["folds"])
 
 
-def _unit_sum(block: str, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the rows that count, each over its norm, (width,), and how many had a norm.
+def _unit_sum(block: str, rows: Tensor, valid: Tensor, backend: str) -> UnitSum:
+    """The sum of the rows that count, each over its norm.
 
     Raises:
         NumericalError: one of them is not finite.
     """
-    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    count = torch.zeros((), dtype=torch.int64, device=rows.device)
-    finite = torch.ones((), dtype=torch.bool, device=rows.device)
-    for part, counts in zip(rows.split(FLUSH), valid.split(FLUSH), strict=True):  # few enough to be in a cache twice
-        norms = torch.linalg.vector_norm(part, dim=1, dtype=wide)
-        fine = norms.isfinite()
-        finite &= (fine | ~counts).all()
-        inverse = torch.where(counts & fine & (norms > 0), 1 / norms, torch.zeros_like(norms))
-        if not fine.all():  # 0 times what padding may hold is not 0
-            part = part.nan_to_num(0.0, 0.0, 0.0)
-        total += (inverse[None] @ part.to(wide))[0]
-        count += (inverse > 0).sum()
-    if not finite:
+    summed = unit_sum(rows, valid, backend=backend)
+    if not summed.finite:
+        wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
         raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
-    return total, count
+    return summed
 
 
 def _origin(rows: Tensor, valid: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ BEGIN_TARGET("avx2,fma,f16c")
 #include "gram_kernels.h"
 #include "peak_kernels.h"
 #include "score_kernels.h"
+#include "unit_sum_kernels.h"
 
 END_TARGET
 
 namespace fastprobe {
 
 const Kernels* avx2() {
-    static const Kernels kernels{"avx2", false, pack, multiply, score, widen, burn};
+    static const Kernels kernels{"avx2", false, pack, multiply, score, widen, unit_sum, burn};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

@@ -11,13 +11,14 @@ BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
 #include "gram_kernels.h"
 #include "peak_kernels.h"
 #include "score_kernels.h"
+#include "unit_sum_kernels.h"
 
 END_TARGET
 
 namespace fastprobe {
 
 const Kernels* avx512() {
-    static const Kernels kernels{"avx512", false, pack, multiply, score, widen, burn};
+    static const Kernels kernels{"avx512", false, pack, multiply, score, widen, unit_sum, burn};
     const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     return runs && avx2() ? &kernels : nullptr;

@@ -28,13 +28,14 @@ INLINE vec add_pairs(vec sum, const float* a, vec b) {
 #include "gram_kernels.h"
 #include "peak_kernels.h"
 #include "score_kernels.h"
+#include "unit_sum_kernels.h"
 
 END_TARGET
 
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static const Kernels kernels{"avx512-bf16", true, pack, multiply, score, widen, burn};
+    static const Kernels kernels{"avx512-bf16", true, pack, multiply, score, widen, unit_sum, burn};
     return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
 }
 

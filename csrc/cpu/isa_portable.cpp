@@ -4,11 +4,12 @@
 #include "gram_kernels.h"
 #include "peak_kernels.h"
 #include "score_kernels.h"
+#include "unit_sum_kernels.h"
 
 namespace fastprobe {
 
 const Kernels* portable() {
-    static const Kernels kernels{"portable", false, pack, multiply, score, widen, burn};
+    static const Kernels kernels{"portable", false, pack, multiply, score, widen, unit_sum, burn};
     return &kernels;
 }
 

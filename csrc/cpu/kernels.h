@@ -48,6 +48,10 @@ struct Kernels {
     // Copy or widen rows [row, row + height) into a (height, width) matrix of floats.
     void (*widen)(const Rows& rows, int64_t row, int height, float* out);
 
+    // Add rows [first, first + n), each over its norm, to total, which is as wide as whole panels; the rows that are
+    // valid and have a norm are counted. False where a valid one is not finite.
+    bool (*unit_sum)(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count);
+
     // Multiply-adds in registers, of float32 or of pairs of bfloat16; returns the floating-point operations done.
     int64_t (*burn)(int64_t steps, bool pairs);
 };

@@ -8,6 +8,7 @@
 
 #include "gram.h"
 #include "score.h"
+#include "unit_sum.h"
 
 namespace py = pybind11;
 using namespace fastprobe;
@@ -69,6 +70,14 @@ void call_score(const RowsArguments& x, uintptr_t coef, uintptr_t intercept, con
           {sums, sums + n, sums + 2 * n, sums + 3 * n}, threads, kernels);
 }
 
+std::tuple<int64_t, bool> call_unit_sum(const RowsArguments& rows, uintptr_t valid, int64_t n, uintptr_t total,
+                                        int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    const UnitSum sum = unit_sum(rows_of(rows), pointer<bool>(valid), n, pointer<double>(total), threads, kernels);
+    return {sum.count, sum.finite};
+}
+
 int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     py::gil_scoped_release release;
@@ -88,5 +97,7 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
     m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),
           py::arg("out"), py::arg("threads"), py::arg("isa"));
+    m.def("unit_sum", &call_unit_sum, py::arg("rows"), py::arg("valid"), py::arg("n"), py::arg("total"),
+          py::arg("threads"), py::arg("isa"));
     m.def("burn", &call_burn, py::arg("steps"), py::arg("pairs"), py::arg("threads"), py::arg("isa"));
 }

@@ -1,0 +1,59 @@
+// unit_sum, for one instruction set.
+#pragma once
+
+#include "panels.h"
+
+namespace fastprobe {
+namespace {
+
+template <class T, class Widen>
+INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count,
+                          Widen widen) {
+    typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
+    const T* base = static_cast<const T*>(rows.data);
+    const int64_t columns = rows.width / PANEL * PANEL;  // in whole panels
+    bool finite = true;
+    for (int64_t i = first; i < first + n; ++i) {
+        if (!valid[i]) continue;
+        const T* row = base + i * rows.row_stride;
+        T copy[PANEL];
+        wide squares = {};
+        for (int64_t c = 0; c < rows.width; c += PANEL) {
+            const int have = c < columns ? PANEL : int(rows.width - c);
+            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, have, copy);
+            for (int v = 0; v < PANEL; v += LANES) {
+                const wide w = __builtin_convertvector(widen(load<packed>(from + v)), wide);
+                squares += w * w;
+            }
+        }
+        double square = 0;
+        for (int lane = 0; lane < LANES; ++lane) square += squares[lane];
+        if (!(square <= __FLT_MAX__)) {  // as for a NaN: the products of such a row would not fit in float32
+            finite = false;
+            continue;
+        }
+        if (square == 0) continue;
+        ++*count;
+        const double inverse = 1 / __builtin_sqrt(square);
+        for (int64_t c = 0; c < rows.width; c += PANEL) {
+            const int have = c < columns ? PANEL : int(rows.width - c);
+            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, have, copy);
+            for (int v = 0; v < PANEL; v += LANES) {
+                const wide w = __builtin_convertvector(widen(load<packed>(from + v)), wide);
+                store(total + c + v, load<wide>(total + c + v) + w * inverse);
+            }
+        }
+    }
+    return finite;
+}
+
+bool unit_sum(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count) {
+    if (rows.dtype == Dtype::FLOAT32)
+        return sum_unit_rows<float>(rows, valid, first, n, total, count, [](vec v) { return v; });
+    if (rows.dtype == Dtype::BFLOAT16)
+        return sum_unit_rows<uint16_t>(rows, valid, first, n, total, count, [](halves h) { return from_bfloat16(h); });
+    return sum_unit_rows<uint16_t>(rows, valid, first, n, total, count, [](halves h) { return from_float16(h); });
+}
+
+}  // namespace
+}  // namespace fastprobe
