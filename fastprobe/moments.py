@@ -114,7 +114,7 @@ class Moments:
             gram_.on(self.backend)(*arguments, weight=weight)
         for block in self.units.keys() & units.keys():
             self.units[block].add_(units[block].total, alpha=weight)
-            self.unit_counts[block].add_(units[block].count, alpha=weight)
+            self.unit_counts[block].add_(units[block].counted, alpha=weight)
         self._whole.difference_update(x for x, y in stage.pairs if x == y)
         self.dtype = _coarsest(self.dtype, *(str(rows[block].dtype).removeprefix("torch.") for block in blocks))
         if stage.first:

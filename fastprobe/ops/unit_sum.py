@@ -18,7 +18,7 @@ class UnitSum(NamedTuple):
     """What :func:`unit_sum` returns."""
 
     total: Tensor  # (D,) float64
-    count: Tensor  # () int64: rows that have a norm
+    counted: Tensor  # () int64: rows that have a norm
     finite: Tensor  # () bool: every row that counts has a finite norm
 
 
@@ -70,8 +70,8 @@ def _cpu_refuses(rows: Tensor, valid: Tensor) -> str | None:
 def _cpu(rows: Tensor, valid: Tensor) -> UnitSum:
     """``csrc/cpu/unit_sum.cpp``: every row is read from memory once."""
     total = torch.empty(rows.shape[1], dtype=torch.float64)
-    valid = valid.contiguous()
-    count, finite = _native.cpu_library().unit_sum(
+    valid = valid.contiguous()  # kept here while C++ reads it
+    number, finite = _native.cpu_library().unit_sum(
         rows=_native.rows_argument(rows),
         valid=valid.data_ptr(),
         n=len(rows),
@@ -79,4 +79,4 @@ def _cpu(rows: Tensor, valid: Tensor) -> UnitSum:
         threads=torch.get_num_threads(),
         isa=_native.chosen_instruction_set(),
     )
-    return UnitSum(total, torch.tensor(count), torch.tensor(finite))
+    return UnitSum(total, torch.tensor(number), torch.tensor(finite))
