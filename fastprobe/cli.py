@@ -246,7 +246,7 @@ def main() -> None:
         error.show()
         code = 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
             raise
         _note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; what was there before is as it was")
         code = 2

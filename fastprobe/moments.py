@@ -8,6 +8,8 @@ Moments are the values of those products, fold by fold: a commutative monoid und
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -234,11 +236,21 @@ class Moments:
         return named
 
     def save(self, path: str | Path, config: Mapping[str, Any] | None = None) -> None:
-        """Write plan, sums and ``config`` to one safetensors file; the file is replaced whole or not at all."""
+        """Write plan, sums and ``config`` to one safetensors file; the file is replaced whole or not at all.
+
+        Raises:
+            OSError: it cannot be written, because the disk is full for instance.
+        """
         plan = asdict(self.plan) | {"dtype": self.dtype, "backend": self.backend}
         metadata = {"plan": json.dumps(plan), "config": json.dumps(dict(config or {}))}
         with replacing(path) as temporary:
-            save_file({name: t.contiguous() for name, t in self.tensors().items()}, temporary, metadata)
+            try:
+                save_file({name: t.contiguous() for name, t in self.tensors().items()}, temporary, metadata)
+            except SafetensorError as error:  # the system's error is in its text only
+                if found := re.search(r"os error (\d+)", str(error)):
+                    code = int(found[1])
+                    raise OSError(code, os.strerror(code), str(path)) from None
+                raise
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> tuple[Moments, dict[str, Any]]:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 import fastprobe as fp
@@ -212,7 +213,7 @@ def test_a_full_disk_leaves_what_was_there(scan, tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
     def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("fastprobe.moments.save_file", full)
     code, _, err = scan("--tokens", "500")
