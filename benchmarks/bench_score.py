@@ -19,8 +19,8 @@ def bench_score(duel: Callable[..., None], model: str, dtype: torch.dtype) -> No
     """How many times as fast are the four sums of a row when the prediction is never written to memory?
 
     All contestants give sum p y, sum p^2, sum y^2 and sum (y - p)^2 for every row. "torch" is the plain expression,
-    "torch, product in oneDNN" the same with the faster product of the libraries inside torch on AMD, "torch backend" our
-    own definition, which works on 512 rows at a time. The error is of sum (y - p)^2, relative.
+    "torch, product in oneDNN" the same with the faster product of the libraries inside torch on AMD, "torch backend"
+    our definition, which works on 512 rows at a time. The error is of sum (y - p)^2, relative.
     """
     width, seeded = WIDTHS[model], generator()
     x = residual_rows(TOKENS, width, seeded).to(dtype)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastprobe.errors import InputError
+from fastprobe.interrupt import uninterrupted
 from fastprobe.moments import Moments
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Checkpoint:
         try:
             yield
         finally:
-            save()
+            with uninterrupted():  # an impatient second Ctrl-C must not lose what the first was to keep
+                save()
 
     def tick(self) -> None:
         """Save if the last save was long enough ago. Called between batches."""

@@ -248,7 +248,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
             raise
-        _note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; what was there before is as it was")
+        _note(
+            f"fastprobe: {error.filename or 'output'}: {error.strerror}; no file is half written, and those that could not be replaced are as they were"
+        )
         code = 2
     if code == INTERRUPTED:
         _note("fastprobe: interrupted; what was scanned so far is kept in --out: go on with --resume")

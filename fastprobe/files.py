@@ -10,13 +10,19 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write to that takes the place of ``path`` when the block ends well, and vanishes when it does not."""
+    """A path to write to that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OSError: the system refuses; it names ``path``.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) if error.errno else error from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -249,7 +249,7 @@ class Moments:
             except SafetensorError as error:  # the system's error is in its text only
                 if found := re.search(r"os error (\d+)", str(error)):
                     code = int(found[1])
-                    raise OSError(code, os.strerror(code), str(path)) from None
+                    raise OSError(code, os.strerror(code)) from None
                 raise
 
     @classmethod

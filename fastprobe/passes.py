@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from fastprobe.clock import Clock
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.fit import fold_of_sequences
+from fastprobe.interrupt import uninterrupted
 from fastprobe.linear import Factorisation, Fit
 from fastprobe.models.record import Recorder, device_of, to_device
 from fastprobe.models.resolve import ModelPoints
@@ -224,26 +223,3 @@ class _SourceMaps:
 
     def whiten_rows(self, rows: Tensor) -> Tensor:
         return matmul(rows.to(self.mean.dtype) - self.mean, self.whiten)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold a first Ctrl-C back until the block ends, so that a batch is added whole; a second one goes through."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-
-    def hold(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt

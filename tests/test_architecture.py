@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastprobe"
 
-LEAVES = {"errors", "points", "files", "memory", "clock", "version", "moment_plan"}
+LEAVES = {"errors", "points", "files", "memory", "interrupt", "clock", "version", "moment_plan"}
 """Rooms that know nothing of the others but, at most, other leaves."""
 
 FLOORS = [

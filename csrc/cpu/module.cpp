@@ -91,7 +91,7 @@ int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Kernels in C++ for a CPU; fastprobe.ops calls them.";
-    m.attr("CHUNK") = CHUNK;
+    m.attr("INTERFACE") = 1;  // fastprobe/ops/_native.py has the same number
     m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
