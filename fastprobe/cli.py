@@ -248,9 +248,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
             raise
-        _note(
-            f"fastprobe: {error.filename or 'output'}: {error.strerror}; no file is half written, and those that could not be replaced are as they were"
-        )
+        kept = "no file is half written, and those that could not be replaced are as they were"
+        _note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; {kept}")
         code = 2
     if code == INTERRUPTED:
         _note("fastprobe: interrupted; what was scanned so far is kept in --out: go on with --resume")

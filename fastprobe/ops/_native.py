@@ -30,12 +30,15 @@ _forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)
 def cpu_library() -> Any:
     """``fastprobe._cpu``, or ``None``, with one warning a process, where it was not built or not from these sources."""
     try:
-        return importlib.import_module("fastprobe._cpu")
+        library = importlib.import_module("fastprobe._cpu")
     except ImportError as error:
-        warnings.warn(
-            f"CPU kernels: using torch, because fastprobe._cpu is missing ({error}); {HOW_TO_BUILD}", stacklevel=2
-        )
-        return None
+        reason = f"is missing ({error})"
+    else:
+        if getattr(library, "INTERFACE", 0) == INTERFACE:
+            return library
+        reason = "was built from other sources"
+    warnings.warn(f"CPU kernels: using torch, because fastprobe._cpu {reason}; {HOW_TO_BUILD}", stacklevel=2)
+    return None
 
 
 def cpu_refuses(tensors: Iterable[Tensor]) -> str | None:

@@ -20,12 +20,12 @@ def library(monkeypatch):
 
 
 def test_a_build_of_other_sources_is_not_called(library):
-    with pytest.warns(UserWarning, match=r"fastprobe._cpu was built from other sources; .* pip install"):
+    with pytest.warns(UserWarning, match=r"fastprobe._cpu was built from other sources; .*pip install"):
         assert library(types.SimpleNamespace(INTERFACE=_native.INTERFACE - 1)) is None
 
 
 def test_a_missing_build_is_said_with_the_way_to_get_it(library):
-    with pytest.warns(UserWarning, match=r"using torch, because fastprobe._cpu is missing .* pip install"):
+    with pytest.warns(UserWarning, match=r"using torch, because fastprobe._cpu is missing .*pip install"):
         assert library(None) is None
 
 
