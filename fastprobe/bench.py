@@ -45,7 +45,7 @@ def cpu(rounds: int = ROUNDS, tokens: int = TOKENS) -> Iterator[dict[str, Any]]:
     """
     sets = instruction_sets()
     if not sets:
-        raise BackendError(f"bench cpu: {gram_.refusals([], [], [], [])['cpu']}")
+        raise BackendError(f"bench cpu: {gram_.refusals([], [], [], [], [], torch.zeros(0), [])['cpu']}")
     cases = [(sets[0], dtype, width) for dtype in (torch.float32, torch.bfloat16) for width in WIDTHS]
     cases += [(isa, torch.float32, WIDTHS[0]) for isa in sets[1:]]
     for isa, dtype, width in cases:

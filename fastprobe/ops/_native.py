@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -41,13 +41,19 @@ def cpu_library() -> Any:
     return None
 
 
-def cpu_refuses(tensors: Iterable[Tensor]) -> str | None:
+def not_on_a_cpu(tensors: Iterable[Tensor]) -> str | None:
+    """That one of these is not on a CPU, or ``None``."""
+    elsewhere = [tensor.device for tensor in tensors if tensor.device.type != "cpu"]
+    return f"a tensor is on {elsewhere[0]}, not on a CPU" if elsewhere else None
+
+
+def cpu_refuses(rows: Sequence[Tensor]) -> str | None:
     """Why the C++ kernels cannot read these rows, or ``None``."""
-    for tensor in tensors:
-        if tensor.device.type != "cpu":
-            return f"rows are on {tensor.device}, not on a CPU"
-        if tensor.dtype not in DTYPES:
-            return f"{str(tensor.dtype).removeprefix('torch.')} rows are not for the C++ kernels"
+    if reason := not_on_a_cpu(rows):
+        return reason
+    for block in rows:
+        if block.dtype not in DTYPES:
+            return f"{str(block.dtype).removeprefix('torch.')} rows are not for the C++ kernels"
     return None if cpu_library() else f"fastprobe._cpu was not built; {HOW_TO_BUILD}"
 
 

@@ -53,7 +53,18 @@ def _check(
             )
         if origins[i].shape != block.shape[1:]:
             raise ShapeError(f"gram_: origins[{i}] must be {tuple(block.shape[1:])}, got {tuple(origins[i].shape)}")
+        for name, total in (("sums", sums[i]), ("squares", squares[i])):
+            if total is not None and (total.shape[1:] != block.shape[1:] or total.dtype != torch.float64):
+                raise ShapeError(
+                    f"gram_: {name}[{i}] must be (folds, {block.shape[1]}) float64, "
+                    f"got {tuple(total.shape)} {total.dtype}"
+                )
+    folds = [len(t) for t in (*sums, *squares) if t is not None] + [len(gram) for gram in grams if len(gram) > 1]
+    if folds and len(fold) and int(fold.max()) >= min(folds):
+        raise ShapeError(f"gram_: fold must be below {min(folds)}, the folds of the sums, got {int(fold.max())}")
     for (i, j), gram in zip(pairs, grams, strict=True):
+        if not (0 <= i < len(rows) and 0 <= j < len(rows)):
+            raise ShapeError(f"gram_: pair {(i, j)} is not of two of the {len(rows)} blocks of rows")
         shape = (rows[i].shape[1], rows[j].shape[1])
         if gram.shape[1:] != shape or gram.dtype != torch.float64:
             raise ShapeError(
@@ -181,12 +192,18 @@ def _cpu_refuses(
     sums: Sequence[Tensor | None],
     squares: Sequence[Tensor | None],
     rows: Sequence[Tensor],
-    *_: object,
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
     weight: float = 1.0,
 ) -> str | None:
+    totals = [total for total in (*sums, *squares) if total is not None]
+    if reason := _native.not_on_a_cpu((*grams, *totals, fold, *origins)):
+        return reason
     if any(gram.stride(2) != 1 for gram in grams):
         return "the columns of a gram do not lie side by side"
-    if not all(total.is_contiguous() for total in (*sums, *squares) if total is not None):
+    if not all(total.is_contiguous() for total in totals):
         return "sums and squares must be contiguous"
     return _native.cpu_refuses(rows)
 

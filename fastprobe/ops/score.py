@@ -70,7 +70,7 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor) -> RowScores:
 
 
 def _cpu_refuses(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor) -> str | None:
-    return _native.cpu_refuses((x, y))
+    return _native.not_on_a_cpu((coef, intercept)) or _native.cpu_refuses((x, y))
 
 
 @score.register("cpu", unless=_cpu_refuses)

@@ -63,7 +63,7 @@ def unit_sum(rows: Tensor, valid: Tensor) -> UnitSum:
 
 
 def _cpu_refuses(rows: Tensor, valid: Tensor) -> str | None:
-    return _native.cpu_refuses((rows,))
+    return _native.not_on_a_cpu((valid,)) or _native.cpu_refuses((rows,))
 
 
 @unit_sum.register("cpu", unless=_cpu_refuses)

@@ -256,6 +256,11 @@ REFUSED = {
     "gram-count": ({"grams": []}, "one gram a pair"),
     "sum-count": ({"sums": []}, "one sum"),
     "gram-shape": ({"grams": [_float((1, 2, 3))]}, r"pair \(0, 0\) must be \(folds, 2, 2\) float64, got \(1, 2, 3\)"),
+    "sum-shape": ({"sums": [_float((1, 3))]}, r"sums\[0\] must be \(folds, 2\) float64, got \(1, 3\)"),
+    "square-dtype": ({"squares": [torch.zeros(1, 2)]}, r"squares\[0\] must be \(folds, 2\) float64, got .*float32"),
+    "fold-of-no-sum": ({"fold": torch.arange(4)}, "fold must be below 1, the folds of the sums, got 3"),
+    "pair": ({"pairs": [(0, 1)]}, r"pair \(0, 1\) is not of two of the 1 blocks"),
+    "pair-from-the-end": ({"pairs": [(-1, 0)]}, r"pair \(-1, 0\) is not of two of the 1 blocks"),
     "gram-dtype": ({"grams": [torch.zeros(1, 2, 2)]}, "float64, got .* torch.float32"),
 }
 
