@@ -332,3 +332,21 @@ def test_a_file_that_the_system_refuses_is_an_oserror_and_leaves_the_old_one(ran
     assert raised.value.filename == str(path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_only_columns_far_from_zero_get_an_origin_and_the_others_keep_their_digits(backend, randn):
+    """16-bit numbers about zero, less a number with a finer last digit, have squares that round down every time."""
+    rows = randn(16_384, 8)
+    rows[:, 0] += 50
+    rows[:, 1] -= 57 / 512  # of numbers about 1, whose last digit is 1/128
+    rows = rows.bfloat16()
+    moments = Moments.zero(MomentPlan.of([("x", "x")], {"x": 8}))
+    try:
+        moments.update_({"x": rows}, torch.zeros(len(rows), dtype=torch.int64), backend=backend)
+    except BackendError as reason:
+        pytest.skip(str(reason))
+
+    assert moments.origin("x").nonzero().flatten().tolist() == [0]
+    exact = (rows.double() - moments.origin("x")).square().sum(0)
+    assert (moments.cross("x", "x")[0].diagonal() / exact - 1).abs().max() <= 3e-7

@@ -21,7 +21,7 @@ the products' time (benchmarks/NOTES.md).
 """
 
 CHAIN_16BIT = 64
-"""The same for 16-bit rows: about an origin they are off by 1.3e-6 at 128, by 0.7e-6 at 64 (benchmarks/NOTES.md)."""
+"""The same for 16-bit rows, of which some columns round to one side in longer chains (benchmarks/NOTES.md)."""
 
 FLUSH = 2048
 """Rows added up in float32 before the sum goes to float64."""
