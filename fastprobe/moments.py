@@ -320,9 +320,9 @@ def _origin(rows: Tensor, valid: Tensor) -> Tensor:
     """The mean of every column that lies over four of its standard deviations from zero, and zero for the others.
 
     The mean is rounded to the dtype of the rows: near it 16-bit numbers are multiples of its last digit, so subtracting
-    it is exact in float32 and leaves few digits. Around zero it would do harm: 16-bit numbers less one with a finer last
-    digit are odd multiples of that digit, squares of odd numbers are 1 modulo 8, and float32 sums of those are rounded
-    down every time (benchmarks/NOTES.md).
+    it is exact in float32 and leaves few digits. Around zero it would do harm: 16-bit numbers less one with a finer
+    last digit are odd multiples of that digit, squares of odd numbers are 1 modulo 8, and float32 sums of those are
+    rounded down every time (benchmarks/NOTES.md).
     """
     kept = rows[valid.nonzero()[:1024, 0]].double()  # enough to tell a mean of four standard deviations
     mean = kept.mean(0)
