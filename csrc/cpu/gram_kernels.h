@@ -34,12 +34,13 @@ struct Tally {
     }
 };
 
-template <bool TALLIED, class T, class Widen>
+template <bool TALLIED, class Widen>
 INLINE void pack_floats(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin,
                         float* panel, double* sums, double* squares, Widen widen) {
+    using T = typename Widen::Stored;
     typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     const T* base = static_cast<const T*>(rows.data) + column * rows.column_stride;
-    const int have = rows.width - column < PANEL ? int(rows.width - column) : PANEL;
+    const int have = columns_from(rows, column);
     float shift[PANEL] = {};
     for (int c = 0; origin && c < have; ++c) shift[c] = origin[column + c];
     Tally tally;
@@ -61,7 +62,7 @@ template <bool TALLIED>
 INLINE void pack_pairs(const Rows& rows, const int64_t* index, int64_t n, int64_t column, float* panel, double* sums,
                        double* squares) {
     const uint16_t* base = static_cast<const uint16_t*>(rows.data) + column * rows.column_stride;
-    const int have = rows.width - column < PANEL ? int(rows.width - column) : PANEL;
+    const int have = columns_from(rows, column);
     const uint16_t nothing[PANEL] = {};
     Tally tally;
     for (int64_t i = 0; i < n; i += 2, panel += PANEL) {
@@ -85,16 +86,10 @@ INLINE void pack_pairs(const Rows& rows, const int64_t* index, int64_t n, int64_
 template <bool TALLIED>
 INLINE void pack_any(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
                      float* panel, double* sums, double* squares) {
-    if (pairs)
-        pack_pairs<TALLIED>(rows, index, n, column, panel, sums, squares);
-    else if (rows.dtype == Dtype::FLOAT32)
-        pack_floats<TALLIED, float>(rows, index, n, column, origin, panel, sums, squares, [](vec v) { return v; });
-    else if (rows.dtype == Dtype::BFLOAT16)
-        pack_floats<TALLIED, uint16_t>(rows, index, n, column, origin, panel, sums, squares,
-                                       [](halves h) { return from_bfloat16(h); });
-    else
-        pack_floats<TALLIED, uint16_t>(rows, index, n, column, origin, panel, sums, squares,
-                                       [](halves h) { return from_float16(h); });
+    if (pairs) return pack_pairs<TALLIED>(rows, index, n, column, panel, sums, squares);
+    read_as(rows.dtype, [&](auto widen) {
+        pack_floats<TALLIED>(rows, index, n, column, origin, panel, sums, squares, widen);
+    });
 }
 
 void pack(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,

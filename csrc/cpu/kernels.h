@@ -5,9 +5,9 @@
 
 namespace fastprobe {
 
-constexpr int PANEL = 32;   // columns that are packed side by side
-constexpr int CHAIN = 128;  // tokens added up in one float32 register; at 1,024 they lose 8e-6 and the tests of accuracy fail
-constexpr int CHUNK = 1024; // tokens added up in float32 before the sum goes to float64
+constexpr int PANEL = 32;    // columns that are packed side by side
+constexpr int CHAIN = 128;   // tokens added up in one float32 register; of 1,024 a sum loses 8e-6, and tests fail
+constexpr int CHUNK = 1024;  // tokens added up in float32 before the sum goes to float64
 
 enum class Dtype : int { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
 
@@ -40,10 +40,10 @@ struct Kernels {
     void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, double weight, double* out, int64_t stride,
                      int height, int width);
 
-    // Score p = x weights + bias against rows [row, row + height) of y. x holds these rows, dense, with zeros up to PANEL
-    // of them; weights are y.width columns in panels of depth rows, bias is as wide as the panels.
-    void (*score)(const float* x, int64_t depth, const float* weights, const float* bias,
-                  const Rows& y, int64_t row, int height, RowSums out);
+    // Score p = x weights + bias against rows [row, row + height) of y. x holds these rows, dense, with zeros up to
+    // PANEL of them; weights are y.width columns in panels of depth rows, bias is as wide as the panels.
+    void (*score)(const float* x, int64_t depth, const float* weights, const float* bias, const Rows& y, int64_t row,
+                  int height, RowSums out);
 
     // Copy or widen rows [row, row + height) into a (height, width) matrix of floats.
     void (*widen)(const Rows& rows, int64_t row, int height, float* out);

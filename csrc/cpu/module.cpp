@@ -1,4 +1,4 @@
-// The Python door: addresses, strides and shapes in, nothing out. fastprobe.ops has checked them.
+// The Python door: addresses, strides and shapes, which fastprobe.ops has checked.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,11 +1,17 @@
 // What the operations share: reading rows of any layout, and the product of two panels over one chain. The including
-// file sets LANES, TILE_ROWS, TILE_VECTORS and, where the processor multiplies pairs of bfloat16, PAIRS and add_pairs().
+// file sets LANES, TILE_ROWS, TILE_VECTORS and, where the processor multiplies pairs of bfloat16, PAIRS and
+// add_pairs().
 #pragma once
 
 #include "simd.h"
 
 namespace fastprobe {
 namespace {
+
+// How many of the PANEL columns from this one on the rows have.
+INLINE int columns_from(const Rows& rows, int64_t column) {
+    return rows.width - column < PANEL ? int(rows.width - column) : PANEL;
+}
 
 // PANEL numbers side by side: the row's own memory, or a copy with zeros for the columns that it has not.
 template <class T>

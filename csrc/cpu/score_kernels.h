@@ -6,13 +6,15 @@
 namespace fastprobe {
 namespace {
 
-template <class T, class Widen>
+template <class Widen>
 INLINE void widen_rows(const Rows& rows, int64_t row, int height, float* out, Widen widen) {
+    using T = typename Widen::Stored;
     typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     for (int r = 0; r < height; ++r)
         for (int64_t column = 0; column < rows.width; column += PANEL) {
-            const int have = rows.width - column < PANEL ? int(rows.width - column) : PANEL;
-            const T* from = static_cast<const T*>(rows.data) + (row + r) * rows.row_stride + column * rows.column_stride;
+            const int have = columns_from(rows, column);
+            const T* from =
+                static_cast<const T*>(rows.data) + (row + r) * rows.row_stride + column * rows.column_stride;
             T copy[PANEL];
             float wide[PANEL];
             from = whole_row(from, rows.column_stride, have, copy);
@@ -22,17 +24,13 @@ INLINE void widen_rows(const Rows& rows, int64_t row, int height, float* out, Wi
 }
 
 void widen(const Rows& rows, int64_t row, int height, float* out) {
-    if (rows.dtype == Dtype::FLOAT32)
-        widen_rows<float>(rows, row, height, out, [](vec v) { return v; });
-    else if (rows.dtype == Dtype::BFLOAT16)
-        widen_rows<uint16_t>(rows, row, height, out, [](halves h) { return from_bfloat16(h); });
-    else
-        widen_rows<uint16_t>(rows, row, height, out, [](halves h) { return from_float16(h); });
+    read_as(rows.dtype, [&](auto widen) { widen_rows(rows, row, height, out, widen); });
 }
 
-template <class T, class Widen>
+template <class Widen>
 INLINE void score_rows(const float* x, int64_t depth, const float* weights, const float* bias,
                        const Rows& y, int64_t row, int height, RowSums out, Widen widen) {
+    using T = typename Widen::Stored;
     typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     const T* base = static_cast<const T*>(y.data) + row * y.row_stride;
     vec dot[PANEL] = {}, p_squares[PANEL] = {}, y_squares[PANEL] = {}, error[PANEL] = {};
@@ -43,10 +41,11 @@ INLINE void score_rows(const float* x, int64_t depth, const float* weights, cons
                 for (int c = 0; c < PANEL; c += TILE_VECTORS * LANES)
                     add_chain<Left::ROWS>(x + r * depth + t, depth, weights + t * PANEL + c,
                                           depth - t < CHAIN ? depth - t : CHAIN, p + r * PANEL + c);
-        const int have = y.width - column < PANEL ? int(y.width - column) : PANEL;
+        const int have = columns_from(y, column);
         for (int r = 0; r < height; ++r) {
             T copy[PANEL];
-            const T* target = whole_row(base + r * y.row_stride + column * y.column_stride, y.column_stride, have, copy);
+            const T* target =
+                whole_row(base + r * y.row_stride + column * y.column_stride, y.column_stride, have, copy);
             for (int c = 0; c < PANEL; c += LANES) {
                 const vec predicted = load<vec>(p + r * PANEL + c) + load<vec>(bias + column + c);
                 const vec wanted = widen(load<packed>(target + c)), off = wanted - predicted;
@@ -67,14 +66,7 @@ INLINE void score_rows(const float* x, int64_t depth, const float* weights, cons
 
 void score(const float* x, int64_t depth, const float* weights, const float* bias, const Rows& y,
            int64_t row, int height, RowSums out) {
-    if (y.dtype == Dtype::FLOAT32)
-        score_rows<float>(x, depth, weights, bias, y, row, height, out, [](vec v) { return v; });
-    else if (y.dtype == Dtype::BFLOAT16)
-        score_rows<uint16_t>(x, depth, weights, bias, y, row, height, out,
-                             [](halves h) { return from_bfloat16(h); });
-    else
-        score_rows<uint16_t>(x, depth, weights, bias, y, row, height, out,
-                             [](halves h) { return from_float16(h); });
+    read_as(y.dtype, [&](auto widen) { score_rows(x, depth, weights, bias, y, row, height, out, widen); });
 }
 
 }  // namespace

@@ -45,6 +45,28 @@ INLINE vec from_float16(halves h) {
     return as_float((bits)magnitude | infinite | (b & 0x8000) << 16);
 }
 
+// How rows of each dtype become floats: the type they are stored in, and vectors of it widened.
+struct FromFloat32 {
+    using Stored = float;
+    INLINE_MEMBER vec operator()(vec v) const { return v; }
+};
+struct FromBfloat16 {
+    using Stored = uint16_t;
+    INLINE_MEMBER vec operator()(halves h) const { return from_bfloat16(h); }
+};
+struct FromFloat16 {
+    using Stored = uint16_t;
+    INLINE_MEMBER vec operator()(halves h) const { return from_float16(h); }
+};
+
+// body(widen) with the one of these that reads a dtype.
+template <class Body>
+INLINE auto read_as(Dtype dtype, const Body& body) {
+    if (dtype == Dtype::FLOAT32) return body(FromFloat32{});
+    if (dtype == Dtype::BFLOAT16) return body(FromBfloat16{});
+    return body(FromFloat16{});
+}
+
 INLINE float sum_of(vec v) {
     double sum = 0;
     for (int lane = 0; lane < LANES; ++lane) sum += v[lane];

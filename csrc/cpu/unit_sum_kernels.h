@@ -6,12 +6,12 @@
 namespace fastprobe {
 namespace {
 
-template <class T, class Widen>
+template <class Widen>
 INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count,
                           Widen widen) {
+    using T = typename Widen::Stored;
     typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     const T* base = static_cast<const T*>(rows.data);
-    const int64_t columns = rows.width / PANEL * PANEL;  // in whole panels
     bool finite = true;
     for (int64_t i = first; i < first + n; ++i) {
         if (!valid[i]) continue;
@@ -19,8 +19,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
         T copy[PANEL];
         wide squares = {};
         for (int64_t c = 0; c < rows.width; c += PANEL) {
-            const int have = c < columns ? PANEL : int(rows.width - c);
-            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, have, copy);
+            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, columns_from(rows, c), copy);
             for (int v = 0; v < PANEL; v += LANES) {
                 const wide w = __builtin_convertvector(widen(load<packed>(from + v)), wide);
                 squares += w * w;
@@ -36,8 +35,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
         ++*count;
         const double inverse = 1 / __builtin_sqrt(square);
         for (int64_t c = 0; c < rows.width; c += PANEL) {
-            const int have = c < columns ? PANEL : int(rows.width - c);
-            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, have, copy);
+            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, columns_from(rows, c), copy);
             for (int v = 0; v < PANEL; v += LANES) {
                 const wide w = __builtin_convertvector(widen(load<packed>(from + v)), wide);
                 store(total + c + v, load<wide>(total + c + v) + w * inverse);
@@ -48,11 +46,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
 }
 
 bool unit_sum(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count) {
-    if (rows.dtype == Dtype::FLOAT32)
-        return sum_unit_rows<float>(rows, valid, first, n, total, count, [](vec v) { return v; });
-    if (rows.dtype == Dtype::BFLOAT16)
-        return sum_unit_rows<uint16_t>(rows, valid, first, n, total, count, [](halves h) { return from_bfloat16(h); });
-    return sum_unit_rows<uint16_t>(rows, valid, first, n, total, count, [](halves h) { return from_float16(h); });
+    return read_as(rows.dtype, [&](auto widen) { return sum_unit_rows(rows, valid, first, n, total, count, widen); });
 }
 
 }  // namespace
