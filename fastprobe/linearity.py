@@ -18,7 +18,7 @@ from fastprobe.checkpoint import Checkpoint
 from fastprobe.clock import Clock
 from fastprobe.errors import InputError
 from fastprobe.linear import Factorisation, LeastSquares
-from fastprobe.memory import free_bytes, human
+from fastprobe.memory import free_bytes, freed_memory_kept, human
 from fastprobe.models.identities import check_points
 from fastprobe.models.record import device_of
 from fastprobe.models.resolve import resolve
@@ -88,6 +88,7 @@ class LinearityScan(Result):
             self.moments.save(Path(folder) / "moments.safetensors", self.config)
 
 
+@freed_memory_kept()
 def linearity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

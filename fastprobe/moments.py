@@ -7,6 +7,7 @@ Moments are the values of those products, fold by fold: a commutative monoid und
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fastprobe import memory
 from fastprobe.errors import InputError, NumericalError, ShapeError
 from fastprobe.files import replacing
 from fastprobe.moment_plan import MomentPlan, Stage
@@ -35,9 +37,7 @@ class Moments:
     """
 
     def __init__(self, plan: MomentPlan, device: torch.device | str = "cpu"):
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
-
+        zeros = functools.partial(memory.zeros, device=device)
         width, folds = plan.widths, plan.folds
         self.plan = plan
         self.counts = zeros(folds)

@@ -27,7 +27,8 @@ constexpr int LEFT_PANELS = 4;  // in one task: small tasks keep many threads bu
 
 class Work {
    public:
-    Work(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, const Kernels& kernels)
+    // For chunks of at most so many tokens.
+    Work(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, int64_t tokens, const Kernels& kernels)
         : kernels_(kernels) {
         std::vector<int> first;
         for (const Block& block : blocks) {
@@ -42,7 +43,7 @@ class Work {
                 for (int left = first[pair.left]; left < end; left += LEFT_PANELS)
                     tiles_.push_back({&pair, right, left, std::min(left + LEFT_PANELS, end)});
             }
-        take_memory();
+        take_memory((tokens + 1) / 2 * 2);
     }
 
     int64_t packs() const { return int64_t(panels_.size()); }
@@ -94,7 +95,7 @@ class Work {
     }
 
     // Every panel in the forms that its products need; in one, for the sums, if it has no product.
-    void take_memory() {
+    void take_memory(int64_t tokens) {
         std::vector<char> floats(panels_.size()), pairs(panels_.size());
         for (const Tiles& tiles : tiles_)
             for (int left = tiles.left; left < tiles.left_end; ++left) {
@@ -104,13 +105,13 @@ class Work {
         int64_t size = 0;
         for (size_t p = 0; p < panels_.size(); ++p) {
             if (!floats[p] && !pairs[p]) floats[p] = true;
-            size += (floats[p] ? PANEL * CHUNK : 0) + (pairs[p] ? PANEL * CHUNK / 2 : 0);
+            size += (floats[p] ? PANEL * tokens : 0) + (pairs[p] ? PANEL * tokens / 2 : 0);
         }
         memory_.emplace(size);
         float* free = memory_->get();
         for (size_t p = 0; p < panels_.size(); ++p) {
-            if (floats[p]) panels_[p].floats = std::exchange(free, free + PANEL * CHUNK);
-            if (pairs[p]) panels_[p].pairs = std::exchange(free, free + PANEL * CHUNK / 2);
+            if (floats[p]) panels_[p].floats = std::exchange(free, free + PANEL * tokens);
+            if (pairs[p]) panels_[p].pairs = std::exchange(free, free + PANEL * tokens / 2);
         }
     }
 
@@ -128,7 +129,9 @@ void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, cons
     for (int64_t i = 0; i < n; ++i)
         if (fold[i] >= 0) rows_of[fold[i]].push_back(i);
 
-    const Work work(blocks, pairs, kernels);
+    int64_t longest = 0;
+    for (const auto& rows : rows_of) longest = std::max(longest, int64_t(rows.size()));
+    const Work work(blocks, pairs, std::min<int64_t>(CHUNK, longest), kernels);
     for (int64_t f = 0; f < folds; ++f) {
         const int64_t rows = int64_t(rows_of[f].size());
         for (int64_t start = 0; start < rows; start += CHUNK) {

@@ -18,18 +18,20 @@ INLINE void prefetch_row(const T* base, const Rows& rows, const int64_t* index, 
 
 // Sums and squares of a panel's columns, in registers and in double: squares of dead columns underflow in float32.
 struct Tally {
-    wide sums[PANEL / LANES] = {}, squares[PANEL / LANES] = {};
+    doubles sums[PANEL / DOUBLES] = {}, squares[PANEL / DOUBLES] = {};
 
     INLINE_MEMBER void add(int v, vec values) {
-        const wide w = __builtin_convertvector(values, wide);
-        sums[v] += w;
-        squares[v] += w * w;
+        for (int which = 0; which < 2; ++which) {
+            const doubles d = half_of(values, which);
+            sums[2 * v + which] += d;
+            squares[2 * v + which] += d * d;
+        }
     }
 
     INLINE_MEMBER void add_to(double* sum, double* square) const {
-        for (int v = 0; v < PANEL / LANES; ++v) {
-            store(sum + v * LANES, load<wide>(sum + v * LANES) + sums[v]);
-            store(square + v * LANES, load<wide>(square + v * LANES) + squares[v]);
+        for (int d = 0; d < PANEL / DOUBLES; ++d) {
+            store(sum + d * DOUBLES, load<doubles>(sum + d * DOUBLES) + sums[d]);
+            store(square + d * DOUBLES, load<doubles>(square + d * DOUBLES) + squares[d]);
         }
     }
 };
@@ -104,8 +106,6 @@ template <Left LEFT>
 INLINE void multiply_panels(const float* a, const float* b, int64_t n, double weight, double* out, int64_t stride,
                             int height, int width) {
     alignas(64) float total[PANEL * PANEL] = {};
-    for (int r = 0; r < height; ++r)  // sums of many pairs do not stay in a cache from chunk to chunk
-        for (int c = 0; c < width; c += 8) __builtin_prefetch(out + r * stride + c, 1);
     const int64_t of = LEFT == Left::PANEL_OF_PAIRS ? 2 : 1, steps = (n + of - 1) / of, chain = CHAIN / of;
     for (int64_t t = 0; t < steps; t += chain) {
         const int64_t length = steps - t < chain ? steps - t : chain;
@@ -113,8 +113,17 @@ INLINE void multiply_panels(const float* a, const float* b, int64_t n, double we
             for (int c = 0; c < width; c += TILE_VECTORS * LANES)
                 add_chain<LEFT>(a + t * PANEL + r, 0, b + t * PANEL + c, length, total + r * PANEL + c);
     }
-    for (int r = 0; r < height; ++r)
-        for (int c = 0; c < width; ++c) out[r * stride + c] += weight * total[r * PANEL + c];
+    if (width == PANEL)
+        for (int r = 0; r < height; ++r)
+#pragma GCC unroll 8
+            for (int d = 0; d < PANEL / DOUBLES; ++d) {
+                double* sum = out + r * stride + d * DOUBLES;
+                const vec added = load<vec>(total + r * PANEL + d / 2 * LANES);
+                store(sum, load<doubles>(sum) + weight * half_of(added, d % 2));
+            }
+    else
+        for (int r = 0; r < height; ++r)
+            for (int c = 0; c < width; ++c) out[r * stride + c] += weight * total[r * PANEL + c];
 }
 
 void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool pairs, double weight, double* out,

@@ -15,7 +15,8 @@ namespace fastprobe {
 namespace {
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef double wide __attribute__((vector_size(8 * LANES)));  // a vec's numbers in double
+typedef float half_vec __attribute__((vector_size(2 * LANES)));
+typedef double doubles __attribute__((vector_size(4 * LANES)));  // half a vec's numbers: gcc keeps longer ones in memory
 typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
@@ -29,6 +30,15 @@ INLINE V load(const T* from) {
 template <class V, class T>
 INLINE void store(T* to, V v) {
     memcpy(to, &v, sizeof(V));
+}
+
+constexpr int DOUBLES = LANES / 2;
+
+// The first (0) or the second (1) half of a vec.
+INLINE doubles half_of(vec v, int which) {
+    half_vec h;
+    memcpy(&h, reinterpret_cast<const char*>(&v) + which * sizeof(h), sizeof(h));
+    return __builtin_convertvector(h, doubles);
 }
 
 INLINE vec as_float(bits b) { return (vec)b; }

@@ -17,16 +17,19 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
         if (!valid[i]) continue;
         const T* row = base + i * rows.row_stride;
         T copy[PANEL];
-        wide squares = {};
+        doubles squares[2] = {};
         for (int64_t c = 0; c < rows.width; c += PANEL) {
             const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, columns_from(rows, c), copy);
             for (int v = 0; v < PANEL; v += LANES) {
-                const wide w = __builtin_convertvector(widen(load<packed>(from + v)), wide);
-                squares += w * w;
+                const vec values = widen(load<packed>(from + v));
+                for (int which = 0; which < 2; ++which) {
+                    const doubles d = half_of(values, which);
+                    squares[which] += d * d;
+                }
             }
         }
         double square = 0;
-        for (int lane = 0; lane < LANES; ++lane) square += squares[lane];
+        for (int lane = 0; lane < LANES; ++lane) square += squares[lane / DOUBLES][lane % DOUBLES];
         if (!(square <= __FLT_MAX__)) {  // as for a NaN: the products of such a row would not fit in float32
             finite = false;
             continue;
@@ -37,8 +40,11 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
         for (int64_t c = 0; c < rows.width; c += PANEL) {
             const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, columns_from(rows, c), copy);
             for (int v = 0; v < PANEL; v += LANES) {
-                const wide w = __builtin_convertvector(widen(load<packed>(from + v)), wide);
-                store(total + c + v, load<wide>(total + c + v) + w * inverse);
+                const vec values = widen(load<packed>(from + v));
+                for (int which = 0; which < 2; ++which) {
+                    double* sum = total + c + v + which * DOUBLES;
+                    store(sum, load<doubles>(sum) + half_of(values, which) * inverse);
+                }
             }
         }
     }
