@@ -41,9 +41,10 @@ struct Kernels {
                      int height, int width);
 
     // Score p = x weights + bias against rows [row, row + height) of y. x holds these rows, dense, with zeros up to
-    // PANEL of them; weights are y.width columns in panels of depth rows, bias is as wide as the panels.
+    // PANEL of them; weights are y.width columns in panels of depth rows, bias is as wide as the panels. Unless residual
+    // is nullptr, y - p goes to rows [0, height) of panels that lie residual_panel numbers apart from there on.
     void (*score)(const float* x, int64_t depth, const float* weights, const float* bias, const Rows& y, int64_t row,
-                  int height, RowSums out);
+                  int height, RowSums out, float* residual, int64_t residual_panel);
 
     // Copy or widen rows [row, row + height) into a (height, width) matrix of floats.
     void (*widen)(const Rows& rows, int64_t row, int height, float* out);

@@ -62,12 +62,12 @@ void call_gram(const std::vector<BlockArguments>& block_arguments, const std::ve
 }
 
 void call_score(const RowsArguments& x, uintptr_t coef, uintptr_t intercept, const RowsArguments& y, int64_t n,
-                uintptr_t out, int threads, const std::string& isa) {
+                uintptr_t out, uintptr_t cross, int threads, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     float* sums = pointer<float>(out);
     py::gil_scoped_release release;
     score(rows_of(x), pointer<float>(coef), pointer<float>(intercept), rows_of(y), n,
-          {sums, sums + n, sums + 2 * n, sums + 3 * n}, threads, kernels);
+          {sums, sums + n, sums + 2 * n, sums + 3 * n}, pointer<double>(cross), threads, kernels);
 }
 
 std::tuple<int64_t, bool> call_unit_sum(const RowsArguments& rows, uintptr_t valid, int64_t n, uintptr_t total,
@@ -91,12 +91,12 @@ int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Kernels in C++ for a CPU; fastprobe.ops calls them.";
-    m.attr("INTERFACE") = 1;  // fastprobe/ops/_native.py has the same number
+    m.attr("INTERFACE") = 2;  // fastprobe/ops/_native.py has the same number
     m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
     m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),
-          py::arg("out"), py::arg("threads"), py::arg("isa"));
+          py::arg("out"), py::arg("cross"), py::arg("threads"), py::arg("isa"));
     m.def("unit_sum", &call_unit_sum, py::arg("rows"), py::arg("valid"), py::arg("n"), py::arg("total"),
           py::arg("threads"), py::arg("isa"));
     m.def("burn", &call_burn, py::arg("steps"), py::arg("pairs"), py::arg("threads"), py::arg("isa"));

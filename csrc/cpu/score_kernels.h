@@ -29,7 +29,8 @@ void widen(const Rows& rows, int64_t row, int height, float* out) {
 
 template <class Widen>
 INLINE void score_rows(const float* x, int64_t depth, const float* weights, const float* bias,
-                       const Rows& y, int64_t row, int height, RowSums out, Widen widen) {
+                       const Rows& y, int64_t row, int height, RowSums out, float* residual, int64_t residual_panel,
+                       Widen widen) {
     using T = typename Widen::Stored;
     typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     const T* base = static_cast<const T*>(y.data) + row * y.row_stride;
@@ -53,6 +54,7 @@ INLINE void score_rows(const float* x, int64_t depth, const float* weights, cons
                 p_squares[r] += predicted * predicted;
                 y_squares[r] += wanted * wanted;
                 error[r] += off * off;
+                if (residual) store(residual + column / PANEL * residual_panel + r * PANEL + c, off);
             }
         }
     }
@@ -65,8 +67,10 @@ INLINE void score_rows(const float* x, int64_t depth, const float* weights, cons
 }
 
 void score(const float* x, int64_t depth, const float* weights, const float* bias, const Rows& y,
-           int64_t row, int height, RowSums out) {
-    read_as(y.dtype, [&](auto widen) { score_rows(x, depth, weights, bias, y, row, height, out, widen); });
+           int64_t row, int height, RowSums out, float* residual, int64_t residual_panel) {
+    read_as(y.dtype, [&](auto widen) {
+        score_rows(x, depth, weights, bias, y, row, height, out, residual, residual_panel, widen);
+    });
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ HOW_TO_BUILD = "with a C++ compiler, `pip install --force-reinstall --no-deps --
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """What the kernels read, by the number ``csrc/cpu/kernels.h`` gives it."""
 
-INTERFACE = 1
+INTERFACE = 2
 """What this Python calls; the same number in ``csrc/cpu/module.cpp``. It goes up when a call there changes."""
 
 _forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)

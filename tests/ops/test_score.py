@@ -46,6 +46,33 @@ def test_sums_agree_with_float64(backend, dtype, shape, residual_rows, randn):
         assert ((got - expected.sum(1)).abs() <= bound).all(), name
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, pytest.param((2050, 33, 65), id="ragged-over-chunks")])
+def test_cross_gains_x_times_the_residual(backend, dtype, shape, residual_rows, randn):
+    n, d, k = shape
+    x, y = residual_rows(n, d, dtype), residual_rows(n, k, dtype)
+    coef, intercept = randn(d, k) / d**0.5, randn(k)
+    cross = randn(d, k)
+    before = cross.clone()
+    skip_unless_takes(backend, x, coef, intercept, y)
+
+    out = score.on(backend)(x, coef, intercept, y, cross=cross)
+
+    exact = x.double().mT @ (y.double() - x.double() @ coef - intercept)
+    size = x.double().abs().mT @ (x.double().abs() @ coef.abs() + intercept.abs() + y.double().abs())
+    assert ((cross - before - exact).abs() <= (1e-14 if dtype == torch.float64 else 1e-6) * size + 1e-14).all()
+    assert all(map(torch.equal, out, score.on(backend)(x, coef, intercept, y)))
+
+
+@pytest.mark.parametrize(
+    "cross", [torch.zeros(2, 2), torch.zeros(2, 3, dtype=torch.float64)], ids=["float32", "other-shape"]
+)
+def test_a_cross_that_does_not_fit_is_refused(cross):
+    with pytest.raises(ShapeError, match=r"cross must be \(2, 2\) float64 like coef, got"):
+        score(torch.ones(3, 2), torch.ones(2, 2), torch.ones(2), torch.ones(3, 2), cross=cross)
+
+
 def test_the_error_of_a_nearly_perfect_map_keeps_its_digits(randn):
     x = randn(600, 20, dtype=torch.float32) + 100
     coef, intercept = torch.eye(20, dtype=torch.float64), torch.zeros(20, dtype=torch.float64)
