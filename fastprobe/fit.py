@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,8 @@ from fastprobe.errors import InputError, ShapeError
 from fastprobe.linear import Factorisation, Fit, LeastSquares, Solution
 from fastprobe.moment_plan import MomentPlan
 from fastprobe.moments import Moments
-from fastprobe.scores import COLUMNS, moment_columns
+from fastprobe.refinement import Refinement
+from fastprobe.scores import COLUMNS, MARK, moment_columns
 
 
 class LinearFit:
@@ -62,19 +65,48 @@ class LinearFit:
             ShapeError: x, y and mask do not fit each other or the widths of this fit.
             NumericalError: a row that counts is not finite; nothing was added.
         """
-        if x.shape[:-1] != y.shape[:-1] or x.ndim not in (2, 3) or (mask is not None and mask.shape != x.shape[:-1]):
-            shapes = f"{tuple(x.shape)}, {tuple(y.shape)}" + ("" if mask is None else f", {tuple(mask.shape)}")
-            raise ShapeError(f"update: x, y and mask must be (..., x_dim), (..., y_dim) and (...), got {shapes}")
-        fold = fold_of_sequences(self.sequences, x.shape[:-1], self.moments.plan.folds, x.device)
-        if mask is not None:
-            fold = torch.where(mask.bool(), fold, -1)
-        rows = {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}
-        self.moments.update_(rows, fold.flatten(), backend=self.backend)
+        rows, fold = self._blocks(x, y, mask, self.sequences)
+        self.moments.update_(rows, fold, backend=self.backend)
         self.sequences += len(x)
         self._solved = None
         return self
 
+    def _blocks(self, x: Tensor, y: Tensor, mask: Tensor | None, first: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Matrices of rows and the fold of each, for sequences ``first``, ``first + 1``, ..."""
+        if x.shape[:-1] != y.shape[:-1] or x.ndim not in (2, 3) or (mask is not None and mask.shape != x.shape[:-1]):
+            shapes = f"{tuple(x.shape)}, {tuple(y.shape)}" + ("" if mask is None else f", {tuple(mask.shape)}")
+            raise ShapeError(f"update: x, y and mask must be (..., x_dim), (..., y_dim) and (...), got {shapes}")
+        fold = fold_of_sequences(first, x.shape[:-1], self.moments.plan.folds, x.device)
+        if mask is not None:
+            fold = torch.where(mask.bool(), fold, -1)
+        return {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}, fold.flatten()
+
     partial_fit = update
+
+    def refine(self, rows: Iterable[tuple[Tensor, ...]], *, bound: float = MARK) -> LinearFit:
+        """Look at the same rows once more where ``error_bound`` exceeds ``bound``; returns itself.
+
+        Scores are those of the residuals themselves then, the map is one step of iterative refinement better, and
+        ``error_bound`` says by how much; until rows are added. ``r2_residual`` and ``r2_identity`` stay as they were.
+
+        Args:
+            rows: the arguments of every :meth:`update`, in the same order: (x, y) or (x, y, mask).
+            bound: 0 looks in any case.
+
+        Raises:
+            InputError: ``rows`` are not as many as were added.
+        """
+        source, fit = self._solve()
+        if fit.error_bound <= bound:
+            return self
+        refinement = Refinement(source, fit, "y", self.backend)
+        sequences = 0
+        for x, y, *mask in rows:
+            blocks, fold = self._blocks(x, y, mask[0] if mask else None, sequences)
+            refinement.add(blocks["x"], blocks["y"], fold)
+            sequences += len(x)
+        self._solved = source, refinement.result()
+        return self
 
     def merge_(self, other: LinearFit) -> LinearFit:
         """Add the rows of another fit, in place; the other is left as it is."""

@@ -9,16 +9,20 @@ conditioned whatever x was. Scores follow from the same matrices: the squared er
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.moments import Moments
+from fastprobe.ops import ResidualSums
 
 ACCUMULATION_ERROR = {"float64": 1e-14, "float32": 1e-6, "float16": 1e-6, "bfloat16": 1e-6}
 """Largest error of a Gram entry over sqrt(G_ii G_jj), by the dtype of the rows: tests/ops/test_gram.py holds it."""
+
+PREDICTION_ERROR = {"float64": 2**-50, "float32": 2**-21, "float16": 2**-21, "bfloat16": 2**-21}
+"""Largest error of a prediction over the size of its terms, by the dtype of the rows: two products in a row."""
 
 RCOND = {"float64": 1e-12, "float32": 1e-7, "float16": 1e-7, "bfloat16": 1e-7}
 """Default of ``rcond`` by the dtype of the rows: above the noise of the sums, far below what trained models show."""
@@ -188,6 +192,36 @@ class Factorisation:
             error_bound=self._error_bound(coef, squares.sum(0), rss, tss),
         )
 
+    def fold_map(self, fit: Fit, place: int) -> tuple[Tensor, Tensor]:
+        """The map fitted without the fold at a place of :attr:`folds`: (r, k) from whitened x, and (k,) to be added."""
+        w = fit.fold_whitened[place]
+        return w, fit.y_mean + fit.fold_mean_shift[place] - self.fold_mean_shift[place] @ w
+
+    def refined(self, fit: Fit, y: str, left: ResidualSums, fold_rss: Tensor) -> Fit:
+        """The fit after one step of iterative refinement.
+
+        Args:
+            fit: of this source to ``y``.
+            y: name of the target block.
+            left: what the map of ``fit`` leaves on all rows, with whitened x for x.
+            fold_rss: ``(F,)`` what the maps without fold f leave on it.
+        """
+        step = (left.cross - self.ridge[:, None] * fit.whitened) / (1 + self.ridge)[:, None]
+        gain = (step * (2 * left.cross - step)).sum(0) + left.sums.square() / self.n
+        rss = torch.where(fit.tss > 0, left.squares - gain, torch.zeros_like(gain)).clamp(min=0)
+        whitened = fit.whitened + step
+        coef, y_mean = self.whiten @ whitened, fit.y_mean + left.sums / self.n
+        return replace(
+            fit,
+            coef=coef,
+            intercept=y_mean - (self.moments.origin(self.x) + self.mean) @ coef,
+            whitened=whitened,
+            y_mean=y_mean,
+            rss=rss,
+            fold_rss=fold_rss,
+            error_bound=self._refined_error_bound(coef, self.moments.square(y).sum(0), rss, fit.tss, gain),
+        )
+
     def residual_scores(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Unexplained and total sums of squares, each (k,), of the target y - x; x and y have one width."""
         tss = fit.tss - 2 * fit.cross.diagonal() + self.scatter.diagonal()
@@ -235,13 +269,34 @@ class Factorisation:
         total = float(tss.sum())
         if total <= 0:
             return 0.0
-        reach = squares.sqrt() + coef.abs().mT @ self.norms
-        bound = float(self.gamma * reach.square().sum()) / total
+        return max(self.gamma * self._reach(coef, squares) / total, self._unknown(rss, total))
+
+    def _refined_error_bound(self, coef: Tensor, squares: Tensor, rss: Tensor, tss: Tensor, gain: Tensor) -> float:
+        """The same after a step: what the step gained, as the next one would gain less, and the rounding of residuals.
+
+        A prediction is off by at most ``PREDICTION_ERROR`` times the size of its terms, so a residual of length r by
+        e and its square by 2 r e + e^2.
+        """
+        total = float(tss.sum())
+        if total <= 0:
+            return 0.0
+        left, rounding = float(rss.sum()) / total, PREDICTION_ERROR[self.moments.dtype] ** 2
+        rounding *= self._reach(coef, squares) / total
+        bound = float(gain.clamp(min=0).sum()) / total + 2 * (left * rounding) ** 0.5 + rounding
+        bound += self.gamma * left * float(squares.sum()) / total  # of the total
+        return max(bound, self._unknown(rss, total))
+
+    def _reach(self, coef: Tensor, squares: Tensor) -> float:
+        """The size of the terms of all residuals: sum_k (|y_k| + sum_i |W_ik| |x_i|)^2."""
+        return float((squares.sqrt() + coef.abs().mT @ self.norms).square().sum())
+
+    def _unknown(self, rss: Tensor, total: float) -> float:
+        """The share of y that directions left out could hold; 0 where they are left out for good reason."""
         dropped = self.eigenvalues[~self.keep & (self.eigenvalues != 0)]
         if self.method.alpha or not len(dropped) or not self.rank:
-            return bound
+            return 0.0
         is_null = float(dropped.abs().max()) <= self.noise and float(self.eigenvalues[self.keep][0]) >= 100 * self.noise
-        return bound if is_null else max(bound, float(rss.sum()) / total)
+        return 0.0 if is_null else float(rss.sum()) / total
 
 
 def varying(scatter: Tensor, squares: Tensor, mean_squares: Tensor, gamma: float) -> Tensor:

@@ -28,7 +28,7 @@ from fastprobe.points import ELEMENTS, Element, select_elements, select_layers, 
 from fastprobe.results import Result
 from fastprobe.sample import SequenceSample
 from fastprobe.scan import ElementFit, ScanPlan
-from fastprobe.scores import moment_columns
+from fastprobe.scores import MARK, moment_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,7 +121,8 @@ def linearity(
         spans: ``"all"``, ``"2-5,0-3"`` or half-open pairs: score also from the input of one layer to the output of
             another.
         folds: of ``r2_cv``; 0 for none. The sums are kept fold by fold, so memory grows with it.
-        score_sequences: how many sequences the cosine columns come from; ``"all"``, or 0 for no such columns.
+        score_sequences: how many sequences the cosine columns come from; ``"all"``, or 0 for no such columns. With all
+            of them, rows whose ``error_bound`` is over 1e-3 are refined from their residuals in the same pass.
         objective: ``"cosine"`` also fits unit-norm targets, for the column ``cosine_objective``.
         fit: ridge and rank threshold.
         cka: which rows get a ``cka``: ``"auto"`` those whose y is no wider than x (the Gram matrix of a wider y costs
@@ -188,10 +189,13 @@ def linearity(
     dtype = torch.float64 if moments.dtype == "float64" else torch.float32
     second_pass = CosinePass(model, points, scan, clock, backend)
     with clock("solve"):
-        rows = solve_rows(scan.fits, moments, fit, second_pass, dtype if len(sample) else None)
+        everything = len(sample) == first_pass.sequences
+        rows = solve_rows(scan.fits, moments, fit, second_pass, dtype if len(sample) else None, refine=everything)
     if len(sample):
         cosines = second_pass.run(sample, len(first["input_ids"]))
         for f, row in zip(scan.fits, rows, strict=True):
+            if refinement := second_pass.refinements.get(f):
+                row.update(moment_columns(refinement.source, refinement.result(), f.y))
             row.update({column: cosines[f, column] for (g, column) in cosines if g == f})
     config = summed | {
         "alpha": fit.alpha,
@@ -212,6 +216,8 @@ def solve_rows(
     method: LeastSquares,
     cosines: CosinePass | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    refine: bool = False,
 ) -> list[dict[str, Any]]:
     """The rows of these fits, moment columns filled in; one factorisation a source.
 
@@ -221,6 +227,7 @@ def solve_rows(
         method: how maps are fitted.
         cosines: takes the fitted maps along for the score pass, if ``dtype`` says in which dtype.
         dtype: of the maps in the score pass; ``None`` for no score pass.
+        refine: have the score pass, which sees all tokens, look at the residuals of fits with a large error bound.
     """
     rows: dict[ElementFit, dict[str, Any]] = {}
     for x in dict.fromkeys(f.x for f in fits):
@@ -237,6 +244,8 @@ def solve_rows(
             rows[f] = name | moment_columns(source, solved, f.y)
             if cosines is not None and dtype is not None:
                 cosines.add_fit(source, solved, f, "cosine", dtype)
+                if refine and solved.error_bound > MARK:
+                    cosines.refine(source, solved, f)
                 if f.unit:
                     cosines.add_fit(source, source.fit(f.unit), f, "cosine_objective", dtype)
     return [rows[f] for f in fits]

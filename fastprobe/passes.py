@@ -20,6 +20,7 @@ from fastprobe.models.resolve import ModelPoints
 from fastprobe.moments import Moments
 from fastprobe.ops import matmul, pick_rows, score
 from fastprobe.points import Point
+from fastprobe.refinement import Refinement
 from fastprobe.sample import SequenceSample
 from fastprobe.scan import ElementFit, ScanPlan
 
@@ -147,13 +148,14 @@ class MomentPass:
 
 @dataclass
 class CosinePass:
-    """The second pass: the cosine of every token's y with what a map predicts, averaged."""
+    """The second pass: the cosine of every token's y with what a map predicts, averaged, and residuals of some fits."""
 
     model: nn.Module
     points: ModelPoints
     scan: ScanPlan
     clock: Clock
     backend: str = "auto"
+    refinements: dict[ElementFit, Refinement] = field(init=False, default_factory=dict)
     _maps: dict[str, _SourceMaps] = field(init=False, default_factory=dict)
     _totals: dict[tuple[ElementFit, str], float] = field(init=False, default_factory=dict)
     _tokens: int = field(init=False, default=0)
@@ -166,9 +168,11 @@ class CosinePass:
         maps.add(row, column, fit.whitened, fit.y_mean, dtype)
         if column == "cosine":
             for place, f in enumerate(source.folds if len(fit.fold_whitened) else ()):
-                w = fit.fold_whitened[place]
-                mean = fit.y_mean + fit.fold_mean_shift[place] - source.fold_mean_shift[place] @ w
-                maps.add(row, "cosine_cv", w, mean, dtype, fold=f)
+                maps.add(row, "cosine_cv", *source.fold_map(fit, place), dtype, fold=f)
+
+    def refine(self, source: Factorisation, fit: Fit, row: ElementFit) -> None:
+        """Look at the residuals of a fit, too; the sample must be all tokens that the moments have seen."""
+        self.refinements[row] = Refinement(source, fit, row.y, self.backend)
 
     def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
         """(row, column) -> mean cosine over the tokens of the sample."""
@@ -194,6 +198,8 @@ class CosinePass:
                 z = maps.whiten_rows(rows[x])
                 for fit in (f for f in here if f.x == x):
                     y = rows[fit.y]
+                    if fit in self.refinements:
+                        self.refinements[fit].add(rows[x], y, self._fold)
                     for (column, fold), (coef, intercept) in maps.maps[fit].items():
                         if not len(here_rows.get(fold, ())):
                             continue

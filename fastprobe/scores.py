@@ -73,7 +73,10 @@ def _note(tokens: int, width: int, error_bound: float) -> str:
             f"{tokens} tokens for {width} columns: any map fits them, only r2_cv and nonlinearity mean anything"
         )
     if error_bound > MARK:
-        notes.append(f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --dtype float64")
+        notes.append(
+            f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --score-sequences all, "
+            "or --dtype float64"
+        )
     return "; ".join(notes)
 
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"ops"},
     {"moments"},
     {"linear"},
-    {"scores"},
+    {"scores", "refinement"},
     {"fit", "models", "sample", "text", "results"},
     {"scan", "figures"},
     {"passes", "checkpoint", "loading", "testing", "tables", "bench"},

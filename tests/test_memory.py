@@ -44,5 +44,8 @@ def test_zeros_are_zero_whatever_the_memory_held(libc: str, monkeypatch: pytest.
     with memory.freed_memory_kept():
         torch.full((512, 1024), torch.nan, dtype=torch.float64)
         zeros = memory.zeros(2, 256, 1024, device="cpu")
-    assert zeros.shape == (2, 256, 1024) and zeros.dtype == torch.float64 and not zeros.any()
-    assert not memory.zeros(3, device="cpu").any() and memory.zeros(0, 2, device="cpu").shape == (0, 2)
+    assert zeros.shape == (2, 256, 1024)
+    assert zeros.dtype == torch.float64
+    assert not zeros.any()
+    assert not memory.zeros(3, device="cpu").any()
+    assert memory.zeros(0, 2, device="cpu").shape == (0, 2)

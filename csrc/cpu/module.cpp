@@ -62,12 +62,14 @@ void call_gram(const std::vector<BlockArguments>& block_arguments, const std::ve
 }
 
 void call_score(const RowsArguments& x, uintptr_t coef, uintptr_t intercept, const RowsArguments& y, int64_t n,
-                uintptr_t out, uintptr_t cross, int threads, const std::string& isa) {
+                uintptr_t out, const std::tuple<uintptr_t, uintptr_t, uintptr_t>& residual, int threads, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     float* sums = pointer<float>(out);
+    const auto& [cross, residuals, squares] = residual;
+    const ResidualSums left{pointer<double>(cross), pointer<double>(residuals), pointer<double>(squares)};
     py::gil_scoped_release release;
     score(rows_of(x), pointer<float>(coef), pointer<float>(intercept), rows_of(y), n,
-          {sums, sums + n, sums + 2 * n, sums + 3 * n}, pointer<double>(cross), threads, kernels);
+          {sums, sums + n, sums + 2 * n, sums + 3 * n}, left, threads, kernels);
 }
 
 std::tuple<int64_t, bool> call_unit_sum(const RowsArguments& rows, uintptr_t valid, int64_t n, uintptr_t total,
@@ -96,7 +98,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
     m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),
-          py::arg("out"), py::arg("cross"), py::arg("threads"), py::arg("isa"));
+          py::arg("out"), py::arg("residual"), py::arg("threads"), py::arg("isa"));
     m.def("unit_sum", &call_unit_sum, py::arg("rows"), py::arg("valid"), py::arg("n"), py::arg("total"),
           py::arg("threads"), py::arg("isa"));
     m.def("burn", &call_burn, py::arg("steps"), py::arg("pairs"), py::arg("threads"), py::arg("isa"));

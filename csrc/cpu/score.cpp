@@ -24,53 +24,63 @@ int thread_number() {
 }  // namespace
 
 void score(const Rows& x, const float* coef, const float* intercept, const Rows& y, int64_t n, RowSums out,
-           double* cross, int threads, const Kernels& kernels) {
-    const int64_t depth = x.width, panels = (y.width + PANEL - 1) / PANEL, x_panels = (depth + PANEL - 1) / PANEL;
-    const int64_t chunk = std::min<int64_t>(CHUNK, n);
+           ResidualSums sums, int threads, const Kernels& kernels) {
+    const int64_t depth = x.width, panels = (y.width + PANEL - 1) / PANEL;
     const Memory weights(panels * depth * PANEL), bias(panels * PANEL), copies(threads * depth * PANEL);
-    const Memory residual(cross ? panels * chunk * PANEL : 0), x_packed(cross ? x_panels * chunk * PANEL : 0);
     const Rows coef_rows{coef, Dtype::FLOAT32, y.width, y.width, 1};
-    std::vector<int64_t> index(std::max(depth, chunk));
-    std::iota(index.begin(), index.end(), int64_t(0));
+    std::vector<int64_t> every(std::max<int64_t>(depth, CHUNK));
+    std::iota(every.begin(), every.end(), int64_t(0));
     std::copy_n(intercept, y.width, bias.get());
     std::fill(bias.get() + y.width, bias.get() + panels * PANEL, 0.0f);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t p = 0; p < panels; ++p)
+        kernels.pack(coef_rows, every.data(), depth, p * PANEL, nullptr, false, weights.get() + p * depth * PANEL,
+                     nullptr, nullptr);
 
-    const auto score_rows = [&](int64_t row, int64_t end, float* residual_rows) {
+    const auto score_rows = [&](int64_t row, int64_t end, float* residual, int64_t residual_panel) {
         float* rows = copies.get() + thread_number() * PANEL * depth;
         const int height = int(std::min<int64_t>(PANEL, end - row));
         kernels.widen(x, row, height, rows);  // float32 rows too: read once in order, then from a cache
         std::fill(rows + height * depth, rows + PANEL * depth, 0.0f);
-        kernels.score(rows, depth, weights.get(), bias.get(), y, row, height, out, residual_rows, chunk * PANEL);
+        kernels.score(rows, depth, weights.get(), bias.get(), y, row, height, out, residual, residual_panel);
     };
-
+    if (!sums.cross) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t p = 0; p < panels; ++p)
-        kernels.pack(coef_rows, index.data(), depth, p * PANEL, nullptr, false, weights.get() + p * depth * PANEL,
-                     nullptr, nullptr);
-    if (!cross) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (int64_t row = 0; row < n; row += PANEL) score_rows(row, n, nullptr);
+        for (int64_t row = 0; row < n; row += PANEL) score_rows(row, n, nullptr, 0);
         return;
     }
-    for (int64_t start = 0; start < n; start += chunk) {
-        const int64_t length = std::min(chunk, n - start);
-        std::iota(index.begin(), index.begin() + length, start);
+
+    const int64_t panel_size = std::min<int64_t>(CHUNK, n) * PANEL, x_panels = (depth + PANEL - 1) / PANEL;
+    const Memory residual(panels * panel_size), x_packed(x_panels * panel_size);
+    std::vector<int64_t> here(CHUNK);
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        const int64_t length = std::min<int64_t>(CHUNK, n - start);
+        std::iota(here.begin(), here.end(), start);
 #pragma omp parallel num_threads(threads)
         {
 #pragma omp for schedule(dynamic) nowait
-            for (int64_t row = 0; row < length; row += PANEL)
-                score_rows(start + row, start + length, residual.get() + row * PANEL);
-#pragma omp for schedule(dynamic)
             for (int64_t p = 0; p < x_panels; ++p)
-                kernels.pack(x, index.data(), length, p * PANEL, nullptr, false, x_packed.get() + p * chunk * PANEL,
+                kernels.pack(x, here.data(), length, p * PANEL, nullptr, false, x_packed.get() + p * panel_size,
                              nullptr, nullptr);
 #pragma omp for schedule(dynamic)
-            for (int64_t tile = 0; tile < x_panels * panels; ++tile) {
-                const int64_t left = tile % x_panels, right = tile / x_panels;
-                kernels.multiply(x_packed.get() + left * chunk * PANEL, residual.get() + right * chunk * PANEL, length,
-                                 false, 1.0, cross + left * PANEL * y.width + right * PANEL, y.width,
-                                 int(std::min<int64_t>(PANEL, depth - left * PANEL)),
-                                 int(std::min<int64_t>(PANEL, y.width - right * PANEL)));
+            for (int64_t row = 0; row < length; row += PANEL)
+                score_rows(start + row, start + length, residual.get() + row * PANEL, panel_size);
+#pragma omp for schedule(dynamic)
+            for (int64_t p = 0; p < panels; ++p) {
+                const int width = int(std::min<int64_t>(PANEL, y.width - p * PANEL));
+                float* panel = residual.get() + p * panel_size;
+                double panel_sums[PANEL] = {}, panel_squares[PANEL] = {};
+                // Packed onto itself, for the sums.
+                kernels.pack({panel, Dtype::FLOAT32, PANEL, PANEL, 1}, every.data(), length, 0, nullptr, false, panel,
+                             panel_sums, panel_squares);
+                for (int c = 0; c < width; ++c) {
+                    sums.sums[p * PANEL + c] += panel_sums[c];
+                    sums.squares[p * PANEL + c] += panel_squares[c];
+                }
+                for (int64_t left = 0; left < x_panels; ++left)
+                    kernels.multiply(x_packed.get() + left * panel_size, panel, length, false, 1.0,
+                                     sums.cross + left * PANEL * y.width + p * PANEL, y.width,
+                                     int(std::min<int64_t>(PANEL, depth - left * PANEL)), width);
             }
         }
     }

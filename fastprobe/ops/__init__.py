@@ -8,6 +8,7 @@ from fastprobe.ops._platform import FastLinear as FastLinear
 from fastprobe.ops._platform import matmul as matmul
 from fastprobe.ops._rows import pick_rows as pick_rows
 from fastprobe.ops.gram import gram_ as gram_
+from fastprobe.ops.score import ResidualSums as ResidualSums
 from fastprobe.ops.score import score as score
 from fastprobe.ops.unit_sum import UnitSum as UnitSum
 from fastprobe.ops.unit_sum import unit_sum as unit_sum

@@ -29,7 +29,25 @@ class RowScores(NamedTuple):
         return torch.where(norms > 0, self.dot / norms, torch.zeros_like(norms))
 
 
-def _check(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tensor | None = None) -> None:
+class ResidualSums(NamedTuple):
+    """Sums over rows of what a map leaves, r = y - p, that rows are added to; float64.
+
+    ``cross`` and ``sums`` are zero for the least-squares map; what is left of them corrects one that is not quite that.
+    """
+
+    cross: Tensor  # (D, K): sum of x r^T
+    sums: Tensor  # (K,): sum of r
+    squares: Tensor  # (K,): sum of r^2
+
+    @classmethod
+    def zero(cls, x_dim: int, y_dim: int, device: torch.device | str = "cpu") -> ResidualSums:
+        """The sums of no rows."""
+        return cls(
+            *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((x_dim, y_dim), (y_dim,), (y_dim,)))
+        )
+
+
+def _check(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None) -> None:
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ShapeError(f"score: x and y must be (N, D) and (N, K), got {tuple(x.shape)} and {tuple(y.shape)}")
     if coef.shape != (x.shape[1], y.shape[1]) or intercept.shape != (y.shape[1],):
@@ -37,14 +55,17 @@ def _check(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tens
             f"score: coef and intercept must be {(x.shape[1], y.shape[1])} and {(y.shape[1],)} to match x and y, "
             f"got {tuple(coef.shape)} and {tuple(intercept.shape)}"
         )
-    if cross is not None and (cross.shape != coef.shape or cross.dtype != torch.float64):
-        raise ShapeError(
-            f"score: cross must be {tuple(coef.shape)} float64 like coef, got {tuple(cross.shape)} {cross.dtype}"
-        )
+    if residual is not None:
+        shapes = (coef.shape, intercept.shape, intercept.shape)
+        for name, total, shape in zip(residual._fields, residual, shapes, strict=True):
+            if total.shape != shape or total.dtype != torch.float64:
+                raise ShapeError(
+                    f"score: residual.{name} must be {tuple(shape)} float64, got {tuple(total.shape)} {total.dtype}"
+                )
 
 
 @operation(check=_check)
-def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tensor | None = None) -> RowScores:
+def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None) -> RowScores:
     """Score the affine map ``p = x coef + intercept`` against ``y``, row by row.
 
     Args:
@@ -52,8 +73,7 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tenso
         coef: ``(D, K)``.
         intercept: ``(K,)``.
         y: ``(N, K)``, any floating dtype.
-        cross: ``(D, K)`` float64; ``x^T (y - p)`` is added to it, in place. It is zero for the least-squares map, and
-            what is left of it corrects one that is not quite that.
+        residual: sums that these rows are added to, in place.
 
     Returns:
         The four sums of :class:`RowScores`.
@@ -72,24 +92,26 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tenso
         out[0, here] = (p * target).sum(1)
         out[1, here] = torch.linalg.vector_norm(p, dim=1).square_()
         out[2, here] = torch.linalg.vector_norm(target, dim=1).square_()
-        residual = torch.sub(target, p, out=p)
-        out[3, here] = torch.linalg.vector_norm(residual, dim=1).square_()
-        if cross is not None:
-            cross += rows.double().mT @ residual.double()
+        left = torch.sub(target, p, out=p)
+        out[3, here] = torch.linalg.vector_norm(left, dim=1).square_()
+        if residual is not None:
+            left = left.double()
+            residual.cross.add_(rows.double().mT @ left)
+            residual.sums.add_(left.sum(0))
+            residual.squares.add_(left.square_().sum(0))
     return RowScores(*out)
 
 
 def _cpu_refuses(
-    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tensor | None = None
+    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
 ) -> str | None:
-    if cross is not None and not cross.is_contiguous():
-        return "cross must be contiguous"
-    others = (coef, intercept) if cross is None else (coef, intercept, cross)
-    return _native.not_on_a_cpu(others) or _native.cpu_refuses((x, y))
+    if residual is not None and not all(total.is_contiguous() for total in residual):
+        return "the sums of the residual must be contiguous"
+    return _native.not_on_a_cpu((coef, intercept, *(residual or ()))) or _native.cpu_refuses((x, y))
 
 
 @score.register("cpu", unless=_cpu_refuses)
-def _cpu(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tensor | None = None) -> RowScores:
+def _cpu(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None) -> RowScores:
     """``csrc/cpu/score.cpp``: a block of rows at a time; what it predicts stays in a cache."""
     out = torch.empty(4, len(x), dtype=torch.float32)
     coef, intercept = coef.float().contiguous(), intercept.float().contiguous()  # kept here while C++ reads them
@@ -100,7 +122,7 @@ def _cpu(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, cross: Tensor
         y=_native.rows_argument(y),
         n=len(x),
         out=out.data_ptr(),
-        cross=0 if cross is None else cross.data_ptr(),
+        residual=tuple(total.data_ptr() for total in residual) if residual else (0, 0, 0),
         threads=torch.get_num_threads(),
         isa=_native.chosen_instruction_set(),
     )

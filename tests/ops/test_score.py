@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastprobe.errors import BackendError, ShapeError
-from fastprobe.ops import BACKENDS, score
+from fastprobe.ops import BACKENDS, ResidualSums, score
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [
@@ -49,28 +49,33 @@ def test_sums_agree_with_float64(backend, dtype, shape, residual_rows, randn):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, pytest.param((2050, 33, 65), id="ragged-over-chunks")])
-def test_cross_gains_x_times_the_residual(backend, dtype, shape, residual_rows, randn):
+def test_residual_sums_gain_those_of_the_rows(backend, dtype, shape, residual_rows, randn):
     n, d, k = shape
     x, y = residual_rows(n, d, dtype), residual_rows(n, k, dtype)
     coef, intercept = randn(d, k) / d**0.5, randn(k)
-    cross = randn(d, k)
-    before = cross.clone()
+    sums = ResidualSums(randn(d, k), randn(k), randn(k))
+    before = [total.clone() for total in sums]
     skip_unless_takes(backend, x, coef, intercept, y)
 
-    out = score.on(backend)(x, coef, intercept, y, cross=cross)
+    out = score.on(backend)(x, coef, intercept, y, residual=sums)
 
-    exact = x.double().mT @ (y.double() - x.double() @ coef - intercept)
-    size = x.double().abs().mT @ (x.double().abs() @ coef.abs() + intercept.abs() + y.double().abs())
-    assert ((cross - before - exact).abs() <= (1e-14 if dtype == torch.float64 else 1e-6) * size + 1e-14).all()
+    r = y.double() - x.double() @ coef - intercept
+    size = x.double().abs() @ coef.abs() + intercept.abs() + y.double().abs()
+    eps = 1e-14 if dtype == torch.float64 else 1e-6
+    exact = (x.double().mT @ r, r.sum(0), r.square().sum(0))
+    bounds = (x.double().abs().mT @ size, size.sum(0), size.square().sum(0))
+    for name, total, old, new, bound in zip(sums._fields, sums, before, exact, bounds, strict=True):
+        assert ((total - old - new).abs() <= eps * bound + 1e-14).all(), name
     assert all(map(torch.equal, out, score.on(backend)(x, coef, intercept, y)))
 
 
-@pytest.mark.parametrize(
-    "cross", [torch.zeros(2, 2), torch.zeros(2, 3, dtype=torch.float64)], ids=["float32", "other-shape"]
-)
-def test_a_cross_that_does_not_fit_is_refused(cross):
-    with pytest.raises(ShapeError, match=r"cross must be \(2, 2\) float64 like coef, got"):
-        score(torch.ones(3, 2), torch.ones(2, 2), torch.ones(2), torch.ones(3, 2), cross=cross)
+def test_residual_sums_that_do_not_fit_are_refused():
+    arguments = torch.ones(3, 2), torch.ones(2, 4), torch.ones(4), torch.ones(3, 4)
+
+    with pytest.raises(ShapeError, match=r"residual\.cross must be \(2, 4\) float64, got \(4, 2\)"):
+        score(*arguments, residual=ResidualSums.zero(4, 2))
+    with pytest.raises(ShapeError, match=r"residual\.sums must be \(4,\) float64, got \(4,\) torch.float32"):
+        score(*arguments, residual=ResidualSums.zero(2, 4)._replace(sums=torch.zeros(4)))
 
 
 def test_the_error_of_a_nearly_perfect_map_keeps_its_digits(randn):

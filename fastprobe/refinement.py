@@ -1,0 +1,68 @@
+"""One step of iterative refinement: a second look at the rows of a fit, and at what its map leaves of them.
+
+Moments give r2 as a difference of sums, with an error that grows with the condition of x. The residual of every row is
+no such difference: the squares of what is left are off by the square of the map's error only, and what is left of
+x^T r, zero for the least-squares map, corrects that error in turn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastprobe.errors import InputError
+from fastprobe.linear import Factorisation, Fit
+from fastprobe.ops import ResidualSums, matmul, pick_rows, score
+
+
+class Refinement:
+    """Sums of a second pass over the rows of one fit.
+
+    Args:
+        source: the factorisation behind the fit.
+        fit: what is to be refined.
+        y: name of the target block.
+        backend: which implementation scores rows.
+    """
+
+    def __init__(self, source: Factorisation, fit: Fit, y: str, backend: str = "auto"):
+        device = fit.coef.device
+        self.source, self.fit, self.y, self.backend = source, fit, y, backend
+        self.dtype = torch.float64 if source.moments.dtype == "float64" else torch.float32
+        self.rows = 0
+        self.left = ResidualSums.zero(source.rank, fit.coef.shape[1], device)
+        self.fold_rss = torch.zeros_like(fit.fold_rss)
+        self._mean = (source.moments.origin(source.x) + source.mean).to(self.dtype)
+        self._whiten = source.whiten.to(self.dtype)
+
+    @torch.no_grad()
+    def add(self, x: Tensor, y: Tensor, fold: Tensor) -> None:
+        """Add rows that the moments have seen.
+
+        Args:
+            x: ``(N, d)``.
+            y: ``(N, k)``.
+            fold: ``(N,)`` int64, as the moments had it; rows with a negative fold are left out.
+        """
+        index = (fold >= 0).nonzero().flatten()
+        self.rows += len(index)
+        whitened = matmul(pick_rows(x, index).to(self.dtype) - self._mean, self._whiten)
+        # About the mean, which float32 does not hold well enough beside what varies.
+        target = pick_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
+        rounding = self.fit.y_mean.to(self.dtype).double() - self.fit.y_mean
+        score(whitened, self.fit.whitened, -rounding, target, residual=self.left, backend=self.backend)
+        for place, f in enumerate(self.source.folds if len(self.fit.fold_whitened) else ()):
+            own = (fold[index] == f).nonzero().flatten()
+            coef, mean = self.source.fold_map(self.fit, place)
+            scored = score(whitened[own], coef, mean - self.fit.y_mean - rounding, target[own], backend=self.backend)
+            self.fold_rss[place] += scored.error.double().sum()
+
+    def result(self) -> Fit:
+        """The refined fit.
+
+        Raises:
+            InputError: other rows were added than the moments have seen.
+        """
+        if self.rows != int(self.source.n):
+            raise InputError(f"refine: {self.rows} rows were given, the fit has seen {int(self.source.n)}")
+        return self.source.refined(self.fit, self.y, self.left, self.fold_rss)
