@@ -13,6 +13,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
     typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     const T* base = static_cast<const T*>(rows.data);
     bool finite = true;
+    int64_t counted = 0;  // here, as the counts of other threads lie beside *count
     for (int64_t i = first; i < first + n; ++i) {
         if (!valid[i]) continue;
         const T* row = base + i * rows.row_stride;
@@ -35,7 +36,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
             continue;
         }
         if (square == 0) continue;
-        ++*count;
+        ++counted;
         const double inverse = 1 / __builtin_sqrt(square);
         for (int64_t c = 0; c < rows.width; c += PANEL) {
             const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, columns_from(rows, c), copy);
@@ -48,6 +49,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
             }
         }
     }
+    *count += counted;
     return finite;
 }
 
