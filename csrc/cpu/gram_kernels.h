@@ -102,6 +102,20 @@ void pack(const Rows& rows, const int64_t* index, int64_t n, int64_t column, con
         pack_any<false>(rows, index, n, column, origin, pairs, panel, sums, squares);
 }
 
+bool pair_up(const float* panel, int64_t n, float* pairs) {
+    bits rest = {};
+    for (int64_t i = 0; i < n; i += 2, panel += 2 * PANEL, pairs += PANEL)
+#pragma GCC unroll 8
+        for (int v = 0; v < PANEL; v += LANES) {
+            const bits first = load<bits>(panel + v), second = i + 1 < n ? load<bits>(panel + PANEL + v) : bits{};
+            rest |= (first | second) & 0xffff;
+            store(pairs + v, as_float(first >> 16 | second));
+        }
+    uint32_t any = 0;
+    for (int lane = 0; lane < LANES; ++lane) any |= rest[lane];
+    return any == 0;
+}
+
 template <Left LEFT>
 INLINE void multiply_panels(const float* a, const float* b, int64_t n, double weight, double* out, int64_t stride,
                             int height, int width) {

@@ -18,7 +18,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx2() {
-    static const Kernels kernels{"avx2", false, pack, multiply, score, widen, unit_sum, burn};
+    static const Kernels kernels{"avx2", false, pack, pair_up, multiply, score, widen, unit_sum, burn};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

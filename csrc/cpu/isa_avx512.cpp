@@ -18,7 +18,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512() {
-    static const Kernels kernels{"avx512", false, pack, multiply, score, widen, unit_sum, burn};
+    static const Kernels kernels{"avx512", false, pack, pair_up, multiply, score, widen, unit_sum, burn};
     const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     return runs && avx2() ? &kernels : nullptr;

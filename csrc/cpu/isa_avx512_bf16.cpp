@@ -35,7 +35,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static const Kernels kernels{"avx512-bf16", true, pack, multiply, score, widen, unit_sum, burn};
+    static const Kernels kernels{"avx512-bf16", true, pack, pair_up, multiply, score, widen, unit_sum, burn};
     return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
 }
 

@@ -9,7 +9,7 @@
 namespace fastprobe {
 
 const Kernels* portable() {
-    static const Kernels kernels{"portable", false, pack, multiply, score, widen, unit_sum, burn};
+    static const Kernels kernels{"portable", false, pack, pair_up, multiply, score, widen, unit_sum, burn};
     return &kernels;
 }
 

@@ -36,6 +36,9 @@ struct Kernels {
     void (*pack)(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
                  float* panel, double* sums, double* squares);
 
+    // Make pairs of a panel of floats, if each of them is a bfloat16 number; false if one is not.
+    bool (*pair_up)(const float* panel, int64_t n, float* pairs);
+
     // out[r * stride + c] += weight * sum_n a[n][r] b[n][c] for r < height, c < width; n <= CHUNK tokens.
     void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, double weight, double* out, int64_t stride,
                      int height, int width);
