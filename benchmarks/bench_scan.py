@@ -36,7 +36,7 @@ print(json.dumps({"tokens": scan.config["tokens"], "loaded_mb": before / 1024, "
 
 
 @pytest.mark.benchmark(group="scan of the demo encoder")
-def bench_scan(duel: Callable[..., None], benchmark: Any, tokens: int) -> None:
+def bench_scan(duel: Callable[..., None], benchmark: Any, tokens: int | None) -> None:
     """How many times the plain forward pass does ``linearity`` with default arguments take, on the same batches?
 
     The scan contains one forward pass over all tokens and one over the 64 sequences that are scored row by row.
@@ -44,7 +44,7 @@ def bench_scan(duel: Callable[..., None], benchmark: Any, tokens: int) -> None:
     nothing to compare; the scan's own R² is checked on elements "layer", by lstsq in float64 on the model's own states.
     """
     model, tokenizer = load_model(None)
-    batches = list(fastprobe.token_batches(load_text([], None, "train")[0], tokenizer, tokens=tokens))
+    batches = list(fastprobe.token_batches(load_text([], None, "train")[0], tokenizer, tokens=tokens or 16_384))
     batches = [{name: tensor.to(model.device) for name, tensor in batch.items()} for batch in batches]
     duel(
         ours=lambda: fastprobe.linearity(model, batches, progress=False),

@@ -24,11 +24,11 @@ LONG, SHORT = 5, 15
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--tokens", type=int, default=16_384, help="tokens of the scan that bench_scan.py times")
+    parser.addoption("--tokens", type=int, help="how many bench_fit.py and bench_scan.py take; few unless given")
 
 
 @pytest.fixture
-def tokens(request: pytest.FixtureRequest) -> int:
+def tokens(request: pytest.FixtureRequest) -> int | None:
     return request.config.getoption("--tokens")
 
 

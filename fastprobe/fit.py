@@ -25,6 +25,7 @@ class LinearFit:
         x_dim: width of x.
         y_dim: width of y.
         folds: number of folds of ``r2_cv``; 0 or 1 for none.
+        cka: keep ``y^T y`` for the column ``cka``, a third product beside the two that a fit needs.
         method: how the map is fitted.
         device: where the sums are kept; that of the rows.
         backend: which implementation adds rows.
@@ -42,11 +43,12 @@ class LinearFit:
         y_dim: int,
         *,
         folds: int = 5,
+        cka: bool = True,
         method: LeastSquares | None = None,
         device: torch.device | str = "cpu",
         backend: str = "auto",
     ):
-        plan = MomentPlan.of([("x", "y")], {"x": x_dim, "y": y_dim}, folds=folds, cka=[("x", "y")])
+        plan = MomentPlan.of([("x", "y")], {"x": x_dim, "y": y_dim}, folds=folds, cka=[("x", "y")] * cka)
         self.method = method or LeastSquares()
         self.backend = backend
         self.sequences = 0

@@ -195,6 +195,16 @@ def test_an_unknown_column_is_answered_with_those_there_are(pair):
         LinearFit(4, 3).update(*pair).score("nope")
 
 
+def test_without_cka_its_product_is_not_kept(pair):
+    x, y = pair
+    lean, full = (LinearFit(x.shape[1], y.shape[1], cka=cka).update(x, y) for cka in (False, True))
+
+    assert ("y", "y") not in lean.moments.grams
+    with pytest.raises(InputError, match="no 'cka'"):
+        lean.score("cka")
+    assert {**full.scores(), "cka": None} == lean.scores()
+
+
 def test_a_column_that_does_not_exist_for_a_fit_is_not_offered(pair):
     with pytest.raises(InputError, match=r"no 'r2_residual'") as error:
         LinearFit(4, 3).update(*pair).score("r2_residual")
