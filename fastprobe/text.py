@@ -19,7 +19,7 @@ PIECE = 1 << 16
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
 """Tokens a batch where the user does not say: on a CPU few enough that activations come from memory that is in use
-already (blocks over 32 MB are fresh pages every time: benchmarks/NOTES.md), elsewhere enough to keep a GPU busy."""
+already (benchmarks/NOTES.md), elsewhere enough to keep a GPU busy."""
 
 
 class TokenBatches:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastprobe"
 
-LEAVES = {"errors", "points", "files", "memory", "interrupt", "clock", "version", "moment_plan"}
+LEAVES = {"errors", "points", "files", "memory", "interrupt", "clock", "version", "moment_plan", "orders", "plan"}
 """Rooms that know nothing of the others but, at most, other leaves."""
 
 FLOORS = [
@@ -31,6 +31,7 @@ FLOORS = [
 """From the ground up. A room imports what is below it; within a floor, only what ``BESIDE`` says."""
 
 BESIDE = {("ops", "ops"), ("models", "models"), ("moment_plan", "errors"), ("points", "errors"), ("files", "errors")}
+BESIDE |= {("orders", "orders"), ("orders", "errors"), ("plan", "errors")}
 INSIDE = {("ops", "kernels"), ("testing", "models")}
 
 

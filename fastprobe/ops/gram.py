@@ -220,7 +220,7 @@ def _cpu(
     *,
     weight: float = 1.0,
 ) -> None:
-    """``csrc/cpu/gram.cpp``: sums of 128 rows in registers, of 1,024 in float32, the rest in float64."""
+    """``csrc/cpu/gram.cpp``: sums of 128 rows in registers, of 2,048 in float32, the rest in float64."""
     about = [origin.float() if origin.any() else None for origin in origins]  # kept here while C++ reads it
     fold = fold.contiguous()
     _native.cpu_library().gram(

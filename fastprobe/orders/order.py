@@ -1,0 +1,163 @@
+"""An order: which layers a forward pass runs, first to last. Layers are 0-based and ranges half-open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastprobe.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """The attention or the FFN of a layer, each with its skip connection and norm."""
+
+    part: str  # "attention" or "ffn"
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.part}.{self.layer}"
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Layers that all get one state; the mean of what they make of it goes on."""
+
+    layers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"({'+'.join(map(str, self.layers))})"
+
+
+Step = int | Sublayer | Parallel
+
+
+@dataclass(frozen=True)
+class Order:
+    """Steps of a forward pass, first to last; repeats and omissions are allowed. Orders are equal if their steps are.
+
+    Example:
+        >>> str(Order((0, 2, 1, 3), "swap 1 2"))
+        '0,2,1,3'
+    """
+
+    steps: tuple[Step, ...]
+    name: str = field(default="", compare=False)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.steps))
+
+    @property
+    def layers(self) -> list[int]:
+        """Every layer that takes part, as often as it runs."""
+        return [layer for step in self.steps for layer in layers_of(step)]
+
+
+def layers_of(step: Step) -> tuple[int, ...]:
+    """The layers of one step."""
+    if isinstance(step, Parallel):
+        return step.layers
+    return (step.layer,) if isinstance(step, Sublayer) else (step,)
+
+
+def identity(n: int) -> Order:
+    """The order of the model itself."""
+    return Order(tuple(range(n)), "identity")
+
+
+def parse(text: str, name: str = "") -> Order:
+    """An order from its text: layers, half-open ranges, ``(3+4)`` for layers in parallel, ``ffn.3``, ``attention.3``.
+
+    Example:
+        >>> list(parse("0-3,2,(3+4)"))
+        [0, 1, 2, 2, Parallel(layers=(3, 4))]
+
+    Raises:
+        InputError: a part cannot be read; it is named.
+    """
+    steps: list[Step] = []
+    for part in (part.strip() for part in text.split(",")):
+        if re.fullmatch(r"\d+", part):
+            steps.append(int(part))
+        elif match := re.fullmatch(r"(\d+)-(\d+)", part):
+            start, stop = int(match[1]), int(match[2])
+            if stop <= start:
+                raise InputError(f"order {text!r}: {part} is empty; ranges are half-open and go up")
+            steps += range(start, stop)
+        elif match := re.fullmatch(r"(attention|ffn)\.(\d+)", part):
+            steps.append(Sublayer(match[1], int(match[2])))
+        elif re.fullmatch(r"\(\d+(\+\d+)*\)", part):
+            steps.append(Parallel(tuple(map(int, part[1:-1].split("+")))))
+        else:
+            raise InputError(f"order {text!r}: {part!r} is no layer, range, (i+j), attention.i or ffn.i")
+    return Order(tuple(steps), name)
+
+
+def load(path: str | Path) -> list[Order]:
+    """Orders of a text file, one a line, as the 2021 files have them; empty lines and comments (#) are passed over.
+
+    Raises:
+        InputError: the file cannot be read, holds no order, or a line is none; its number is named.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"orders: {path} cannot be read as text: {error}") from None
+    orders = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip().strip("[]")
+        if text and not text.startswith("#"):
+            try:
+                orders.append(parse(text))
+            except InputError as error:
+                raise InputError(f"orders: {path}, line {number}: {error}") from None
+    if not orders:
+        raise InputError(f"orders: {path} has none; one a line, like 0,2,1,3")
+    return orders
+
+
+def save(orders: Iterable[Order], path: str | Path) -> None:
+    """Write orders as :func:`load` reads them."""
+    Path(path).write_text("".join(f"{order}\n" for order in orders), encoding="utf-8")
+
+
+def to_mergekit(order: Order, model_id: str, dtype: str = "bfloat16") -> str:
+    """A mergekit "passthrough" configuration, as YAML, that writes a model with its layers in this order.
+
+    Raises:
+        InputError: the order has steps that are no whole layers.
+    """
+    if not all(isinstance(step, int) for step in order):
+        raise InputError(f"to_mergekit: {order} has steps that are no whole layers")
+    slices = []
+    for step in order.layers:
+        if slices and slices[-1][1] == step:
+            slices[-1][1] = step + 1
+        else:
+            slices.append([step, step + 1])
+    sources = "".join(
+        f"  - sources:\n      - model: {model_id}\n        layer_range: [{start}, {stop}]\n" for start, stop in slices
+    )
+    return f"slices:\n{sources}merge_method: passthrough\ndtype: {dtype}\n"
+
+
+def check(order: Order, n: int) -> None:
+    """That a model of n layers can run an order.
+
+    Raises:
+        InputError: the order is empty or names a layer that is not there.
+    """
+    if not len(order):
+        raise InputError("order: it is empty; name at least one layer")
+    for step in order:
+        for layer in layers_of(step):
+            if not 0 <= layer < n:
+                raise InputError(f"order {order}: there is no layer {layer}; the model has 0 to {n - 1}")

@@ -1,0 +1,166 @@
+"""Orders: the families by what defines them, text by going there and back."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastprobe import orders
+from fastprobe.errors import InputError
+from fastprobe.orders import Order, Parallel, Sublayer
+
+STEPS = st.one_of(
+    st.integers(0, 20),
+    st.builds(Sublayer, st.sampled_from(["attention", "ffn"]), st.integers(0, 20)),
+    st.lists(st.integers(0, 20), min_size=1, max_size=4).map(lambda layers: Parallel(tuple(layers))),
+)
+FAMILIES = {
+    "swaps": (orders.swaps(6), 15),
+    "adjacent swaps": (orders.swaps(6, adjacent=True), 5),
+    "replacements": (orders.replacements(6), 30),
+    "moves": (orders.moves(6), 25),
+    "drops": (orders.drops(6), 6),
+    "pair drops": (orders.drops(6, 2), 15),
+    "skips": (orders.skips(6), 20),
+    "repeats": (orders.repeats(6), 6),
+    "blocks": (orders.blocks(6), 21),
+    "reversals": (orders.reversals(6), 15),
+    "triples": (orders.reversals(6, 3), 4),
+    "shuffles": (orders.shuffles(6, fixed=2, count=50), 50),
+    "few shuffles": (orders.shuffles(6, fixed=4), 15),
+    "groups": (orders.groups(6, 2), 5),
+    "cycles": (orders.cycles(6), 6),
+    "cycles of two": (orders.cycles(6, 2), 5),
+    "parallel": (orders.parallel(6, 2, 4), 1),
+    "ffn swaps": (orders.sublayer_swaps(6, "ffn"), 15),
+    "attentions first": (orders.attentions_first(6), 1),
+}
+
+
+@pytest.mark.parametrize(("family", "count"), FAMILIES.values(), ids=FAMILIES)
+def test_a_family_has_its_size_each_order_once_and_all_named(family, count):
+    assert len(family) == len(set(family)) == count
+    assert orders.identity(6) not in family
+    assert len({order.name for order in family}) == count
+    for order in family:
+        orders.check(order, 6)
+
+
+@given(st.lists(STEPS, min_size=1, max_size=12))
+def test_text_goes_there_and_back(steps):
+    order = Order(tuple(steps))
+
+    assert orders.parse(str(order)) == order
+
+
+def test_a_swap_interchanges_two_layers_and_a_replacement_copies_one():
+    assert str(orders.swaps(4)[1]) == "2,1,0,3"
+    assert str(orders.replacements(4)[0]) == "1,1,2,3"
+
+
+@pytest.mark.parametrize("fixed", range(5))
+def test_a_shuffle_fixes_exactly_the_layers_it_says(fixed):
+    for order in orders.shuffles(6, fixed=fixed, count=40):
+        assert sorted(order) == list(range(6))
+        assert sum(layer == place for place, layer in enumerate(order)) == fixed
+
+
+def test_shuffles_are_those_of_their_seed():
+    assert orders.shuffles(12, 3) == orders.shuffles(12, 3) != orders.shuffles(12, 3, seed=1)
+
+
+def test_all_shuffles_are_found_where_few_are_asked_of_few():
+    found = {tuple(order) for order in orders.shuffles(5, fixed=0, count=1000)}
+
+    assert found == {p for p in itertools.permutations(range(5)) if all(i != p[i] for i in range(5))}
+    assert len(found) == 44 == round(math.factorial(5) / math.e)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("skip", "0,1,6,7"),
+        ("reverse", "0,1,5,4,3,2,6,7"),
+        ("middle_repeat", "0,1,4,4,4,4,6,7"),
+        ("parallel", "0,1,(2+3+4+5),6,7"),
+        ("looped_parallel", "0,1,(2+3+4+5),(2+3+4+5),(2+3+4+5),6,7"),
+    ],
+)
+def test_painters(mode, text):
+    assert str(orders.painters(8, mode, 2)[0]) == text
+
+
+def test_painters_shuffle_the_middle_only():
+    (order,) = orders.painters(8, "random", 2)
+
+    assert (order.steps[:2], order.steps[6:]) == ((0, 1), (6, 7))
+    assert sorted(order.steps[2:6]) == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("name", "count"), [("swaps", 66), ("triples", 10), ("albert", 12), ("fix4", 100)])
+def test_protocols_of_the_paper(name, count):
+    assert len(orders.paper(name)) == count
+
+
+def test_sublayers_change_places_alone():
+    assert str(orders.sublayer_swaps(3, "ffn")[0]) == "attention.0,ffn.1,attention.1,ffn.0,2"
+    assert str(orders.attentions_first(2)[0]) == "attention.0,attention.1,ffn.0,ffn.1"
+
+
+def test_orders_of_a_file(tmp_path):
+    path = tmp_path / "orders.txt"
+    path.write_text("# all of them\n0,1,2\n\n[2, 1, 0]\n")
+
+    read = orders.load(path)
+    orders.save(read, path)
+
+    assert [order.steps for order in read] == [(0, 1, 2), (2, 1, 0)]
+    assert path.read_text() == "0,1,2\n2,1,0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1\n0,x\n", r"line 2: order '0,x': 'x' is no layer"),
+        ("0,3-3\n", r"line 1: .* 3-3 is empty; ranges are half-open"),
+        ("0,,1\n", r"line 1: .* '' is no layer"),
+        ("\n", r"has none; one a line"),
+        ("\xff", "cannot be read as text"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(text, message, tmp_path):
+    path = tmp_path / "orders.txt"
+    path.write_bytes(text.encode("latin-1"))
+
+    with pytest.raises(InputError, match=message):
+        orders.load(path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: orders.drops(4, 4), "width: must be at least 1 and at most 3 for 4 layers, got 4"),
+        (lambda: orders.shuffles(4, fixed=3), "fixed: must be at least 0 and at most 2"),
+        (lambda: orders.painters(4, "cubist", 1), "'cubist' is not one of skip"),
+        (lambda: orders.painters(4, "skip", 0), "leaves no layer"),
+        (lambda: orders.paper("swap"), "'swap' is not one of swaps, triples"),
+        (lambda: orders.sublayer_swaps(4, "mlp"), "'mlp' is not attention or ffn"),
+        (lambda: orders.check(Order((0, 4)), 4), "order 0,4: there is no layer 4; the model has 0 to 3"),
+        (lambda: orders.check(Order(()), 4), "it is empty"),
+        (lambda: orders.to_mergekit(orders.attentions_first(2)[0], "m"), "no whole layers"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_mergekit_gets_one_slice_a_run_of_layers():
+    text = orders.to_mergekit(orders.parse("0-3,2,3"), "some/model")
+
+    assert text.count("layer_range") == 2
+    assert "layer_range: [0, 3]\n" in text
+    assert "layer_range: [2, 4]\n" in text
+    assert "merge_method: passthrough" in text
