@@ -1,0 +1,193 @@
+"""A transformer on one batch as stem, layers and head, with layers that run in any order.
+
+Nothing is known of families: the model's own forward pass is run once with layers that pass their state on untouched
+and note what else they are handed (mask, rotary embeddings, ...). Those arguments belong to the layer, not to its
+place, so the right ones go with it wherever it runs; and the head is the same pass with a given state at its end.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.errors import UnsupportedModelError
+from fastprobe.models.record import first_input, first_tensor
+from fastprobe.models.resolve import ModelPoints
+from fastprobe.orders import Parallel, Step, Sublayer
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class LayerStack:
+    """The layers of a model as functions from state to state, for one batch.
+
+    Args:
+        model: a Hugging Face model, in evaluation mode.
+        points: where its layers are.
+        batch: what the model is called with, on its device.
+
+    Attributes:
+        stem: ``(batch, length, width)``, the state that the first layer is handed.
+    """
+
+    def __init__(self, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]):
+        self.model, self.points, self.batch = model, points, dict(batch)
+        body = getattr(model, "base_model", model)
+        if "use_cache" in inspect.signature(body.forward).parameters:
+            self.batch["use_cache"] = False
+        self._calls: list[Call] = []
+        states: list[Tensor] = []
+
+        def note(layer: int, state: Tensor, call: Call) -> Tensor:
+            states.append(state)
+            self._calls.append(call)
+            return state
+
+        with replaced_layers(points.layers, note):
+            body(**self.batch)
+        if len(states) != len(points.layers):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: {len(states)} of {len(points.layers)} layers ran once in a forward pass"
+            )
+        self.stem = states[0]
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def apply(self, step: Step, state: Tensor, copies: int = 1) -> Tensor:
+        """Run one step.
+
+        Args:
+            step: a layer, the attention or the FFN of one, or layers in parallel.
+            state: ``(copies * batch, length, width)``.
+            copies: how many states of the whole batch lie side by side.
+        """
+        if isinstance(step, Parallel):
+            return torch.stack([self.apply(layer, state, copies) for layer in step.layers]).mean(0)
+        if isinstance(step, Sublayer):
+            return self._apply_part(step, state, copies)
+        args, kwargs = self._calls[step]
+        args, kwargs = self._repeated(args, copies), self._repeated(kwargs, copies)
+        return first_tensor(self.points.layers[step](state, *args, **kwargs))
+
+    def head(self, state: Tensor) -> Any:
+        """What the model returns for a final state ``(batch, length, width)``."""
+        last = len(self) - 1
+        with replaced_layers(self.points.layers, lambda layer, passed, _: state if layer == last else passed):
+            return self.model(**self.batch)
+
+    def _apply_part(self, step: Sublayer, state: Tensor, copies: int) -> Tensor:
+        """Half a layer: stopped after the attention, or with an attention that adds nothing."""
+        layer, layout = self.points.layers[step.layer], self.points.layout
+        if self.points.parallel:
+            raise UnsupportedModelError(
+                f"order {step}: attention and FFN of this model read one state and cannot be run apart"
+            )
+        if step.part == "attention":
+            place = self.points.places["resid_mid"]
+            module = layer.get_submodule(place.module)
+            register = module.register_forward_hook if place.output else module.register_forward_pre_hook
+            found: list[Tensor] = []
+
+            def stop(module: nn.Module, args: Any, kwargs: Any, *result: Any) -> None:
+                found.append(first_tensor(result[0]) if result else first_input(args, kwargs))
+                raise _Reached
+
+            handle = register(stop, with_kwargs=True)
+            try:
+                self.apply(step.layer, state, copies)
+            except _Reached:
+                return found[0]
+            finally:
+                handle.remove()
+            raise AssertionError("a layer ended without its attention")
+        if layout.post_ln:  # the norm after the attention gives back what the layer got
+            replaced = {layer.get_submodule(layout.attn_norm): lambda *args, **kwargs: state}
+        else:
+            attention = layer.get_submodule(layout.attn)
+            nothing = torch.zeros_like(state)
+            result = nothing if self._returns_tensor(attention, step.layer) else (nothing, None)
+            replaced = {attention: lambda *args, **kwargs: result}
+        with replaced_forwards(replaced):
+            return self.apply(step.layer, state, copies)
+
+    def _returns_tensor(self, attention: nn.Module, layer: int) -> bool:
+        """Whether an attention returns its output alone: seen once, on one token."""
+        seen: list[bool] = []
+
+        def look(_: nn.Module, __: Any, result: Any) -> None:
+            seen.append(isinstance(result, Tensor))
+            raise _Reached
+
+        handle = attention.register_forward_hook(look)
+        try:
+            self.apply(layer, self.stem)
+        except _Reached:
+            return seen[0]
+        finally:
+            handle.remove()
+        raise AssertionError("a layer ended without its attention")
+
+    def _repeated(self, value: Any, copies: int) -> Any:
+        """Arguments of one batch for several side by side: what has one entry a sequence is repeated."""
+        if copies == 1:
+            return value
+        if isinstance(value, Tensor):
+            batch = len(self.stem)
+            return torch.cat([value] * copies) if value.ndim and len(value) == batch > 1 else value
+        if isinstance(value, dict):
+            return {key: self._repeated(inner, copies) for key, inner in value.items()}
+        if isinstance(value, tuple):
+            return tuple(self._repeated(inner, copies) for inner in value)
+        return value
+
+
+class _Reached(BaseException):
+    """Leaves a layer half way; no handler of ``Exception`` may hold it up."""
+
+
+@contextmanager
+def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Modules that do something else when called, put back on every exit; weights and hooks stay where they are."""
+    before = {module: vars(module).get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward  # type: ignore[method-assign]
+        yield
+    finally:
+        for module, forward in before.items():
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = forward  # type: ignore[method-assign]
+
+
+@contextmanager
+def replaced_layers(layers: Sequence[nn.Module], run: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
+    """A model whose layers do ``run(layer, state, (other args, other kwargs))`` instead."""
+
+    def forward_of(index: int, layer: nn.Module) -> Callable[..., Any]:
+        own = layer.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if type(layer) not in _RETURNS_TUPLE:
+                with torch.no_grad():
+                    _RETURNS_TUPLE[type(layer)] = isinstance(own(*args, **kwargs), tuple)
+            state = first_input(args, kwargs)
+            others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+            out = run(index, state, (args[1:], others))
+            return (out,) if _RETURNS_TUPLE[type(layer)] else out
+
+        return forward
+
+    with replaced_forwards({layer: forward_of(index, layer) for index, layer in enumerate(layers)}):
+        yield
+
+
+_RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
+"""Classes of layers: whether they hand their state on in a tuple, as those of Transformers 4 do; seen, not guessed."""
