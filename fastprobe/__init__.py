@@ -1,5 +1,8 @@
 """How linear the parts of a transformer are, and what happens when its layers are reordered."""
 
+from fastprobe import orders as orders
+from fastprobe.commutativity import OrderEffects as OrderEffects
+from fastprobe.commutativity import commutativity as commutativity
 from fastprobe.fit import LinearFit as LinearFit
 from fastprobe.linear import LeastSquares as LeastSquares
 from fastprobe.linear import Solution as Solution

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from fastprobe.commutativity import OrderEffects
     from fastprobe.linearity import LinearityScan
 
 # One hue for what is alike: whole parts, their sums before a norm, attention, FFN. (Okabe and Ito, 2008.)
@@ -52,12 +53,48 @@ def linearity(scan: LinearityScan, metric: str, path: str | Path | None) -> Figu
         _profile(axes.pop(0), scan, metric)
     if has_spans:
         _spans(axes.pop(0), scan, metric)
-    model = str(scan.config.get("model", "")).rstrip("/").split("/")[-1]
-    tokens = scan.config.get("tokens")
-    figure.suptitle(f"{model}  ·  {tokens:,} tokens" if model and tokens else "")
+    _title(figure, scan.config)
     if path is not None:
         save(figure, path)
     return figure
+
+
+def order_effects(effects: OrderEffects, metric: str, path: str | Path | None) -> Figure:
+    """A heatmap where all orders are swaps of two layers, else a dot an order, from least to most.
+
+    Raises:
+        InputError: no row has the metric.
+    """
+    from matplotlib.figure import Figure
+
+    effects.top(1, metric)
+    matrix = effects.matrix(metric)
+    rows = [row for row in effects.rows[1:] if row.get(metric) is not None]
+    figure = Figure(figsize=(6.8, 5.4), layout="constrained", dpi=130)
+    axes = figure.subplots()
+    if np.triu(~np.isnan(matrix), 1).sum() == len(rows) > 0:
+        _heatmap(axes, matrix, NAMES.get(metric, metric))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("swapped with layer")
+    else:
+        _dots(axes, rows, metric)
+    _title(figure, effects.config)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def _dots(axes: Axes, rows: list[dict[str, Any]], metric: str) -> None:
+    rows = sorted(rows, key=lambda row: row[metric])
+    errors = [row.get(f"{metric}_se") or 0.0 for row in rows]
+    axes.errorbar([row[metric] for row in rows], range(len(rows)), xerr=errors, fmt="o", color="#0072B2", markersize=4)
+    if len(rows) <= 40:
+        axes.set_yticks(range(len(rows)), [row["name"] or row["order"] for row in rows], fontsize=8)
+    else:
+        axes.set_ylabel("orders, from least to most")
+    axes.set_xlabel(NAMES.get(metric, metric))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -91,16 +128,26 @@ def _profile(axes: Axes, scan: LinearityScan, metric: str) -> None:
 
 
 def _spans(axes: Axes, scan: LinearityScan, metric: str) -> None:
-    matrix = scan.matrix(metric, spans=True)
+    _heatmap(axes, scan.matrix(metric, spans=True), NAMES.get(metric, metric))
+    axes.set_xlabel("to the output of layer")
+    axes.set_ylabel("from the input of layer")
+
+
+def _heatmap(axes: Axes, matrix: np.ndarray, label: str) -> None:
+    """A (layers, layers) matrix, its numbers written in where there is room."""
     image = axes.imshow(matrix, cmap="viridis", origin="upper")
     depth = len(matrix)
     axes.set_xticks(range(depth), [str(layer) for layer in range(depth)])
     axes.set_yticks(range(depth), [str(layer) for layer in range(depth)])
-    axes.set_xlabel("to the output of layer")
-    axes.set_ylabel("from the input of layer")
     if depth <= 16:
         middle = (np.nanmin(matrix) + np.nanmax(matrix)) / 2
         for i, j in zip(*np.nonzero(~np.isnan(matrix)), strict=True):
             colour = "white" if matrix[i, j] < middle else "black"
             axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=8)
-    axes.figure.colorbar(image, ax=axes, label=NAMES.get(metric, metric), shrink=0.85)
+    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.85)
+
+
+def _title(figure: Figure, config: dict[str, Any]) -> None:
+    model = str(config.get("model", "")).rstrip("/").split("/")[-1]
+    tokens = config.get("tokens")
+    figure.suptitle(f"{model}  ·  {tokens:,} tokens" if model and tokens else "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastprobe.errors import InputError
 
@@ -18,7 +19,7 @@ ROOT = -1
 class Application:
     """One step run on the states of some nodes, in one batch."""
 
-    step: Hashable
+    step: Any
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]  # as many; output k is what the step makes of input k
     ends: tuple[tuple[int, int], ...]  # (node, order) that are complete with it

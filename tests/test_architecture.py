@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastprobe"
 
-LEAVES = {"errors", "points", "files", "memory", "interrupt", "clock", "version", "moment_plan", "orders", "plan"}
+LEAVES = {
+    "errors",
+    "points",
+    "files",
+    "memory",
+    "interrupt",
+    "journal",
+    "clock",
+    "version",
+    "moment_plan",
+    "orders",
+    "plan",
+}
 """Rooms that know nothing of the others but, at most, other leaves."""
 
 FLOORS = [
@@ -21,8 +33,8 @@ FLOORS = [
     {"scores", "refinement"},
     {"fit", "models", "sample", "text", "results"},
     {"scan", "figures"},
-    {"passes", "checkpoint", "loading", "testing", "tables", "bench"},
-    {"linearity"},
+    {"passes", "effects", "checkpoint", "loading", "testing", "tables", "bench"},
+    {"linearity", "commutativity"},
     {"merging"},
     {"__init__"},
     {"cli"},
@@ -31,7 +43,7 @@ FLOORS = [
 """From the ground up. A room imports what is below it; within a floor, only what ``BESIDE`` says."""
 
 BESIDE = {("ops", "ops"), ("models", "models"), ("moment_plan", "errors"), ("points", "errors"), ("files", "errors")}
-BESIDE |= {("orders", "orders"), ("orders", "errors"), ("plan", "errors")}
+BESIDE |= {("orders", "orders"), ("orders", "errors"), ("plan", "errors"), ("journal", "errors")}
 INSIDE = {("ops", "kernels"), ("testing", "models")}
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -48,9 +48,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         self._stack = ExitStack()
-        training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        self._stack.callback(_train, training)
+        self._stack.enter_context(evaluating(self.model))
         for index, layer in enumerate(self.points.layers[: self.last_layer + 1]):
             for name, place in self.points.places.items():
                 point = self.points.canonical(Point(name, index))
@@ -101,9 +99,16 @@ class Recorder:
         return on_output
 
 
-def _train(modules: list[nn.Module]) -> None:
-    for module in modules:  # one by one: what was in evaluation mode inside a training model stays so
-        module.training = True
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode; what was in training mode is put back on every exit."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # one by one: what was in evaluation mode inside a training model stays so
+            module.training = True
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -106,14 +106,14 @@ class LayerStack:
             finally:
                 handle.remove()
             raise AssertionError("a layer ended without its attention")
+        result: Any
         if layout.post_ln:  # the norm after the attention gives back what the layer got
-            replaced = {layer.get_submodule(layout.attn_norm): lambda *args, **kwargs: state}
+            module, result = layer.get_submodule(layout.attn_norm), state
         else:
-            attention = layer.get_submodule(layout.attn)
-            nothing = torch.zeros_like(state)
-            result = nothing if self._returns_tensor(attention, step.layer) else (nothing, None)
-            replaced = {attention: lambda *args, **kwargs: result}
-        with replaced_forwards(replaced):
+            module, result = layer.get_submodule(layout.attn), torch.zeros_like(state)
+            if not self._returns_tensor(module, step.layer):
+                result = (result, None)
+        with replaced_forwards({module: lambda *args, **kwargs: result}):
             return self.apply(step.layer, state, copies)
 
     def _returns_tensor(self, attention: nn.Module, layer: int) -> bool:
@@ -154,17 +154,17 @@ class _Reached(BaseException):
 @contextmanager
 def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Modules that do something else when called, put back on every exit; weights and hooks stay where they are."""
-    before = {module: vars(module).get("forward") for module in forwards}
+    before: dict[nn.Module, Any] = {module: vars(module).get("forward") for module in forwards}
     try:
         for module, forward in forwards.items():
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
         yield
     finally:
         for module, forward in before.items():
             if forward is None:
                 vars(module).pop("forward", None)
             else:
-                module.forward = forward  # type: ignore[method-assign]
+                module.forward = forward
 
 
 @contextmanager

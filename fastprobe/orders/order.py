@@ -137,7 +137,7 @@ def to_mergekit(order: Order, model_id: str, dtype: str = "bfloat16") -> str:
     """
     if not all(isinstance(step, int) for step in order):
         raise InputError(f"to_mergekit: {order} has steps that are no whole layers")
-    slices = []
+    slices: list[list[int]] = []
     for step in order.layers:
         if slices and slices[-1][1] == step:
             slices[-1][1] = step + 1

@@ -1,0 +1,159 @@
+"""What a changed final state means: its distance from the model's own, and what a language-model head makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastprobe.errors import InputError
+from fastprobe.models.stack import LayerStack
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+Sums = dict[str, list[float]]
+"""Sums over the tokens of each sequence of a batch."""
+
+# Column -> the sums that it is the ratio of.
+_STATE = {"cosine": ("cosine", "tokens"), "relative_l2": ("error", "norm")}
+_HEAD = {
+    "loss": ("loss", "predicted"),
+    "accuracy": ("correct", "predicted"),
+    "top1_agreement": ("agree", "seen"),
+    "kl": ("kl", "seen"),
+}
+LOGITS = 2**26
+"""Logits that are made at a time."""
+
+
+class BatchEffects:
+    """Compares final states of one batch with the model's own.
+
+    Args:
+        stack: the model on the batch.
+        mask: ``(batch, length)`` bool, tokens that count.
+        labels: ``(batch, length)`` int64, -100 where nothing is to be predicted; ``None`` for a decoder, which predicts
+            the next token, and where nothing is known.
+        state: the model's own final state.
+        metrics: more columns, from a final state and the model's own to ``(batch, length)``.
+    """
+
+    def __init__(
+        self, stack: LayerStack, mask: Tensor, labels: Tensor | None, state: Tensor, metrics: Mapping[str, Metric]
+    ):
+        self.stack, self.mask, self.metrics, self.state = stack, mask, metrics, state
+        self.own = state[mask].float()
+        self.sequence = mask.nonzero()[:, 0]
+        self._at: Tensor | None = None
+        if has_language_head(stack.model):
+            self._at, self._target = _predictions(stack, mask, labels)
+            self._sequence_at = self._at.nonzero()[:, 0]
+            self._own_logits = self._log_probabilities(state)
+
+    def __call__(self, state: Tensor) -> Sums:
+        """The sums of one final state, ``(batch, length, width)``."""
+        tokens = state[self.mask].float()
+        values = {
+            "tokens": torch.ones(len(tokens), device=tokens.device),
+            "cosine": F.cosine_similarity(tokens, self.own),
+            "error": (tokens - self.own).double().square().sum(1),
+            "norm": self.own.double().square().sum(1),
+        }
+        values |= {name: metric(state, self.state)[self.mask] for name, metric in self.metrics.items()}
+        sums = {name: self._by_sequence(value, self.sequence) for name, value in values.items()}
+        if self._at is not None:
+            sums |= self._head(state)
+        return sums
+
+    def _head(self, state: Tensor) -> Sums:
+        log_p, own = self._log_probabilities(state), self._own_logits
+        predicted = self._target != -100
+        target = self._target.clamp(min=0)[:, None]
+        values = {
+            "seen": torch.ones(len(log_p), device=log_p.device),
+            "predicted": predicted,
+            "loss": -log_p.gather(1, target)[:, 0] * predicted,
+            "correct": (log_p.argmax(1) == target[:, 0]) & predicted,
+            "agree": log_p.argmax(1) == own.argmax(1),
+            "kl": (own.exp() * (own - log_p)).sum(1),
+        }
+        return {name: self._by_sequence(value, self._sequence_at) for name, value in values.items()}
+
+    def _log_probabilities(self, state: Tensor) -> Tensor:
+        """(positions, vocabulary) float32. What follows the layers works token by token, so only these tokens go in."""
+        assert self._at is not None
+        tokens = state[self._at]
+        length, width = state.shape[1:]
+        # In sequences of the length that the model was called with, which some families insist on.
+        sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, width)
+        config: Any = self.stack.model.config
+        at_a_time = max(1, LOGITS // (length * config.vocab_size))
+        logits = [self.stack.head(part).logits.flatten(0, 1) for part in sequences.split(at_a_time)]
+        return torch.cat(logits)[: len(tokens)].float().log_softmax(1)
+
+    def _by_sequence(self, values: Tensor, sequence: Tensor) -> list[float]:
+        total = torch.zeros(len(self.mask), dtype=torch.float64, device=values.device)
+        return total.index_add_(0, sequence, values.double()).tolist()
+
+
+def has_language_head(model: nn.Module) -> bool:
+    """Whether a model predicts tokens."""
+    get = getattr(model, "get_output_embeddings", lambda: None)
+    return get() is not None
+
+
+def _predictions(stack: LayerStack, mask: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Positions whose logits are looked at, ``(batch, length)`` bool, and what each is to predict; -100 for nothing."""
+    if labels is not None:
+        at = (labels != -100) & mask
+        return at, labels[at]
+    model: Any = stack.model
+    if model.can_generate():
+        following = torch.full_like(stack.batch["input_ids"], -100)
+        following[:, :-1] = torch.where(mask[:, 1:], stack.batch["input_ids"][:, 1:], -100)
+        at = mask & (following != -100)
+        return at, following[at]
+    return mask, torch.full((int(mask.sum()),), -100, device=mask.device)
+
+
+class EffectSums:
+    """The sums of every order over all sequences, and the rows they make; order 0 is the model's own."""
+
+    def __init__(self, orders: int, metrics: Mapping[str, Metric]):
+        if taken := metrics.keys() & {*_STATE, *_HEAD, "delta_loss", "tokens", "order", "name"}:
+            raise InputError(f"metrics: {', '.join(sorted(taken))} is a column already; choose another name")
+        self.columns = _STATE | _HEAD | {name: (name, "tokens") for name in metrics}
+        self._sums: list[Sums] = [{} for _ in range(orders)]
+
+    def add(self, order: int, sums: Sums) -> None:
+        """Take in what one batch gave."""
+        for name, values in sums.items():
+            self._sums[order].setdefault(name, []).extend(values)
+
+    def row(self, order: int) -> dict[str, Any]:
+        """Every column of an order with its standard error over sequences; ``None`` where there is nothing to tell."""
+        row: dict[str, Any] = {}
+        for column, (part, whole) in self.columns.items():
+            value, error = _ratio(*(np.array(self._sums[order].get(name, [])) for name in (part, whole)))
+            if column == "relative_l2" and value is not None:
+                root = value**0.5
+                value, error = root, None if error is None else error / (2 * root) if root else 0.0
+            row |= {column: value, f"{column}_se": error}
+        own, mine = (np.array(self._sums[k].get("loss", [])) for k in (0, order))
+        row["delta_loss"], row["delta_loss_se"] = _ratio(mine - own, np.array(self._sums[0].get("predicted", [])))
+        row["tokens"] = int(sum(self._sums[order].get("tokens", [])))
+        return row
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float | None, float | None]:
+    """Ratio of two sums and its standard error where sequences are what was drawn (linearised, as in surveys)."""
+    n, total = len(whole), whole.sum()
+    if not total:
+        return None, None
+    ratio = float(part.sum() / total)
+    if n < 2:
+        return ratio, None
+    return ratio, float(np.sqrt(n / (n - 1) * np.square(part - ratio * whole).sum()) / total)
