@@ -19,18 +19,22 @@ from tqdm import tqdm
 import fastprobe as fp
 from fastprobe.bench import cpu as bench_cpu
 from fastprobe.checkpoint import FILE, Checkpoint
+from fastprobe.effects import has_language_head
 from fastprobe.errors import FastprobeError, InputError, NumericalError
+from fastprobe.journal import FILE as JOURNAL
+from fastprobe.journal import Journal
 from fastprobe.loading import load_model, load_text, parse_count
 from fastprobe.merging import merge_scans
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
 from fastprobe.points import parse_range
-from fastprobe.tables import bench_table, identities_table, linearity_table
-from fastprobe.text import DEMO, default_batch_size
+from fastprobe.tables import bench_table, identities_table, linearity_table, orders_table
+from fastprobe.text import DEMO, MaskedBatches, TokenBatches, default_batch_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
-FIGURE = "linearity.png"
+FIGURE, EFFECTS = "linearity.png", "orders.png"
+VERSIONS = {"fastprobe": fp.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
 INTERRUPTED = 130  # what Typer returns for Ctrl-C, and shells expect
 _UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
 
@@ -81,19 +85,9 @@ def linearity(
     """How linear every element of a model is, layer by layer."""
     started = time.perf_counter()
     loaded, tokenizer = load_model(model, dtype, device)
-    source, named = load_text(text or [], dataset, split)
-    automatic = default_batch_size(max_seq_len, loaded.device.type)
-    size = automatic if batch_size == "auto" else _integer("--batch-size", batch_size)
-    batches = fp.token_batches(
-        source, tokenizer, tokens=parse_count(tokens), max_seq_len=max_seq_len, batch_size=size, text_column=text_column
+    batches, origin = _batches(
+        loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
-    origin = named | {
-        "model": DEMO if model is None else model,
-        "max_seq_len": max_seq_len,
-        "batch_size": batches.batch_size,
-        "token_budget": batches.tokens,
-        "model_dtype": str(loaded.dtype).removeprefix("torch."),
-    }
     out.mkdir(parents=True, exist_ok=True)
     scan = fp.linearity(
         loaded,
@@ -111,13 +105,63 @@ def linearity(
         progress=not quiet,
         checkpoint=Checkpoint(out, origin, resume=resume),
     )
-    versions = {"fastprobe": fp.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    scan.config.update(origin | {"device": str(loaded.device), "versions": versions})
+    scan.config.update(origin | {"device": str(loaded.device), "versions": VERSIONS})
     scan.config["seconds"]["total"] = round(time.perf_counter() - started, 3)
     _finish(scan, out, json, quiet, moments=False)  # the checkpoint holds them already
     if not quiet:
         split_of_time = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in scan.config["seconds"].items())
         _note(f"time: {split_of_time}")
+
+
+@app.command()
+def permute(
+    model: Model = None,
+    text: Text = None,
+    dataset: Dataset = None,
+    split: Split = "train",
+    text_column: TextColumn = "text",
+    orders: Annotated[
+        list[str],
+        typer.Option(
+            help="swaps, adjacent, drops[:width=2], repeats, reversals, moves, shuffle:fixed=4,count=100, paper:fix4, "
+            "file:orders.txt, an order like 0,2,1,3, ...; may be given several times."
+        ),
+    ] = ["swaps"],  # noqa: B006, Typer wants a list
+    tokens: Tokens = "16k",
+    max_seq_len: MaxSeqLen = 128,
+    batch_size: BatchSize = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the tokens that an encoder's head is to predict.")] = 0,
+    out: Out = Path("fastprobe-out"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished orders in --out.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What running the layers in other orders does to the output."""
+    loaded, tokenizer = load_model(model, dtype, device)
+    batches, origin = _batches(
+        loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
+    )
+    depth = len(resolve(loaded).layers)
+    effects = fp.commutativity(
+        loaded,
+        MaskedBatches(batches, tokenizer, seed) if has_language_head(loaded) and not loaded.can_generate() else batches,
+        [order for family in orders for order in fp.orders.named(family, depth)],
+        progress=not quiet,
+        journal=Journal(out, origin | {"seed": seed}, resume=resume),
+    )
+    effects.config.update(origin | {"device": str(loaded.device), "versions": VERSIONS})
+    effects.save(out)
+    effects.plot(out / EFFECTS, "delta_loss" if effects.rows[0]["loss"] is not None else "relative_l2")
+    if json:
+        typer.echo(effects.to_json())
+    else:
+        stdout.print(orders_table(effects.rows))
+    if not quiet:
+        ran, naive = effects.config["layer_forwards"], effects.config["layer_forwards_naive"]
+        _note(f"{len(effects.rows)} orders in {ran} layer runs a batch; one by one they would take {naive}")
+        _note(f"{out}: scores.json, scores.csv, {JOURNAL}, {EFFECTS}")
 
 
 @app.command()
@@ -197,6 +241,35 @@ def bench(
         )
     else:
         stdout.print(bench_table(rows))
+
+
+def _batches(
+    loaded: Any,
+    tokenizer: Any,
+    model: str | None,
+    text: list[Path] | None,
+    dataset: str | None,
+    split: str,
+    text_column: str,
+    tokens: str,
+    max_seq_len: int,
+    batch_size: str,
+) -> tuple[TokenBatches, dict[str, Any]]:
+    """The batches that a user's options name, and what there is to say of them in a result."""
+    source, named = load_text(text or [], dataset, split)
+    automatic = default_batch_size(max_seq_len, loaded.device.type)
+    size = automatic if batch_size == "auto" else _integer("--batch-size", batch_size)
+    batches = fp.token_batches(
+        source, tokenizer, tokens=parse_count(tokens), max_seq_len=max_seq_len, batch_size=size, text_column=text_column
+    )
+    origin = named | {
+        "model": DEMO if model is None else model,
+        "max_seq_len": max_seq_len,
+        "batch_size": batches.batch_size,
+        "token_budget": batches.tokens,
+        "model_dtype": str(loaded.dtype).removeprefix("torch."),
+    }
+    return batches, origin
 
 
 def _finish(scan: fp.LinearityScan, out: Path, json: bool, quiet: bool, moments: bool = True) -> None:

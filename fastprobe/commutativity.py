@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -114,8 +114,7 @@ def commutativity(
     journal = journal or Journal()
     device = device_of(model)
     forwards = sequences = 0
-    length = len(batches) if isinstance(batches, Sized) else None
-    bar = tqdm(total=length and length * len(wanted), unit=" orders", disable=not progress)
+    bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
     kept = {"orders": [str(order) for order in wanted], "metrics": [*(metrics or {})]}
     with bar, journal.keeping(kept), evaluating(model), torch.no_grad(), FastLinear():
         for number, batch in enumerate(batches):
@@ -123,7 +122,8 @@ def commutativity(
             mask = _mask(batch, number)
             sequences += len(mask)
             results = dict(journal.finished(number))
-            bar.update(len(results))
+            share = int(mask.sum()) / len(wanted)  # of the bar, for one order
+            bar.update(share * len(results))
             missing = [index for index in range(len(wanted)) if index not in results]
             if missing:
                 labels = batch.pop("labels", None)
@@ -137,7 +137,7 @@ def commutativity(
                     if index not in results:
                         results[index] = effects(state)
                         journal.add(number, index, results[index])
-                        bar.update()
+                        bar.update(share)
                 forwards += runs.layer_runs
                 bar.set_postfix_str(f"{forwards:,} layer runs", refresh=False)
             for index in range(len(wanted)):

@@ -48,6 +48,35 @@ def linearity_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+_ORDERS = (
+    ("loss", "loss", 3),
+    ("Δ loss", "delta_loss", 3),
+    ("± se", "delta_loss_se", 3),
+    ("accuracy", "accuracy", 3),
+    ("top1", "top1_agreement", 3),
+    ("kl", "kl", 3),
+    ("cosine", "cosine", 4),
+    ("rel l2", "relative_l2", 4),
+    ("± se", "relative_l2_se", 4),
+)
+LINES = 40
+"""Orders that a table shows; the file has all of them."""
+
+
+def orders_table(rows: list[dict[str, Any]]) -> Table:
+    """One line an order, the model's own first; of many, those that change most."""
+    columns = [column for column in _ORDERS if any(row[column[1]] is not None for row in rows)]
+    if len(rows) > LINES:
+        rows = [rows[0], *sorted(rows[1:], key=lambda row: row["relative_l2"], reverse=True)[: LINES - 1]]
+    table = _table()
+    table.add_column("order", no_wrap=True)
+    for header, _, _ in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["name"] or row["order"], *(_cell(row[key], decimals) for _, key, decimals in columns))
+    return table
+
+
 def _cell(value: float | None, decimals: int | None) -> str:
     if value is None:
         return ""

@@ -115,6 +115,31 @@ def token_batches(
     )
 
 
+class MaskedBatches:
+    """Batches in which 15 % of the tokens, none of them special, are the mask token, for an encoder to predict.
+
+    Yields:
+        the dicts of ``batches`` with ``labels``, ``(batch, length)`` int64: the hidden token, -100 elsewhere.
+    """
+
+    def __init__(self, batches: TokenBatches, tokenizer: Any, seed: int):
+        if tokenizer.mask_token_id is None:
+            raise InputError("masked_batches: this tokenizer has no mask token, so nothing can be hidden")
+        self.batches, self.tokenizer, self.seed = batches, tokenizer, seed
+        self.tokens = batches.tokens
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        from transformers import DataCollatorForLanguageModeling  # here, as it takes a second
+
+        collator = DataCollatorForLanguageModeling(self.tokenizer, mask_replace_prob=1.0, random_replace_prob=0.0)
+        collator.generator = torch.Generator().manual_seed(self.seed)
+        for batch in self.batches:
+            special = torch.isin(batch["input_ids"], torch.tensor(self.tokenizer.all_special_ids))
+            special |= ~batch["attention_mask"].bool()
+            hidden, labels = collator.torch_mask_tokens(batch["input_ids"].clone(), special)
+            yield batch | {"input_ids": hidden, "labels": labels}
+
+
 def default_batch_size(max_seq_len: int, device: str = "cpu") -> int:
     """Sequences a batch where the user does not say, by the type of the device that the model is on."""
     return max(1, BATCH_TOKENS.get(device, BATCH_TOKENS["cuda"]) // max(1, max_seq_len))
