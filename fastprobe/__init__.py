@@ -9,6 +9,12 @@ from fastprobe.linear import Solution as Solution
 from fastprobe.linearity import LinearityScan as LinearityScan
 from fastprobe.linearity import linearity as linearity
 from fastprobe.moments import Moments as Moments
+from fastprobe.permute import parallel_layers as parallel_layers
+from fastprobe.permute import permute_layers as permute_layers
+from fastprobe.permute import repeat_layers as repeat_layers
+from fastprobe.permute import reverse_layers as reverse_layers
+from fastprobe.permute import skip_layers as skip_layers
+from fastprobe.permute import swap_layers as swap_layers
 from fastprobe.results import load as load
 from fastprobe.text import token_batches as token_batches
 from fastprobe.version import __version__ as __version__

@@ -127,7 +127,7 @@ def commutativity(
             missing = [index for index in range(len(wanted)) if index not in results]
             if missing:
                 labels = batch.pop("labels", None)
-                stack = LayerStack(model, points, batch)
+                stack = LayerStack.record(model, points, batch)
                 if number == 0:
                     _check_stack(model, stack, batch)
                 runs = _Runs(stack, wanted, missing, memory)

@@ -33,7 +33,7 @@ FLOORS = [
     {"scores", "refinement"},
     {"fit", "models", "sample", "text", "results"},
     {"scan", "figures"},
-    {"passes", "effects", "checkpoint", "loading", "testing", "tables", "bench"},
+    {"passes", "effects", "permute", "checkpoint", "loading", "testing", "tables", "bench"},
     {"linearity", "commutativity"},
     {"merging"},
     {"__init__"},

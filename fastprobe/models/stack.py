@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,34 +27,44 @@ class LayerStack:
     """The layers of a model as functions from state to state, for one batch.
 
     Args:
-        model: a Hugging Face model, in evaluation mode.
+        model: a Hugging Face model.
         points: where its layers are.
         batch: what the model is called with, on its device.
-
-    Attributes:
         stem: ``(batch, length, width)``, the state that the first layer is handed.
+        calls: what each layer is handed besides.
     """
 
-    def __init__(self, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]):
-        self.model, self.points, self.batch = model, points, dict(batch)
+    def __init__(
+        self, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], stem: Tensor, calls: Sequence[Call]
+    ):
+        self.model, self.points, self.batch, self.stem = model, points, dict(batch), stem
+        self._calls = calls
+
+    @classmethod
+    def record(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> LayerStack:
+        """The stack of a model in evaluation mode on a batch.
+
+        Raises:
+            UnsupportedModelError: a forward pass does not run every layer once.
+        """
         body = getattr(model, "base_model", model)
         if "use_cache" in inspect.signature(body.forward).parameters:
-            self.batch["use_cache"] = False
-        self._calls: list[Call] = []
+            batch = {**batch, "use_cache": False}
+        calls: list[Call] = []
         states: list[Tensor] = []
 
         def note(layer: int, state: Tensor, call: Call) -> Tensor:
             states.append(state)
-            self._calls.append(call)
+            calls.append(call)
             return state
 
         with replaced_layers(points.layers, note):
-            body(**self.batch)
+            body(**batch)
         if len(states) != len(points.layers):
             raise UnsupportedModelError(
-                f"{type(model).__name__}: {len(states)} of {len(points.layers)} layers ran once in a forward pass"
+                f"{type(model).__name__}: {len(states)} layers ran in a forward pass, it has {len(points.layers)}"
             )
-        self.stem = states[0]
+        return cls(model, points, batch, states[0], calls)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -167,17 +177,31 @@ def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Itera
                 module.forward = forward
 
 
+Run = Callable[[int, Tensor, Call], Tensor]
+
+
 @contextmanager
-def replaced_layers(layers: Sequence[nn.Module], run: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
+def replaced_layers(layers: Sequence[nn.Module], run: Run) -> Iterator[None]:
     """A model whose layers do ``run(layer, state, (other args, other kwargs))`` instead."""
+    with layer_forwards(layers, run, lambda layer: nullcontext(False)):
+        yield
+
+
+@contextmanager
+def layer_forwards(
+    layers: Sequence[nn.Module], run: Run, turn: Callable[[int], AbstractContextManager[bool]]
+) -> Iterator[None]:
+    """The same, but for a layer whose turn it is: within ``turn(layer)``, where that is true, it runs as it is."""
 
     def forward_of(index: int, layer: nn.Module) -> Callable[..., Any]:
         own = layer.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            with turn(index) as is_it:
+                if is_it:
+                    return own(*args, **kwargs)
             if type(layer) not in _RETURNS_TUPLE:
-                with torch.no_grad():
-                    _RETURNS_TUPLE[type(layer)] = isinstance(own(*args, **kwargs), tuple)
+                _RETURNS_TUPLE[type(layer)] = _returns_tuple(own, args, kwargs)
             state = first_input(args, kwargs)
             others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
             out = run(index, state, (args[1:], others))
@@ -187,6 +211,13 @@ def replaced_layers(layers: Sequence[nn.Module], run: Callable[[int, Tensor, Cal
 
     with replaced_forwards({layer: forward_of(index, layer) for index, layer in enumerate(layers)}):
         yield
+
+
+def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Seen from one run, which leaves no trace in a cache."""
+    without = {key: None if hasattr(value, "get_seq_length") else value for key, value in kwargs.items()}
+    with torch.no_grad():
+        return isinstance(forward(*args, **without), tuple)
 
 
 _RETURNS_TUPLE: dict[type[nn.Module], bool] = {}

@@ -19,7 +19,7 @@ def stack_of(family, batch_size=6):
     batch = tiny_batches(batch_size=batch_size)[0]
     points = resolve(model)
     with torch.no_grad():
-        return model, batch, points, LayerStack(model, points, batch)
+        return model, batch, points, LayerStack.record(model, points, batch)
 
 
 def run(stack, order, copies=1):
