@@ -3,6 +3,9 @@
 from fastprobe import orders as orders
 from fastprobe.commutativity import OrderEffects as OrderEffects
 from fastprobe.commutativity import commutativity as commutativity
+from fastprobe.commutator import Commutators as Commutators
+from fastprobe.commutator import commutator as commutator
+from fastprobe.commutator import linear_commutator as linear_commutator
 from fastprobe.fit import LinearFit as LinearFit
 from fastprobe.linear import LeastSquares as LeastSquares
 from fastprobe.linear import Solution as Solution
@@ -16,5 +19,6 @@ from fastprobe.permute import reverse_layers as reverse_layers
 from fastprobe.permute import skip_layers as skip_layers
 from fastprobe.permute import swap_layers as swap_layers
 from fastprobe.results import load as load
+from fastprobe.skips import skip_scale as skip_scale
 from fastprobe.text import token_batches as token_batches
 from fastprobe.version import __version__ as __version__

@@ -14,6 +14,7 @@ import torch
 import transformers
 import typer
 from rich.console import Console
+from rich.table import Table
 from tqdm import tqdm
 
 import fastprobe as fp
@@ -28,12 +29,12 @@ from fastprobe.merging import merge_scans
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
 from fastprobe.points import parse_range
-from fastprobe.tables import bench_table, identities_table, linearity_table, orders_table
+from fastprobe.tables import bench_table, identities_table, linearity_table, orders_table, pairs_table
 from fastprobe.text import DEMO, MaskedBatches, TokenBatches, default_batch_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
-FIGURE, EFFECTS = "linearity.png", "orders.png"
+FIGURE = "linearity.png"
 VERSIONS = {"fastprobe": fp.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
 INTERRUPTED = 130  # what Typer returns for Ctrl-C, and shells expect
 _UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
@@ -139,7 +140,7 @@ def permute(
     quiet: Quiet = False,
 ) -> None:
     """What running the layers in other orders does to the output."""
-    loaded, tokenizer = load_model(model, dtype, device)
+    loaded, tokenizer = load_model(model, dtype, device, head=True)
     batches, origin = _batches(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
@@ -151,17 +152,36 @@ def permute(
         progress=not quiet,
         journal=Journal(out, origin | {"seed": seed}, resume=resume),
     )
-    effects.config.update(origin | {"device": str(loaded.device), "versions": VERSIONS})
-    effects.save(out)
-    effects.plot(out / EFFECTS, "delta_loss" if effects.rows[0]["loss"] is not None else "relative_l2")
-    if json:
-        typer.echo(effects.to_json())
-    else:
-        stdout.print(orders_table(effects.rows))
-    if not quiet:
-        ran, naive = effects.config["layer_forwards"], effects.config["layer_forwards_naive"]
-        _note(f"{len(effects.rows)} orders in {ran} layer runs a batch; one by one they would take {naive}")
-        _note(f"{out}: scores.json, scores.csv, {JOURNAL}, {EFFECTS}")
+    _show(effects, origin | {"device": str(loaded.device)}, out, orders_table(effects.rows), json, quiet, JOURNAL)
+
+
+@app.command()
+def commutator(
+    model: Model = None,
+    text: Text = None,
+    dataset: Dataset = None,
+    split: Split = "train",
+    text_column: TextColumn = "text",
+    state: Annotated[
+        str, typer.Option(help="own: what the first of two layers gets; or the input of one layer.")
+    ] = "own",
+    tokens: Tokens = "16k",
+    max_seq_len: MaxSeqLen = 128,
+    batch_size: BatchSize = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    out: Out = Path("fastprobe-out"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How far every two layers are from commuting, each pair by itself."""
+    loaded, tokenizer = load_model(model, dtype, device)
+    batches, origin = _batches(
+        loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
+    )
+    at = state if state == "own" else _integer("--state", state)
+    result = fp.commutator(loaded, batches, state=at, progress=not quiet)
+    _show(result, origin | {"device": str(loaded.device)}, out, pairs_table(result.rows), json, quiet)
 
 
 @app.command()
@@ -202,12 +222,13 @@ def points(
 @app.command()
 def plot(
     folder: Annotated[Path, typer.Argument(help="A folder that a command wrote with --out.")],
-    metric: Annotated[str, typer.Option(help="The column to draw.")] = "nonlinearity",
+    metric: Annotated[str | None, typer.Option(help="The column to draw; that of the command by default.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture; in the folder by default.")] = None,
 ) -> None:
     """Draw the picture of a result again, of any of its columns."""
-    path = out or folder / (FIGURE if metric == "nonlinearity" else f"{metric}.png")
-    fp.load(folder).plot(path, metric)
+    result = fp.load(folder)
+    path = out or folder / f"{result.kind if metric in (None, result.metric) else metric}.png"
+    result.plot(path, metric or result.metric)
     typer.echo(path)
 
 
@@ -270,6 +291,30 @@ def _batches(
         "model_dtype": str(loaded.dtype).removeprefix("torch."),
     }
     return batches, origin
+
+
+def _show(
+    result: fp.OrderEffects | fp.Commutators,
+    origin: dict[str, Any],
+    out: Path,
+    table: Table,
+    json: bool,
+    quiet: bool,
+    *files: str,
+) -> None:
+    """Save, draw and print a result of orders."""
+    result.config.update(origin | {"versions": VERSIONS})
+    result.save(out)
+    picture = f"{result.kind}.png"
+    result.plot(out / picture, "delta_loss" if result.rows[0].get("delta_loss") is not None else result.metric)
+    if json:
+        typer.echo(result.to_json())
+    else:
+        stdout.print(table)
+    if not quiet:
+        ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
+        _note(f"{len(result.rows)} rows from {ran} layer runs a batch; one by one they would take {naive}")
+        _note(f"{out}: {', '.join(['scores.json', 'scores.csv', *files, picture])}")
 
 
 def _finish(scan: fp.LinearityScan, out: Path, json: bool, quiet: bool, moments: bool = True) -> None:

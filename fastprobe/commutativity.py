@@ -15,23 +15,20 @@ from tqdm.auto import tqdm
 
 from fastprobe import figures, orders
 from fastprobe.effects import BatchEffects, EffectSums, Metric
-from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.errors import InputError
 from fastprobe.journal import Journal
-from fastprobe.memory import free_bytes, freed_memory_kept
-from fastprobe.models.identities import TOLERANCE
+from fastprobe.memory import freed_memory_kept
 from fastprobe.models.record import device_of, evaluating, to_device
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
-from fastprobe.plan import ROOT, OrderPlan
+from fastprobe.plan import OrderPlan
 from fastprobe.results import Result
+from fastprobe.runs import OrderRuns, check_stack, mask_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-"""Tokens of the states that one call of a layer takes side by side: more would not make it faster."""
 
 _SWAP = re.compile(r"swap (?:attention |ffn )?(\d+) (\d+)")
 
@@ -45,6 +42,7 @@ class OrderEffects(Result):
     """
 
     kind: ClassVar[str] = "commutativity"
+    metric: ClassVar[str] = "relative_l2"
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
         """One metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` where there is no such row."""
@@ -119,7 +117,7 @@ def commutativity(
     with bar, journal.keeping(kept), evaluating(model), torch.no_grad(), FastLinear():
         for number, batch in enumerate(batches):
             batch = to_device(batch, device)
-            mask = _mask(batch, number)
+            mask = mask_of(batch, number)
             sequences += len(mask)
             results = dict(journal.finished(number))
             share = int(mask.sum()) / len(wanted)  # of the bar, for one order
@@ -127,12 +125,13 @@ def commutativity(
             missing = [index for index in range(len(wanted)) if index not in results]
             if missing:
                 labels = batch.pop("labels", None)
-                stack = LayerStack.record(model, points, batch)
                 if number == 0:
-                    _check_stack(model, stack, batch)
-                runs = _Runs(stack, wanted, missing, memory)
+                    check_stack(model, points, batch)
+                stack = LayerStack.record(model, points, batch)
+                numbers = list(dict.fromkeys([0, *missing]))  # the others are compared with the model's own
+                runs = OrderRuns(stack, [wanted[index] for index in numbers], memory)
                 effects = None
-                for index, state in runs.final_states():
+                for index, state in _own_first((numbers[i], state) for i, state in runs):
                     effects = effects or BatchEffects(stack, mask, labels, state, metrics or {})
                     if index not in results:
                         results[index] = effects(state)
@@ -157,58 +156,13 @@ def commutativity(
     return OrderEffects(config, rows)
 
 
-class _Runs:
-    """The final states of some orders on one batch, the model's own first."""
-
-    def __init__(self, stack: LayerStack, wanted: Sequence[Order], missing: Sequence[int], memory: int | None):
-        self.stack = stack
-        self.numbers = list(dict.fromkeys([0, *missing]))
-        self.plan = OrderPlan.of([wanted[number] for number in self.numbers])
-        self.layer_runs = 0
-        free = free_bytes(stack.stem.device)
-        room = memory if memory is not None else 2**30 if free is None else free // 4
-        self.budget = max(1, room // stack.stem.nbytes)
-        tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
-        self.batch = max(1, tokens // (stack.stem.shape[0] * stack.stem.shape[1]))
-
-    def final_states(self) -> Iterator[tuple[int, Tensor]]:
-        """Pairs of an order's number and its final state."""
-        size = len(self.stack.stem)
-        states = {ROOT: self.stack.stem}
-        waiting: list[tuple[int, Tensor]] = []  # until the model's own state is there
-        own = False
-        for run in self.plan.schedule(self.budget, self.batch):
-            inputs = [states[node] for node in run.inputs]
-            together = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-            outputs = self.stack.apply(run.step, together, len(inputs)).split(size)
-            self.layer_runs += len(outputs)
-            states.update(zip(run.outputs, outputs, strict=True))
-            waiting += [(self.numbers[order], states[node]) for node, order in run.ends]
-            own = own or any(number == 0 for number, _ in waiting)
-            for node in run.freed:
-                del states[node]
-            if own:
-                yield from sorted(waiting, key=lambda pair: pair[0])
-                waiting.clear()
-
-
-def _mask(batch: Mapping[str, Any], number: int) -> Tensor:
-    for key in ("input_ids", "attention_mask"):
-        if not isinstance(batch.get(key), Tensor) or batch[key].ndim != 2:
-            raise InputError(f"batches: batch {number} has no (batch, length) tensor {key!r}")
-    return batch["attention_mask"].bool()
-
-
-def _check_stack(model: nn.Module, stack: LayerStack, batch: Mapping[str, Any]) -> None:
-    """That the layers in their own order are the model."""
-    state = stack.stem
-    for layer in range(len(stack)):
-        state = stack.apply(layer, state)
-    mine, own = stack.head(state)[0], model(**stack.batch)[0]
-    mask = batch["attention_mask"].bool()
-    error = float((mine - own)[mask].norm() / own[mask].norm())
-    if not error <= TOLERANCE[own.dtype]:
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: its layers, run one after the other, are off from the model by {error:.1e}; "
-            "something happens between them that is not known here"
-        )
+def _own_first(states: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """The same pairs of order and state; those that come before the model's own, order 0, wait for it."""
+    waiting: list[tuple[int, Tensor]] = []
+    own = False
+    for index, state in states:
+        waiting.append((index, state))
+        own = own or index == 0
+        if own:
+            yield from sorted(waiting, key=lambda pair: pair[0])
+            waiting.clear()

@@ -137,18 +137,18 @@ class EffectSums:
         """Every column of an order with its standard error over sequences; ``None`` where there is nothing to tell."""
         row: dict[str, Any] = {}
         for column, (part, whole) in self.columns.items():
-            value, error = _ratio(*(np.array(self._sums[order].get(name, [])) for name in (part, whole)))
+            value, error = ratio(*(np.array(self._sums[order].get(name, [])) for name in (part, whole)))
             if column == "relative_l2" and value is not None:
                 root = value**0.5
                 value, error = root, None if error is None else error / (2 * root) if root else 0.0
             row |= {column: value, f"{column}_se": error}
         own, mine = (np.array(self._sums[k].get("loss", [])) for k in (0, order))
-        row["delta_loss"], row["delta_loss_se"] = _ratio(mine - own, np.array(self._sums[0].get("predicted", [])))
+        row["delta_loss"], row["delta_loss_se"] = ratio(mine - own, np.array(self._sums[0].get("predicted", [])))
         row["tokens"] = int(sum(self._sums[order].get("tokens", [])))
         return row
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float | None, float | None]:
+def ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float | None, float | None]:
     """Ratio of two sums and its standard error where sequences are what was drawn (linearised, as in surveys)."""
     n, total = len(whole), whole.sum()
     if not total:

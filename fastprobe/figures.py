@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fastprobe.commutativity import OrderEffects
+    from fastprobe.commutator import Commutators
     from fastprobe.linearity import LinearityScan
 
 # One hue for what is alike: whole parts, their sums before a norm, attention, FFN. (Okabe and Ito, 2008.)
@@ -60,32 +61,71 @@ def linearity(scan: LinearityScan, metric: str, path: str | Path | None) -> Figu
 
 
 def order_effects(effects: OrderEffects, metric: str, path: str | Path | None) -> Figure:
-    """A heatmap where all orders are swaps of two layers, else a dot an order, from least to most.
+    """A heatmap of swaps, a curve of permutations over the layers they keep in place, or a dot an order.
 
     Raises:
         InputError: no row has the metric.
     """
-    from matplotlib.figure import Figure
-
-    effects.top(1, metric)
-    matrix = effects.matrix(metric)
-    rows = [row for row in effects.rows[1:] if row.get(metric) is not None]
-    figure = Figure(figsize=(6.8, 5.4), layout="constrained", dpi=130)
-    axes = figure.subplots()
-    if np.triu(~np.isnan(matrix), 1).sum() == len(rows) > 0:
-        _heatmap(axes, matrix, NAMES.get(metric, metric))
-        axes.set_xlabel("layer")
-        axes.set_ylabel("swapped with layer")
+    rows = effects.top(len(effects.rows), metric)
+    rows = [row for row in rows if row["name"] != "identity"]
+    if np.triu(~np.isnan(effects.matrix(metric)), 1).sum() == len(rows) > 0:
+        return pairs(effects, metric, "swapped with layer", path)
+    figure, axes = _one_panel(effects.config)
+    kept = [_kept(row["order"], effects.config["layers"]) for row in rows]
+    if None not in kept and len(set(kept)) > 1:
+        _curve(axes, np.array(kept), np.array([row[metric] for row in rows]), metric)
     else:
-        _dots(axes, rows, metric)
-    _title(figure, effects.config)
+        _dots(axes, rows[::-1], metric)
     if path is not None:
         save(figure, path)
     return figure
 
 
+def pairs(result: OrderEffects | Commutators, metric: str, with_whom: str, path: str | Path | None) -> Figure:
+    """A heatmap of pairs of layers.
+
+    Raises:
+        InputError: no row has the metric.
+    """
+    result.top(1, metric)
+    figure, axes = _one_panel(result.config)
+    _heatmap(axes, result.matrix(metric), NAMES.get(metric, metric))
+    axes.set_xlabel("layer")
+    axes.set_ylabel(with_whom)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def _one_panel(config: dict[str, Any]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.8, 5.4), layout="constrained", dpi=130)
+    _title(figure, config)
+    return figure, figure.subplots()
+
+
+def _kept(order: str, depth: int) -> int | None:
+    """How many layers a permutation leaves in their places; ``None`` for an order that is none."""
+    steps = order.split(",")
+    if sorted(steps) != sorted(map(str, range(depth))):
+        return None
+    return sum(step == str(place) for place, step in enumerate(steps))
+
+
+def _curve(axes: Axes, kept: np.ndarray, values: np.ndarray, metric: str) -> None:
+    """A dot an order and the mean of those that keep as many layers in place."""
+    counts = np.unique(kept)
+    axes.plot(kept, values, "o", color="#56B4E9", markersize=3, alpha=0.5)
+    axes.plot(counts, [values[kept == count].mean() for count in counts], "-s", color="#0072B2", markersize=5)
+    axes.set_xticks(counts)
+    axes.set_xlabel("layers kept in place")
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _dots(axes: Axes, rows: list[dict[str, Any]], metric: str) -> None:
-    rows = sorted(rows, key=lambda row: row[metric])
     errors = [row.get(f"{metric}_se") or 0.0 for row in rows]
     axes.errorbar([row[metric] for row in rows], range(len(rows)), xerr=errors, fmt="o", color="#0072B2", markersize=4)
     if len(rows) <= 40:

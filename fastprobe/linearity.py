@@ -48,6 +48,7 @@ class LinearityScan(Result):
     moments: Moments | None = field(default=None, compare=False, repr=False)
 
     kind: ClassVar[str] = "linearity"
+    metric: ClassVar[str] = "nonlinearity"
 
     def matrix(self, metric: str = "nonlinearity", *, spans: bool = False) -> np.ndarray:
         """One metric as a matrix; ``nan`` where there is no row or no number.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from fastprobe.errors import BackendError, InputError
 from fastprobe.text import demo_model_path, demo_text
@@ -15,30 +16,38 @@ from fastprobe.text import demo_model_path, demo_text
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
-def load_model(name: str | None, dtype: str = "auto", device: str = "auto") -> tuple[Any, Any]:
-    """A model without its head, and its tokenizer.
+def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, head: bool = False) -> tuple[Any, Any]:
+    """A model in evaluation mode, and its tokenizer.
 
     Args:
         name: a hub name or a folder; ``None`` for the demo encoder.
         dtype: ``"auto"`` for the one the weights are stored in.
         device: ``"auto"`` for a GPU where there is one.
+        head: with the language-model head that its weights have, if they have one.
 
     Raises:
         InputError: there is no such model, dtype or device.
     """
-    from transformers import AutoModel, AutoTokenizer
-
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     path = str(demo_model_path()) if name is None else name
     where = pick_device(device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModel.from_pretrained(path, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        kind = _class_with_head(path) if head else transformers.AutoModel
+        model = kind.from_pretrained(path, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model: {path!r} could not be loaded: {first}") from None
     return model.to(where).eval(), tokenizer
+
+
+def _class_with_head(path: str) -> Any:
+    """The class that loads a model with its language-model head, by what its configuration says was saved."""
+    saved = (transformers.AutoConfig.from_pretrained(path).architectures or [""])[0]
+    if re.search("CausalLM|LMHead", saved):
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForMaskedLM if re.search("MaskedLM|PreTraining", saved) else transformers.AutoModel
 
 
 def pick_device(name: str) -> torch.device:

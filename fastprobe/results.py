@@ -29,6 +29,7 @@ class Result(ABC):
     rows: list[dict[str, Any]]
 
     kind: ClassVar[str] = ""
+    metric: ClassVar[str] = ""  # what is drawn unless something else is asked for
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.kind] = cls

@@ -77,6 +77,20 @@ def orders_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def pairs_table(rows: list[dict[str, Any]]) -> Table:
+    """One line a pair of layers; of many, those furthest from commuting."""
+    if len(rows) > LINES:
+        rows = sorted(rows, key=lambda row: row["relative_l2"], reverse=True)[:LINES]
+    table = _table()
+    table.add_column("layers", no_wrap=True)
+    for header in ("rel l2", "± se", "cosine", "± se"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        numbers = (row[key] for key in ("relative_l2", "relative_l2_se", "cosine", "cosine_se"))
+        table.add_row(f"{row['i']} {row['j']}", *(_cell(number, 4) for number in numbers))
+    return table
+
+
 def _cell(value: float | None, decimals: int | None) -> str:
     if value is None:
         return ""

@@ -1,0 +1,86 @@
+"""Many orders of layers: what does running what they share once gain over running them one by one?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+import fastprobe as fp
+from benchmarks.models import DEVICE
+from fastprobe import orders
+from fastprobe.models.resolve import resolve
+from fastprobe.models.stack import LayerStack
+from fastprobe.ops import FastLinear
+from fastprobe.orders import Order
+
+DEPTH, WIDTH = 12, 384
+SEQUENCES, LENGTH = (8, 128) if DEVICE.type == "cpu" else (64, 128)
+FAMILIES = {
+    "swaps": orders.swaps(DEPTH),
+    "drops": orders.drops(DEPTH),
+    "commutators": [Order(pair) for pair in itertools.permutations(range(DEPTH), 2)],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.benchmark(group="orders of a 12-layer encoder")
+def bench_permute(duel: Callable[..., None], benchmark: Any, family: str) -> None:
+    """How many times as fast is ``commutativity`` than a loop over orders?
+
+    The first peer moves the modules of the Hugging Face model for every order and calls it; the second runs the same
+    layers from their recorded arguments, one order after the other, with the linears in oneDNN as ours has them; ours
+    compares states as well. ``layer_runs`` is the ratio that is to be had. The error is of the relative distance of
+    every final state from the model's own.
+    """
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=12, intermediate_size=4 * WIDTH)
+    model = BertModel(config).eval().to(DEVICE)
+    ids = torch.randint(0, config.vocab_size, (SEQUENCES, LENGTH), device=DEVICE)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    wanted = [orders.identity(DEPTH), *FAMILIES[family]]
+    duel(
+        ours=lambda: [row["relative_l2"] for row in fp.commutativity(model, [batch], wanted, progress=False).rows],
+        peers={
+            "HF, modules moved": lambda: _moved(model, batch, wanted),
+            "own layers, one order after the other": lambda: _one_by_one(model, batch, wanted),
+        },
+        exact=lambda: _moved(model, batch, wanted),
+        error=lambda mine, exact: max(abs(a - b) for a, b in zip(mine, exact, strict=True)),
+        gate=1e-4,
+    )
+    plan = fp.plan.OrderPlan.of(wanted)
+    benchmark.extra_info["layer_runs"] = plan.naive_applications / plan.applications
+
+
+@torch.no_grad()
+def _moved(model: nn.Module, batch: dict[str, torch.Tensor], wanted: list[Order]) -> list[float]:
+    """Right for BERT, whose layers need nothing but their place in the list."""
+    layers = model.encoder.layer
+    states = []
+    try:
+        for order in wanted:
+            model.encoder.layer = nn.ModuleList(layers[layer] for layer in order.layers)
+            states.append(model(**batch).last_hidden_state)
+    finally:
+        model.encoder.layer = layers
+    return [float((state - states[0]).norm() / states[0].norm()) for state in states]
+
+
+@torch.no_grad()
+def _one_by_one(model: nn.Module, batch: dict[str, torch.Tensor], wanted: list[Order]) -> list[float]:
+    off, own = [], None
+    with FastLinear():
+        stack = LayerStack.record(model, resolve(model), batch)
+        for order in wanted:
+            state = stack.stem
+            for layer in order:
+                state = stack.apply(layer, state)
+            own = state if own is None else own
+            off.append(float((state - own).norm() / own.norm()))
+    return off

@@ -1,0 +1,86 @@
+"""Orders run on one batch, each distinct prefix once, within a budget of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.memory import free_bytes
+from fastprobe.models.identities import TOLERANCE
+from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.stack import LayerStack
+from fastprobe.orders import Order
+from fastprobe.plan import ROOT, OrderPlan
+
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+"""Tokens of the states that one call of a layer takes side by side: more would not make it faster."""
+
+
+class OrderRuns:
+    """Pairs of an order's place in a list and its final state, as they are complete.
+
+    Args:
+        stack: the model on a batch.
+        orders: what to run.
+        memory: bytes that states may take; a quarter of what is free by default. One path is held in any case.
+    """
+
+    def __init__(self, stack: LayerStack, orders: Sequence[Order], memory: int | None = None):
+        self.stack, self.plan = stack, OrderPlan.of(orders)
+        self.layer_runs = 0
+        free = free_bytes(stack.stem.device)
+        room = memory if memory is not None else 2**30 if free is None else free // 4
+        self.budget = max(1, room // stack.stem.nbytes)
+        tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
+        self.batch = max(1, tokens // (stack.stem.shape[0] * stack.stem.shape[1]))
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        size = len(self.stack.stem)
+        states = {ROOT: self.stack.stem}
+        for run in self.plan.schedule(self.budget, self.batch):
+            inputs = [states[node] for node in run.inputs]
+            together = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+            outputs = self.stack.apply(run.step, together, len(inputs)).split(size)
+            self.layer_runs += len(outputs)
+            states.update(zip(run.outputs, outputs, strict=True))
+            for node, order in run.ends:
+                yield order, states[node]
+            for node in run.freed:
+                del states[node]
+
+
+def mask_of(batch: Mapping[str, Any], number: int) -> Tensor:
+    """Tokens of a batch that are no padding, ``(batch, length)`` bool.
+
+    Raises:
+        InputError: the batch has no ids or no mask.
+    """
+    for key in ("input_ids", "attention_mask"):
+        if not isinstance(batch.get(key), Tensor) or batch[key].ndim != 2:
+            raise InputError(f"batches: batch {number} has no (batch, length) tensor {key!r}")
+    return batch["attention_mask"].bool()
+
+
+def check_stack(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> None:
+    """That the layers in their own order are the model, on the first sequences of a batch.
+
+    Raises:
+        UnsupportedModelError: they are not.
+    """
+    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items() if key != "labels"}
+    stack = LayerStack.record(model, points, few)
+    state = stack.stem
+    for layer in range(len(stack)):
+        state = stack.apply(layer, state)
+    mine, own = stack.head(state)[0], model(**stack.batch)[0]
+    mask = few["attention_mask"].bool()
+    error = float((mine - own)[mask].norm() / own[mask].norm())
+    if not error <= TOLERANCE[own.dtype]:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: its layers, run one after the other, are off from the model by {error:.1e}; "
+            "something happens between them that is not known here"
+        )
