@@ -89,7 +89,7 @@ class LinearFit:
         """Look at the same rows once more where ``error_bound`` exceeds ``bound``; returns itself.
 
         Scores are those of the residuals themselves then, the map is one step of iterative refinement better, and
-        ``error_bound`` says by how much; until rows are added. ``r2_residual`` and ``r2_identity`` stay as they were.
+        ``error_bound`` says by how much; until rows are added. The maps of the folds get a step of their own.
 
         Args:
             rows: the arguments of every :meth:`update`, in the same order: (x, y) or (x, y, mask).

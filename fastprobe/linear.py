@@ -8,7 +8,7 @@ conditioned whatever x was. Scores follow from the same matrices: the squared er
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,6 +62,7 @@ class Fit:
     fold_rss: Tensor  # (F,) of each fold by the fit on the others
     fold_tss: Tensor  # (F,) about the mean of the others
     error_bound: float  # of r2 = 1 - sum(rss) / sum(tss)
+    refined: bool = False  # rss is of residuals themselves
 
 
 @dataclass(frozen=True)
@@ -197,14 +198,16 @@ class Factorisation:
         w = fit.fold_whitened[place]
         return w, fit.y_mean + fit.fold_mean_shift[place] - self.fold_mean_shift[place] @ w
 
-    def refined(self, fit: Fit, y: str, left: ResidualSums, fold_rss: Tensor) -> Fit:
+    def refined(
+        self, fit: Fit, y: str, left: ResidualSums, fold_left: Sequence[tuple[ResidualSums, ResidualSums]]
+    ) -> Fit:
         """The fit after one step of iterative refinement.
 
         Args:
             fit: of this source to ``y``.
             y: name of the target block.
             left: what the map of ``fit`` leaves on all rows, with whitened x for x.
-            fold_rss: ``(F,)`` what the maps without fold f leave on it.
+            fold_left: the same of the map without each fold: on the others, and on the fold.
         """
         step = (left.cross - self.ridge[:, None] * fit.whitened) / (1 + self.ridge)[:, None]
         gain = (step * (2 * left.cross - step)).sum(0) + left.sums.square() / self.n
@@ -218,15 +221,35 @@ class Factorisation:
             whitened=whitened,
             y_mean=y_mean,
             rss=rss,
-            fold_rss=fold_rss,
+            refined=True,
+            fold_rss=self._refined_folds(fit, fold_left),
             error_bound=self._refined_error_bound(coef, self.moments.square(y).sum(0), rss, fit.tss, gain),
         )
+
+    def _refined_folds(self, fit: Fit, fold_left: Sequence[tuple[ResidualSums, ResidualSums]]) -> Tensor:
+        """(F,) what the maps without fold f leave on it after a step of their own."""
+        rss = fit.fold_rss.clone()
+        for f, (train, held) in enumerate(fold_left):
+            a, n, rest = self.fold_sums[f], self.fold_counts[f], self.fold_rest[f]
+            # About the means of the other folds' tokens, where the sum of z is -a.
+            wanted = train.cross + torch.outer(a, train.sums) / rest - self.ridge[:, None] * fit.fold_whitened[f]
+            step = self.fold_inverse[f] @ wanted
+            shift = (train.sums + a @ step) / rest
+            # The scatter of z in the fold is I less what fold_inverse inverts, a ridge and a a^T / rest: no product.
+            aw = a @ step
+            scatter = step.square().sum() + (self.ridge @ step.square()).sum() - (step * wanted).sum()
+            scatter -= aw.square().sum() / rest
+            gain = 2 * (step * held.cross).sum() + 2 * shift @ held.sums
+            rss[f] = held.squares.sum() - gain + scatter + 2 * shift @ aw + n * shift.square().sum()
+        return rss
 
     def residual_scores(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Unexplained and total sums of squares, each (k,), of the target y - x; x and y have one width."""
         tss = fit.tss - 2 * fit.cross.diagonal() + self.scatter.diagonal()
         varies = tss > self.gamma * (fit.tss + self.scatter.diagonal())  # else a difference of equals
         tss = tss * varies
+        if fit.refined and not self.method.alpha:  # y - x leaves what y leaves
+            return fit.rss * varies, tss
         b = self.whiten.mT @ ((fit.cross - self.scatter) * varies)
         return self._rss(b, b / (1 + self.ridge)[:, None], tss), tss
 

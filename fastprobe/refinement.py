@@ -30,8 +30,13 @@ class Refinement:
         self.source, self.fit, self.y, self.backend = source, fit, y, backend
         self.dtype = torch.float64 if source.moments.dtype == "float64" else torch.float32
         self.rows = 0
-        self.left = ResidualSums.zero(source.rank, fit.coef.shape[1], device)
-        self.fold_rss = torch.zeros_like(fit.fold_rss)
+        self._places = list(enumerate(source.folds)) if len(fit.fold_whitened) else []
+
+        def zero() -> ResidualSums:
+            return ResidualSums.zero(source.rank, fit.coef.shape[1], device)
+
+        self.left = zero()
+        self.fold_left = [(zero(), zero()) for _ in self._places]  # of the map without a fold: on the others, on it
         self._mean = (source.moments.origin(source.x) + source.mean).to(self.dtype)
         self._whiten = source.whiten.to(self.dtype)
 
@@ -51,11 +56,12 @@ class Refinement:
         target = pick_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
         rounding = self.fit.y_mean.to(self.dtype).double() - self.fit.y_mean
         score(whitened, self.fit.whitened, -rounding, target, residual=self.left, backend=self.backend)
-        for place, f in enumerate(self.source.folds if len(self.fit.fold_whitened) else ()):
-            own = (fold[index] == f).nonzero().flatten()
+        for place, f in self._places:
             coef, mean = self.source.fold_map(self.fit, place)
-            scored = score(whitened[own], coef, mean - self.fit.y_mean - rounding, target[own], backend=self.backend)
-            self.fold_rss[place] += scored.error.double().sum()
+            for held_out, left in enumerate(self.fold_left[place]):
+                some = ((fold[index] == f) == bool(held_out)).nonzero().flatten()
+                intercept = mean - self.fit.y_mean - rounding
+                score(whitened[some], coef, intercept, target[some], residual=left, backend=self.backend)
 
     def result(self) -> Fit:
         """The refined fit.
@@ -65,4 +71,4 @@ class Refinement:
         """
         if self.rows != int(self.source.n):
             raise InputError(f"refine: {self.rows} rows were given, the fit has seen {int(self.source.n)}")
-        return self.source.refined(self.fit, self.y, self.left, self.fold_rss)
+        return self.source.refined(self.fit, self.y, self.left, self.fold_left)
