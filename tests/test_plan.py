@@ -70,3 +70,12 @@ def test_breadth_needs_fewer_calls_than_depth_where_it_fits():
 def test_an_empty_order_is_refused():
     with pytest.raises(InputError, match="order: it is empty"):
         OrderPlan.of([[0], []])
+
+
+@pytest.mark.parametrize("family", [orders.swaps(12), orders.drops(12, 2), orders.shuffles(12, 4), orders.blocks(8)])
+def test_a_budget_holds(family):
+    plan = OrderPlan.of(family)
+    path = 1 + max(map(len, family))
+
+    for budget in range(1, 150):
+        assert plan.peak_states(budget) <= max(budget, path)
