@@ -20,7 +20,7 @@ from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
 
 DEPTH, WIDTH = 12, 384
-SEQUENCES, LENGTH = (2, 128) if DEVICE.type == "cpu" else (64, 128)
+SEQUENCES, LENGTH = (8, 64) if DEVICE.type == "cpu" else (64, 128)
 FAMILIES = {
     "swaps": orders.swaps(DEPTH),
     "drops": orders.drops(DEPTH),
