@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from fastprobe import figures
-from fastprobe.effects import ratio
+from fastprobe.effects import by_sequence, compared, ratio
 from fastprobe.errors import InputError
 from fastprobe.linear import Factorisation, LeastSquares
 from fastprobe.linearity import LinearityScan
@@ -119,7 +118,7 @@ def commutator(
                     continue
                 other = first.pop(pair)
                 own, swapped = (other, final) if turned else (final, other)
-                for name, values in _compared(own, swapped, mask).items():
+                for name, values in by_sequence(compared(swapped[mask].float(), own[mask].float()), mask).items():
                     sums[pair][name] += values
                 bar.update(int(mask.sum()) / len(pairs))
             forwards += runs.layer_runs
@@ -135,19 +134,6 @@ def commutator(
         "layer_forwards_naive": 4 * len(pairs),
     }
     return Commutators(config, [_row(i, j, state, sums[k]) for k, (i, j) in enumerate(pairs)])
-
-
-def _compared(own: Tensor, swapped: Tensor, mask: Tensor) -> dict[str, list[float]]:
-    a, b = own[mask].float(), swapped[mask].float()
-    sequence = mask.nonzero()[:, 0]
-    values = {
-        "error": (a - b).double().square().sum(1),
-        "norm": a.double().square().sum(1),
-        "cosine": F.cosine_similarity(a, b).double(),
-        "tokens": torch.ones(len(a), dtype=torch.float64, device=a.device),
-    }
-    zero = torch.zeros(len(mask), dtype=torch.float64, device=a.device)
-    return {name: zero.index_add(0, sequence, value).tolist() for name, value in values.items()}
 
 
 def _row(i: int, j: int, state: str | int, sums: Mapping[str, list[float]]) -> dict[str, Any]:

@@ -46,29 +46,23 @@ class BatchEffects:
     ):
         self.stack, self.mask, self.metrics, self.state = stack, mask, metrics, state
         self.own = state[mask].float()
-        self.sequence = mask.nonzero()[:, 0]
         self._at: Tensor | None = None
         if has_language_head(stack.model):
             self._at, self._target = _predictions(stack, mask, labels)
-            self._sequence_at = self._at.nonzero()[:, 0]
             self._own_logits = self._log_probabilities(state)
 
     def __call__(self, state: Tensor) -> Sums:
         """The sums of one final state, ``(batch, length, width)``."""
         tokens = state[self.mask].float()
-        values = {
-            "tokens": torch.ones(len(tokens), device=tokens.device),
-            "cosine": F.cosine_similarity(tokens, self.own),
-            "error": (tokens - self.own).double().square().sum(1),
-            "norm": self.own.double().square().sum(1),
-        }
+        values = compared(tokens, self.own)
         values |= {name: metric(state, self.state)[self.mask] for name, metric in self.metrics.items()}
-        sums = {name: self._by_sequence(value, self.sequence) for name, value in values.items()}
+        sums = by_sequence(values, self.mask)
         if self._at is not None:
             sums |= self._head(state)
         return sums
 
     def _head(self, state: Tensor) -> Sums:
+        assert self._at is not None
         log_p, own = self._log_probabilities(state), self._own_logits
         predicted = self._target != -100
         target = self._target.clamp(min=0)[:, None]
@@ -80,7 +74,7 @@ class BatchEffects:
             "agree": log_p.argmax(1) == own.argmax(1),
             "kl": (own.exp() * (own - log_p)).sum(1),
         }
-        return {name: self._by_sequence(value, self._sequence_at) for name, value in values.items()}
+        return by_sequence(values, self._at)
 
     def _log_probabilities(self, state: Tensor) -> Tensor:
         """(positions, vocabulary) float32. What follows the layers works token by token, so only these tokens go in."""
@@ -94,9 +88,27 @@ class BatchEffects:
         logits = [self.stack.head(part).logits.flatten(0, 1) for part in sequences.split(at_a_time)]
         return torch.cat(logits)[: len(tokens)].float().log_softmax(1)
 
-    def _by_sequence(self, values: Tensor, sequence: Tensor) -> list[float]:
-        total = torch.zeros(len(self.mask), dtype=torch.float64, device=values.device)
-        return total.index_add_(0, sequence, values.double()).tolist()
+
+def compared(tokens: Tensor, own: Tensor) -> dict[str, Tensor]:
+    """What is summed over tokens of two states, each (tokens, width), to compare them."""
+    return {
+        "tokens": torch.ones(len(tokens), device=tokens.device),
+        "cosine": F.cosine_similarity(tokens, own),
+        "error": (tokens - own).double().square().sum(1),
+        "norm": own.double().square().sum(1),
+    }
+
+
+def by_sequence(values: Mapping[str, Tensor], at: Tensor) -> Sums:
+    """Sums over the tokens of each sequence.
+
+    Args:
+        values: one number a token, for the tokens where ``at`` is true, in order.
+        at: ``(batch, length)`` bool.
+    """
+    sequence = at.nonzero()[:, 0]
+    zero = torch.zeros(len(at), dtype=torch.float64, device=at.device)
+    return {name: zero.index_add(0, sequence, value.double()).tolist() for name, value in values.items()}
 
 
 def has_language_head(model: nn.Module) -> bool:
