@@ -43,7 +43,14 @@ FLOORS = [
 ]
 """From the ground up. A room imports what is below it; within a floor, only what ``BESIDE`` says."""
 
-BESIDE = {("ops", "ops"), ("models", "models"), ("moment_plan", "errors"), ("points", "errors"), ("files", "errors")}
+BESIDE = {
+    ("ops", "ops"),
+    ("models", "models"),
+    ("cli", "cli"),
+    ("moment_plan", "errors"),
+    ("points", "errors"),
+    ("files", "errors"),
+}
 BESIDE |= {("orders", "orders"), ("orders", "errors"), ("plan", "errors"), ("journal", "errors")}
 INSIDE = {("ops", "kernels"), ("testing", "models")}
 

@@ -11,7 +11,7 @@ from fastprobe.ops import instruction_sets
 
 @pytest.mark.skipif(not instruction_sets(), reason="fastprobe._cpu was not built")
 def test_rows_carry_rates_and_errors(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "bench_cpu", lambda: bench.cpu(rounds=1, tokens=200))
+    monkeypatch.setattr("fastprobe.cli.bench.bench_cpu", lambda: bench.cpu(rounds=1, tokens=200))
     monkeypatch.setattr("sys.argv", ["fastprobe", "bench", "cpu", "--json", "--quiet"])
 
     with pytest.raises(SystemExit) as stopped:

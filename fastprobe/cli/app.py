@@ -1,0 +1,59 @@
+"""The application that commands register with, and what becomes of their failures."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import warnings
+from typing import Any
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+
+import fastprobe as fp
+from fastprobe.errors import FastprobeError, NumericalError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+stdout = Console(soft_wrap=False)
+VERSIONS = {"fastprobe": fp.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+INTERRUPTED = 130  # what Typer returns for Ctrl-C, and shells expect
+_UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the result."""
+    typer.echo(text, err=True)
+
+
+def dumps(document: Any) -> str:
+    """The JSON document that ``--json`` prints."""
+    return json.dumps(document, indent=1)
+
+
+def main() -> None:
+    """Run a command; every expected failure is one line on standard error and an exit code."""
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # one line, without the line of code
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = INTERRUPTED
+    except FastprobeError as error:
+        note(f"fastprobe: {error}")
+        code = 1 if isinstance(error, NumericalError) else 2
+    except _UsageError as error:
+        error.show()
+        code = 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
+            raise
+        kept = "no file is half written, and those that could not be replaced are as they were"
+        note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; {kept}")
+        code = 2
+    if code == INTERRUPTED:
+        note("fastprobe: interrupted; what was scanned so far is kept in --out: go on with --resume")
+    sys.exit(code or 0)

@@ -1,0 +1,63 @@
+"""Options that commands share, and the batches that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import fastprobe as fp
+from fastprobe.errors import InputError
+from fastprobe.loading import load_text, parse_count
+from fastprobe.text import DEMO, TokenBatches, default_batch_size
+
+Model = Annotated[str | None, typer.Argument(help="Hub name or local folder; the demo encoder if none is given.")]
+Text = Annotated[list[Path] | None, typer.Option(help="A .txt or .jsonl file; may be given several times.")]
+Dataset = Annotated[str | None, typer.Option(help="A name for datasets.load_dataset, or name:configuration.")]
+Split = Annotated[str, typer.Option(help="Split of the dataset.")]
+TextColumn = Annotated[str, typer.Option(help="Where the text of a .jsonl line or a dataset's row is.")]
+Tokens = Annotated[str, typer.Option(help="How many tokens to read, like 5000, 100k or 1.5M.")]
+MaxSeqLen = Annotated[int, typer.Option(help="Longest sequence, special tokens included.")]
+BatchSize = Annotated[str, typer.Option(help="Sequences a batch; auto makes 4,096 tokens on a CPU, 32,768 elsewhere.")]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16 or float64.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.")]
+
+
+def named_batches(
+    loaded: Any,
+    tokenizer: Any,
+    model: str | None,
+    text: list[Path] | None,
+    dataset: str | None,
+    split: str,
+    text_column: str,
+    tokens: str,
+    max_seq_len: int,
+    batch_size: str,
+) -> tuple[TokenBatches, dict[str, Any]]:
+    """The batches that a user's options name, and what there is to say of them in a result."""
+    source, named = load_text(text or [], dataset, split)
+    automatic = default_batch_size(max_seq_len, loaded.device.type)
+    size = automatic if batch_size == "auto" else integer("--batch-size", batch_size)
+    batches = fp.token_batches(
+        source, tokenizer, tokens=parse_count(tokens), max_seq_len=max_seq_len, batch_size=size, text_column=text_column
+    )
+    origin = named | {
+        "model": DEMO if model is None else model,
+        "max_seq_len": max_seq_len,
+        "batch_size": batches.batch_size,
+        "token_budget": batches.tokens,
+        "model_dtype": str(loaded.dtype).removeprefix("torch."),
+    }
+    return batches, origin
+
+
+def integer(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option}: {text!r} is not a number") from None
