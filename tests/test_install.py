@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,29 @@ def test_kernels_are_ours_under_our_name_only(install, where, environment, check
     printed = run(environment, "-c", CHECK, cwd=tmp_path if where == "elsewhere" else checkout)
 
     assert printed.split() == ["42", "theirs", "True"]
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_every_module(checkout, tmp_path):
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "-w",
+        tmp_path,
+        checkout,
+        cwd=tmp_path,
+        FASTPROBE_BUILD="none",
+    )
+
+    (wheel,) = tmp_path.glob("fastprobe-*.whl")
+    carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    package = checkout / "fastprobe"
+    modules = {path.relative_to(checkout).as_posix() for path in package.rglob("*.py")}
+    assert carried == modules | {"fastprobe/kernels/probe.py"}
 
 
 @pytest.mark.slow
