@@ -33,3 +33,30 @@ def test_the_right_build_is_taken(library):
     module = types.SimpleNamespace(INTERFACE=_native.INTERFACE)
 
     assert library(module) is module
+
+
+class _Library:
+    """A build whose multiply-adds take as long as they are told to."""
+
+    def __init__(self, seconds_of_pairs, seconds_of_floats):
+        self.seconds = {True: seconds_of_pairs, False: seconds_of_floats}
+
+    def instruction_sets(self):
+        return ["avx512-bf16", "avx512", "portable"]
+
+    def burn(self, steps, pairs, threads, isa):
+        self.now += self.seconds[pairs]
+        return steps
+
+    now = 0.0
+
+
+@pytest.mark.parametrize(("pairs", "floats", "first"), [(1.0, 2.0, "avx512-bf16"), (2.0, 1.0, "avx512")])
+def test_pairs_of_bfloat16_come_first_only_where_they_are_faster(pairs, floats, first, monkeypatch):
+    library = _Library(pairs, floats)
+    monkeypatch.setattr(_native.time, "perf_counter", lambda: library.now)
+
+    ranked = _native._ranked(library)
+
+    assert ranked[0] == first
+    assert sorted(ranked) == sorted(library.instruction_sets())
