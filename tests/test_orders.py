@@ -120,6 +120,21 @@ def test_orders_of_a_file(tmp_path):
     assert path.read_text() == "0,1,2\n2,1,0\n"
 
 
+def test_a_file_that_counts_from_one(tmp_path):
+    path = tmp_path / "fix1_layers.txt"
+    path.write_text("1,3,2\nffn.2,(1+3)\n")
+
+    read = orders.named(f"file:{path},first=1", 3)
+
+    assert [str(order) for order in read] == ["0,2,1", "ffn.1,(0+2)"]
+    with pytest.raises(InputError, match=r"line 1: order 1,3,2: there is no layer 3; .* name it as file:.*,first=1"):
+        orders.named(f"file:{path}", 3)
+    with pytest.raises(InputError, match="there is no layer -1"):
+        orders.named(f"file:{path},first=2", 3)
+    with pytest.raises(InputError, match="first must be a number, got 'one'"):
+        orders.named(f"file:{path},first=one", 3)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -37,7 +37,7 @@ def named(text: str, n: int) -> list[Order]:
 
     Args:
         text: a family (``swaps``, ``drops:width=2``), a protocol of the paper (``paper:fix4``), a file of orders
-            (``file:orders.txt``) or one order (``0,2,1,3``).
+            (``file:orders.txt``; ``file:orders.txt,first=1`` if it counts layers from 1) or one order (``0,2,1,3``).
         n: layers of the model.
 
     Raises:
@@ -45,7 +45,7 @@ def named(text: str, n: int) -> list[Order]:
     """
     name, _, rest = text.partition(":")
     if name == "file":
-        orders = load(rest)
+        orders = _of_file(rest, n)
     elif name == "paper":
         orders = families.paper(rest, n)
     elif name in FAMILIES:
@@ -59,6 +59,18 @@ def named(text: str, n: int) -> list[Order]:
     for order in orders:
         check(order, n)
     return orders
+
+
+def _of_file(rest: str, n: int) -> list[Order]:
+    path, counted, first = rest.partition(",first=")
+    if counted and not first.isdigit():
+        raise InputError(f"orders: 'file:{rest}': first must be a number, got {first!r}")
+    try:
+        return load(path, layers=n, first=int(first or 0))
+    except InputError as error:
+        if counted or f"no layer {n};" not in str(error):
+            raise
+        raise InputError(f"{error}; if the file counts from 1, name it as file:{path},first=1") from None
 
 
 def _options(text: str, family: Callable[..., list[Order]], rest: str) -> dict[str, int | str]:

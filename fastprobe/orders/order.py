@@ -101,11 +101,19 @@ def parse(text: str, name: str = "") -> Order:
     return Order(tuple(steps), name)
 
 
-def load(path: str | Path) -> list[Order]:
-    """Orders of a text file, one a line, as the 2021 files have them; empty lines and comments (#) are passed over.
+def load(path: str | Path, *, layers: int | None = None, first: int = 0) -> list[Order]:
+    """Orders of a text file, one a line; empty lines and comments (#) are passed over.
+
+    Of the files of Zhao et al. (2021), ``fix{k}_layers.txt``, those for BERT count layers from 0 and those for their
+    other models from 1.
+
+    Args:
+        path: the file.
+        layers: of the model that is to run them; ``None`` if any may be named.
+        first: the number that the file gives the first layer.
 
     Raises:
-        InputError: the file cannot be read, holds no order, or a line is none; its number is named.
+        InputError: the file cannot be read, holds no order, or a line is none of this model; its number is named.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -116,12 +124,26 @@ def load(path: str | Path) -> list[Order]:
         text = line.strip().strip("[]")
         if text and not text.startswith("#"):
             try:
-                orders.append(parse(text))
+                order = _counted_from(first, parse(text))
+                if layers is not None:
+                    check(order, layers)
+                orders.append(order)
             except InputError as error:
                 raise InputError(f"orders: {path}, line {number}: {error}") from None
     if not orders:
         raise InputError(f"orders: {path} has none; one a line, like 0,2,1,3")
     return orders
+
+
+def _counted_from(first: int, order: Order) -> Order:
+    """An order whose first layer has the number ``first``, as one whose first layer is 0."""
+
+    def moved(step: Step) -> Step:
+        if isinstance(step, Parallel):
+            return Parallel(tuple(layer - first for layer in step.layers))
+        return Sublayer(step.part, step.layer - first) if isinstance(step, Sublayer) else step - first
+
+    return Order(tuple(map(moved, order)), order.name) if first else order
 
 
 def save(orders: Iterable[Order], path: str | Path) -> None:
