@@ -116,32 +116,35 @@ class LayerStack:
             finally:
                 handle.remove()
             raise AssertionError("a layer ended without its attention")
-        result: Any
+        name = layout.attn_proj.partition(".")[0]
+        attention, forwards = layer.get_submodule(name), {}
+        result: Any = torch.zeros_like(state)
         if layout.post_ln:  # the norm after the attention gives back what the layer got
-            module, result = layer.get_submodule(layout.attn_norm), state
-        else:
-            module, result = layer.get_submodule(layout.attn), torch.zeros_like(state)
-            if not self._returns_tensor(module, step.layer):
-                result = (result, None)
-        with replaced_forwards({module: lambda *args, **kwargs: result}):
+            forwards[layer.get_submodule(layout.attn_norm)] = lambda *args, **kwargs: state
+            if layout.attn_norm.startswith(f"{name}."):
+                result = state
+        if not self._returns_tensor(attention, step.layer):
+            result = (result, None)
+        forwards[attention] = lambda *args, **kwargs: result
+        with replaced_forwards(forwards):
             return self.apply(step.layer, state, copies)
 
     def _returns_tensor(self, attention: nn.Module, layer: int) -> bool:
-        """Whether an attention returns its output alone: seen once, on one token."""
-        seen: list[bool] = []
+        """Whether an attention returns its output alone: seen once a class."""
 
         def look(_: nn.Module, __: Any, result: Any) -> None:
-            seen.append(isinstance(result, Tensor))
+            _ATTENTION_RETURNS_TENSOR[type(attention)] = isinstance(result, Tensor)
             raise _Reached
 
-        handle = attention.register_forward_hook(look)
-        try:
-            self.apply(layer, self.stem)
-        except _Reached:
-            return seen[0]
-        finally:
-            handle.remove()
-        raise AssertionError("a layer ended without its attention")
+        if type(attention) not in _ATTENTION_RETURNS_TENSOR:
+            handle = attention.register_forward_hook(look)
+            try:
+                self.apply(layer, self.stem)
+            except _Reached:
+                pass
+            finally:
+                handle.remove()
+        return _ATTENTION_RETURNS_TENSOR[type(attention)]
 
     def _repeated(self, value: Any, copies: int) -> Any:
         """Arguments of one batch for several side by side: what has one entry a sequence is repeated."""
@@ -219,6 +222,9 @@ def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     with torch.no_grad():
         return isinstance(forward(*args, **without), tuple)
 
+
+_ATTENTION_RETURNS_TENSOR: dict[type[nn.Module], bool] = {}
+"""Classes of attention: whether they return their output alone or first in a tuple."""
 
 _RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
 """Classes of layers: whether they hand their state on in a tuple, as those of Transformers 4 do; seen, not guessed."""
