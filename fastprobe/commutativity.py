@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from fastprobe import figures, orders
-from fastprobe.effects import BatchEffects, EffectSums, Metric
+from fastprobe.depths import DepthEffects
+from fastprobe.effects import BatchEffects, EffectSums, Metric, Sums, has_language_head
 from fastprobe.errors import InputError
 from fastprobe.journal import Journal
 from fastprobe.memory import freed_memory_kept
@@ -24,7 +25,8 @@ from fastprobe.models.stack import LayerStack
 from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
 from fastprobe.plan import OrderPlan
-from fastprobe.results import Result
+from fastprobe.progress import OrderProgress
+from fastprobe.results import BY_DEPTH, Result
 from fastprobe.runs import OrderRuns, check_stack, mask_of
 
 if TYPE_CHECKING:
@@ -54,12 +56,28 @@ class OrderEffects(Result):
                 matrix[i, j] = matrix[j, i] = row[metric]
         return matrix
 
+    def profile(self, metric: str = "relative_l2") -> np.ndarray:
+        """One metric of the states on the way, ``(orders, layers)``: ``[:, k]`` is that after k + 1 steps.
+
+        An order of fewer steps than the model has layers has ``nan`` from where it ends.
+
+        Raises:
+            InputError: the run was not asked for ``depths``.
+        """
+        profiles = [row.get(metric + BY_DEPTH) for row in self.rows]
+        if not any(profiles):
+            raise InputError(f"profile: no row has {metric + BY_DEPTH!r}; run commutativity(..., depths=True)")
+        matrix = np.full((len(self.rows), self.config["layers"]), np.nan)
+        for line, values in zip(matrix, profiles, strict=True):
+            line[: len(values or [])] = values or []
+        return matrix
+
     def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
         """A heatmap where the rows are swaps, else a dot an order, from least to most.
 
         Args:
             path: where to save the picture, if anywhere.
-            metric: the column to draw.
+            metric: the column to draw; one that ends in ``_by_depth`` as a heatmap of orders and depths.
         """
         return figures.order_effects(self, metric, path)
 
@@ -71,6 +89,7 @@ def commutativity(
     which: Iterable[Order | Sequence[int]],
     *,
     metrics: Mapping[str, Metric] | None = None,
+    depths: bool = False,
     memory: int | None = None,
     progress: bool = True,
     journal: Journal | None = None,
@@ -88,12 +107,15 @@ def commutativity(
         which: orders; the model's own is added in front.
         metrics: more columns by name: functions of a final state and that of the model's own order, each
             ``(batch, length, width)``, to ``(batch, length)``; rows have the mean over tokens.
+        depths: also compare the state after every step with the model's own after as many layers; rows get lists
+            ``relative_l2_by_depth`` and ``cosine_by_depth`` and their standard errors. Costs one more run of each layer
+            a batch.
         memory: bytes that states may take at one time; a quarter of what is free by default.
         progress: show a progress bar on standard error.
         journal: where finished orders are kept while others run, and what is not run again.
 
     Raises:
-        InputError: an order that the model cannot run, or no batches.
+        InputError: an order that the model cannot run, labels for a model without a head, or no batches.
         UnsupportedModelError: the layers of the model cannot be found, or do not compose to the model.
 
     Example:
@@ -111,34 +133,32 @@ def commutativity(
     sums = EffectSums(len(wanted), metrics or {})
     journal = journal or Journal()
     device = device_of(model)
-    forwards = sequences = 0
-    bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    kept = {"orders": [str(order) for order in wanted], "metrics": [*(metrics or {})]}
-    with bar, journal.keeping(kept), evaluating(model), torch.no_grad(), FastLinear():
+    sequences, checked = 0, False
+    progressing = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
+    kept = {"orders": [str(order) for order in wanted], "metrics": [*(metrics or {})], "depths": depths}
+    with progressing, journal.keeping(kept), evaluating(model), torch.no_grad(), FastLinear():
         for number, batch in enumerate(batches):
             batch = to_device(batch, device)
             mask = mask_of(batch, number)
             sequences += len(mask)
             results = dict(journal.finished(number))
-            share = int(mask.sum()) / len(wanted)  # of the bar, for one order
-            bar.update(share * len(results))
             missing = [index for index in range(len(wanted)) if index not in results]
             if missing:
-                labels = batch.pop("labels", None)
-                if number == 0:
+                labels = _labels(batch, model)
+                if not checked:
                     check_stack(model, points, batch)
+                    checked = True
                 stack = LayerStack.record(model, points, batch)
-                numbers = list(dict.fromkeys([0, *missing]))  # the others are compared with the model's own
-                runs = OrderRuns(stack, [wanted[index] for index in numbers], memory)
-                effects = None
-                for index, state in _own_first((numbers[i], state) for i, state in runs):
-                    effects = effects or BatchEffects(stack, mask, labels, state, metrics or {})
-                    if index not in results:
-                        results[index] = effects(state)
-                        journal.add(number, index, results[index])
-                        bar.update(share)
-                forwards += runs.layer_runs
-                bar.set_postfix_str(f"{forwards:,} layer runs", refresh=False)
+                runs = _BatchOrders(
+                    stack, mask, labels, wanted, missing, metrics or {}, depths, memory, progressing.ran
+                )
+                progressing.batch(int(mask.sum()), len(results), runs.planned)
+                for index, found in runs:
+                    results[index] = found
+                    journal.add(number, index, found)
+                    progressing.finished()
+            else:
+                progressing.batch(int(mask.sum()), len(results), 0)
             for index in range(len(wanted)):
                 sums.add(index, results[index])
     if not sequences:
@@ -150,10 +170,80 @@ def commutativity(
         "tokens": sums.row(0)["tokens"],
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
-        "layer_forwards_run": forwards,  # of all batches
+        "layer_forwards_run": progressing.layer_runs,  # of all batches
     }
     rows = [{"order": str(order), "name": order.name} | sums.row(i) for i, order in enumerate(wanted)]
     return OrderEffects(config, rows)
+
+
+class _BatchOrders:
+    """Pairs of an order's place in a list and its sums over one batch, as they are complete.
+
+    Args:
+        stack: the model on the batch.
+        mask: ``(batch, length)`` bool, tokens that count.
+        labels: what an encoder is to predict.
+        wanted: orders, the model's own first.
+        missing: the places of those to run; the first one runs in any case, for the others are compared with it.
+        metrics: more columns.
+        depths: compare states on the way, too.
+        memory: bytes that states may take.
+        ran: is told how many layers ran, as they do.
+    """
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        mask: Tensor,
+        labels: Tensor | None,
+        wanted: Sequence[Order],
+        missing: Sequence[int],
+        metrics: Mapping[str, Metric],
+        depths: bool,
+        memory: int | None,
+        ran: Callable[[int], None],
+    ):
+        self._missing, self._compare = set(missing), partial(BatchEffects, stack, mask, labels, metrics=metrics)
+        self._places = [0, *(place for place in missing if place)]
+        self._on_the_way = DepthEffects(stack, mask) if depths else None
+        if self._on_the_way and memory is not None:
+            memory = max(0, memory - self._on_the_way.nbytes)
+        self._ran = ran
+        self._runs = OrderRuns(stack, [wanted[place] for place in self._places], memory, self._see)
+
+    @property
+    def planned(self) -> int:
+        """Layers that are to run."""
+        return self._runs.plan.applications + (self._on_the_way.layer_runs if self._on_the_way else 0)
+
+    def _see(self, node: int, depth: int, state: Tensor) -> None:
+        if self._on_the_way:
+            self._on_the_way.see(node, depth, state)
+        self._ran(1)
+
+    def __iter__(self) -> Iterator[tuple[int, Sums]]:
+        effects = None
+        if self._on_the_way:
+            self._ran(self._on_the_way.layer_runs)
+        for index, state in _own_first(self._runs):
+            effects = effects or self._compare(state=state)
+            place = self._places[index]
+            if place in self._missing:
+                sums = effects(state)
+                if self._on_the_way:
+                    sums |= self._on_the_way.along(self._runs.plan.path(self._runs.plan.ends[index]))
+                yield place, sums
+
+
+def _labels(batch: dict[str, Any], model: nn.Module) -> Tensor | None:
+    """The labels of a batch, taken out of it."""
+    labels = batch.pop("labels", None)
+    if labels is not None and not has_language_head(model):
+        raise InputError(
+            f"batches: {type(model).__name__} has no language-model head to predict their labels with; "
+            "load it by a class that has one, or leave the labels out"
+        )
+    return labels
 
 
 def _own_first(states: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:

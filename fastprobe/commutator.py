@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from fastprobe import figures
 from fastprobe.effects import by_sequence, compared, ratio
@@ -29,6 +28,7 @@ from fastprobe.models.stack import LayerStack
 from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
 from fastprobe.plan import OrderPlan
+from fastprobe.progress import OrderProgress
 from fastprobe.results import Result
 from fastprobe.runs import OrderRuns, check_stack, mask_of
 
@@ -100,16 +100,16 @@ def commutator(
         orders += [Order((*before, i, j)), Order((*before, j, i))]
     device = device_of(model)
     sums: list[dict[str, list[float]]] = [{"error": [], "norm": [], "cosine": [], "tokens": []} for _ in pairs]
-    forwards = 0
-    bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, evaluating(model), torch.no_grad(), FastLinear():
+    progressing = OrderProgress(getattr(batches, "tokens", None), len(pairs), progress, "pairs")
+    with progressing, evaluating(model), torch.no_grad(), FastLinear():
         for number, batch in enumerate(batches):
             batch = {key: value for key, value in to_device(batch, device).items() if key != "labels"}
             mask = mask_of(batch, number)
             if number == 0:
                 check_stack(model, points, batch)
             stack = LayerStack.record(model, points, batch)
-            runs = OrderRuns(stack, orders, memory)
+            runs = OrderRuns(stack, orders, memory, lambda node, depth, state: progressing.ran(1))
+            progressing.batch(int(mask.sum()), 0, runs.plan.applications)
             first: dict[int, Tensor] = {}  # of each pair, until the other one is there
             for order, final in runs:
                 pair, turned = divmod(order, 2)
@@ -120,9 +120,8 @@ def commutator(
                 own, swapped = (other, final) if turned else (final, other)
                 for name, values in by_sequence(compared(swapped[mask].float(), own[mask].float()), mask).items():
                     sums[pair][name] += values
-                bar.update(int(mask.sum()) / len(pairs))
-            forwards += runs.layer_runs
-    if not forwards:
+                progressing.finished()
+    if not progressing.layer_runs:
         raise InputError("batches: there are none" if pairs else "commutator: a model of one layer has no pairs")
     plan = OrderPlan.of(orders)
     config = {

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastprobe.errors import InputError
 from fastprobe.models.stack import LayerStack
+from fastprobe.results import BY_DEPTH
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 Sums = dict[str, list[float]]
@@ -25,6 +26,12 @@ _HEAD = {
     "top1_agreement": ("agree", "seen"),
     "kl": ("kl", "seen"),
 }
+STATE_COLUMNS = (*_STATE,)
+"""Columns that every model has."""
+
+HEAD_COLUMNS = (*_HEAD, "delta_loss")
+"""Columns that only a model with a language-model head has."""
+
 LOGITS = 2**26
 """Logits that are made at a time."""
 
@@ -148,15 +155,29 @@ class EffectSums:
     def row(self, order: int) -> dict[str, Any]:
         """Every column of an order with its standard error over sequences; ``None`` where there is nothing to tell."""
         row: dict[str, Any] = {}
-        for column, (part, whole) in self.columns.items():
-            value, error = ratio(*(np.array(self._sums[order].get(name, [])) for name in (part, whole)))
-            if column == "relative_l2" and value is not None:
-                root = value**0.5
-                value, error = root, None if error is None else error / (2 * root) if root else 0.0
+        for column in self.columns:
+            value, error = self._column(order, column)
             row |= {column: value, f"{column}_se": error}
+        row |= self._by_depth(order)
         own, mine = (np.array(self._sums[k].get("loss", [])) for k in (0, order))
         row["delta_loss"], row["delta_loss_se"] = ratio(mine - own, np.array(self._sums[0].get("predicted", [])))
         row["tokens"] = int(sum(self._sums[order].get("tokens", [])))
+        return row
+
+    def _column(self, order: int, column: str, at: str = "") -> tuple[float | None, float | None]:
+        value, error = ratio(*(np.array(self._sums[order].get(name + at, [])) for name in self.columns[column]))
+        if column == "relative_l2" and value is not None:
+            root = value**0.5
+            return root, None if error is None else error / (2 * root) if root else 0.0
+        return value, error
+
+    def _by_depth(self, order: int) -> dict[str, list[float | None]]:
+        """The columns of states after 1, 2, ... steps, where those were asked for."""
+        depths = sorted(int(name.removeprefix("tokens@")) for name in self._sums[order] if name.startswith("tokens@"))
+        row: dict[str, list[float | None]] = {}
+        for column in _STATE if depths else ():
+            values, errors = zip(*(self._column(order, column, f"@{depth}") for depth in depths), strict=True)
+            row |= {f"{column}{BY_DEPTH}": [*values], f"{column}_se{BY_DEPTH}": [*errors]}
         return row
 
 

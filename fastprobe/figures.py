@@ -10,6 +10,7 @@ import numpy as np
 from fastprobe.errors import InputError
 from fastprobe.files import replacing
 from fastprobe.points import ELEMENTS
+from fastprobe.results import BY_DEPTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +36,8 @@ STYLES = {
 assert STYLES.keys() == ELEMENTS.keys()
 
 NAMES = {"nonlinearity": "non-linearity (1 − r2_cv)"}
+MOST_LINES = 40
+"""Orders that a picture names."""
 
 
 def linearity(scan: LinearityScan, metric: str, path: str | Path | None) -> Figure:
@@ -66,6 +69,8 @@ def order_effects(effects: OrderEffects, metric: str, path: str | Path | None) -
     Raises:
         InputError: no row has the metric.
     """
+    if metric.endswith(BY_DEPTH):
+        return _profiles(effects, metric.removesuffix(BY_DEPTH), path)
     rows = effects.top(len(effects.rows), metric)
     rows = [row for row in rows if row["name"] != "identity"]
     if np.triu(~np.isnan(effects.matrix(metric)), 1).sum() == len(rows) > 0:
@@ -76,6 +81,28 @@ def order_effects(effects: OrderEffects, metric: str, path: str | Path | None) -
         _curve(axes, np.array(kept), np.array([row[metric] for row in rows]), metric)
     else:
         _dots(axes, rows[::-1], metric)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def _profiles(effects: OrderEffects, metric: str, path: str | Path | None) -> Figure:
+    """A heatmap of orders and depths, the orders that end furthest from the model's own on top."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _one_panel(effects.config)
+    matrix = effects.profile(metric)
+    last = np.array([row["relative_l2"] for row in effects.rows])
+    chosen = [at for at in np.argsort(-last) if effects.rows[at]["name"] != "identity"][:MOST_LINES]
+    image = axes.imshow(
+        matrix[chosen], cmap="viridis", aspect="auto", extent=(0.5, matrix.shape[1] + 0.5, len(chosen) - 0.5, -0.5)
+    )
+    axes.set_yticks(
+        range(len(chosen)), [effects.rows[at]["name"] or effects.rows[at]["order"] for at in chosen], fontsize=8
+    )
+    axes.set_xlabel("layers that have run")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=axes, label=NAMES.get(metric, metric))
     if path is not None:
         save(figure, path)
     return figure
@@ -128,7 +155,7 @@ def _curve(axes: Axes, kept: np.ndarray, values: np.ndarray, metric: str) -> Non
 def _dots(axes: Axes, rows: list[dict[str, Any]], metric: str) -> None:
     errors = [row.get(f"{metric}_se") or 0.0 for row in rows]
     axes.errorbar([row[metric] for row in rows], range(len(rows)), xerr=errors, fmt="o", color="#0072B2", markersize=4)
-    if len(rows) <= 40:
+    if len(rows) <= MOST_LINES:
         axes.set_yticks(range(len(rows)), [row["name"] or row["order"] for row in rows], fontsize=8)
     else:
         axes.set_ylabel("orders, from least to most")

@@ -75,13 +75,15 @@ class OrderPlan:
     @property
     def naive_applications(self) -> int:
         """Steps that would be run order by order."""
-        return sum(self._depth(node) for node in self.ends)
+        return sum(len(self.path(node)) for node in self.ends)
 
-    def _depth(self, node: int) -> int:
-        depth = 0
+    def path(self, node: int) -> list[int]:
+        """The nodes from the first step to this one."""
+        nodes = []
         while node != ROOT:
-            node, depth = self.parents[node], depth + 1
-        return depth
+            nodes.append(node)
+            node = self.parents[node]
+        return nodes[::-1]
 
     def schedule(self, budget: int, batch: int = 1) -> Iterator[Application]:
         """Applications in an order in which every input is there.

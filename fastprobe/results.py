@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+BY_DEPTH = "_by_depth"
+"""Ends the names of columns that hold a list: a number for every depth of the model."""
+
 KINDS: dict[str, type[Result]] = {}
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.memory import free_bytes
+from fastprobe.memory import free_bytes, human
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
@@ -27,16 +27,31 @@ class OrderRuns:
         stack: the model on a batch.
         orders: what to run.
         memory: bytes that states may take; a quarter of what is free by default. One path is held in any case.
+        see: is shown the state of every prefix: its node in the plan, how many steps it has, the state.
+
+    Raises:
+        InputError: more states have to be held than fit in what is free.
     """
 
-    def __init__(self, stack: LayerStack, orders: Sequence[Order], memory: int | None = None):
-        self.stack, self.plan = stack, OrderPlan.of(orders)
-        self.layer_runs = 0
+    def __init__(
+        self,
+        stack: LayerStack,
+        orders: Sequence[Order],
+        memory: int | None = None,
+        see: Callable[[int, int, Tensor], None] = lambda node, depth, state: None,
+    ):
+        self.stack, self.plan, self._see = stack, OrderPlan.of(orders), see
         free = free_bytes(stack.stem.device)
         room = memory if memory is not None else 2**30 if free is None else free // 4
         self.budget = max(1, room // stack.stem.nbytes)
         tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
         self.batch = max(1, tokens // (stack.stem.shape[0] * stack.stem.shape[1]))
+        need = self.plan.peak_states(self.budget, self.batch) * stack.stem.nbytes
+        if memory is None and free is not None and need > free:
+            raise InputError(
+                f"memory: the states of these orders take {human(need)} at a time and {human(free)} are free; "
+                "smaller batches (--batch-size) would do"
+            )
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         size = len(self.stack.stem)
@@ -45,8 +60,9 @@ class OrderRuns:
             inputs = [states[node] for node in run.inputs]
             together = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
             outputs = self.stack.apply(run.step, together, len(inputs)).split(size)
-            self.layer_runs += len(outputs)
             states.update(zip(run.outputs, outputs, strict=True))
+            for node in run.outputs:
+                self._see(node, len(self.plan.path(node)), states[node])
             for node, order in run.ends:
                 yield order, states[node]
             for node in run.freed:

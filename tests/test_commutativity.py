@@ -226,3 +226,75 @@ def test_results_are_saved_loaded_and_drawn(tmp_path):
     loaded.plot(tmp_path / "swaps.png")
     fp.commutativity(tiny_model("bert"), tiny_batches(), ORDERS, progress=False).plot(tmp_path / "all.png", "cosine")
     assert {path.name for path in tmp_path.glob("*.png")} == {"swaps.png", "all.png"}
+
+
+@pytest.mark.parametrize("family", ["bert-mlm", "gemma2", "neox"])
+def test_states_on_the_way_are_those_of_the_first_layers_alone(family):
+    model, batches = tiny_model(family), tiny_batches(sequences=5, batch_size=3)
+    wanted = [orders.parse("2,0,1"), orders.parse("0,1"), orders.parse("1,1,0,2,2")]
+
+    effects = fp.commutativity(model, batches, wanted, depths=True, progress=False)
+
+    for row, order in zip(effects.rows[1:], wanted, strict=True):
+        steps = order.layers[:3]
+        for depth in range(1, len(steps) + 1):
+            expected = expected_state(model, batches, steps[:depth], depth)
+            for column, value in expected.items():
+                assert row[f"{column}_by_depth"][depth - 1] == pytest.approx(value, abs=1e-5), (order, depth, column)
+        assert len(row["relative_l2_by_depth"]) == len(row["cosine_se_by_depth"]) == len(steps)
+    assert effects.rows[0]["relative_l2_by_depth"] == [0.0] * 3
+    assert np.isnan(effects.profile()[2]).tolist() == [False, False, True]
+
+
+@torch.no_grad()
+def expected_state(model, batches, steps, depth):
+    """Columns of the state after some steps against that of the model's own first layers, by models cut short."""
+    error = norm = cosine = tokens = 0.0
+    one, other = moved(model, range(depth)), moved(model, steps)
+    for batch in batches:
+        mask = batch["attention_mask"].bool()
+        a, b = (final(m, batch)[0][mask] for m in (one, other))
+        error, norm = error + float((a - b).square().sum()), norm + float(a.square().sum())
+        cosine, tokens = cosine + float(F.cosine_similarity(a, b).sum()), tokens + len(a)
+    return {"relative_l2": (error / norm) ** 0.5, "cosine": cosine / tokens}
+
+
+def test_states_on_the_way_are_kept_by_a_killed_run(tmp_path):
+    model, batches = tiny_model("gpt2"), tiny_batches()
+    whole = fp.commutativity(model, batches, ORDERS, depths=True, progress=False, journal=Journal(tmp_path))
+    lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
+    (tmp_path / FILE).write_text("".join(lines[:5]))
+
+    again = fp.commutativity(
+        model, batches, ORDERS, depths=True, progress=False, journal=Journal(tmp_path, resume=True)
+    )
+
+    assert again.rows == whole.rows
+    with pytest.raises(InputError, match="another depths"):
+        fp.commutativity(model, batches, ORDERS, progress=False, journal=Journal(tmp_path, resume=True))
+
+
+def test_profiles_are_drawn_and_refused_where_there_are_none(tmp_path):
+    model, batches = tiny_model("gpt2"), tiny_batches()
+
+    fp.commutativity(model, batches, ORDERS, depths=True, progress=False).plot(
+        tmp_path / "profiles.png", "cosine_by_depth"
+    )
+
+    assert (tmp_path / "profiles.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match=r"no row has 'cosine_by_depth'; run commutativity\(..., depths=True\)"):
+        fp.commutativity(model, batches, ORDERS, progress=False).plot(metric="cosine_by_depth")
+
+
+def test_labels_without_a_head_are_refused():
+    batches = [batch | {"labels": batch["input_ids"]} for batch in tiny_batches()]
+
+    with pytest.raises(InputError, match="BertModel has no language-model head to predict their labels with; load it"):
+        fp.commutativity(tiny_model("bert"), batches, ORDERS, progress=False)
+
+
+def test_states_that_do_not_fit_in_memory_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr("fastprobe.runs.free_bytes", lambda device: 3 * 6 * 14 * 32 * 4 - 1)
+
+    with pytest.raises(InputError, match=r"take 43.0 kB at a time and 32.3 kB are free; smaller batches"):
+        fp.commutativity(tiny_model("gpt2"), tiny_batches(), ORDERS, progress=False)

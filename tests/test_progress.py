@@ -1,0 +1,40 @@
+"""What a run of many orders says of its progress."""
+
+import pytest
+
+from fastprobe.progress import OrderProgress
+
+
+def test_tokens_orders_and_layer_runs_are_shown(capfd):
+    with OrderProgress(100, 4, show=True) as progress:
+        progress.batch(60, 1, 30)
+        for _ in range(30):
+            progress.ran(1)
+        for _ in range(3):
+            progress.finished()
+        progress.batch(40, 4, 0)
+
+    last = capfd.readouterr().err.split("\r")[-1]
+    assert "100/100" in last
+    assert "4/4 orders, 30 layer runs" in last
+    assert progress.layer_runs == 30
+
+
+def test_nothing_is_shown_where_nothing_is_wanted(capfd):
+    with OrderProgress(None, 2, show=False) as progress:
+        progress.batch(10, 0, 3)
+        progress.ran(3)
+        progress.finished()
+
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("layer_runs", [7, 584])
+def test_rounding_never_takes_the_bar_past_its_end(layer_runs, capfd):
+    with OrderProgress(1001, 67, show=True) as progress:
+        for tokens in (500, 501):
+            progress.batch(tokens, 0, layer_runs)
+            for _ in range(layer_runs):
+                progress.ran(1)
+
+    assert "1.00k/1.00k" in capfd.readouterr().err.split("\r")[-1]
