@@ -244,6 +244,16 @@ def test_a_language_model_gets_masked_tokens_to_predict(run, model_folder, tmp_p
     assert rows[0]["top1_agreement"] == 1
 
 
+def test_skips_are_scaled_and_states_on_the_way_compared(permute, run, tmp_path):
+    plain, scaled = (permute("--depths", "--json", "--quiet", *more) for more in ((), ("--skip-scale", "0=0.5,1=0")))
+
+    plain, scaled = (json.loads(out) for code, out, err in (plain, scaled))
+    assert len(plain["rows"][1]["relative_l2_by_depth"]) == 2
+    assert plain["rows"][1]["relative_l2"] != scaled["rows"][1]["relative_l2"]
+    assert scaled["config"]["skip_scale"] == "0=0.5,1=0"
+    assert run("plot", tmp_path / "out", "--metric", "relative_l2_by_depth")[0] == 0
+
+
 def test_commutators_are_shown_and_drawn(run, model_folder, tmp_path):
     code, out, _ = run("commutator", model_folder, "--tokens", "600", "--out", tmp_path / "out")
 
@@ -272,6 +282,23 @@ def test_orders_that_make_no_sense_get_one_line(permute, orders, message, tmp_pa
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metric", "loss"), "BertModel has no language-model head and so no loss; name a model that was saved with"),
+        (("--metric", "cosine_by_depth"), "--metric: 'cosine_by_depth' is not one of cosine, relative_l2"),
+        (("--skip-scale", "none"), "--skip-scale: 'none' is neither a number nor layer=number"),
+        (("--skip-scale", "7=0"), "there is no layer 7; the model has 0 to 1"),
+        (("--skip-scale", "0", "--skip-parts", "mlp"), "'mlp' is not one of attention, ffn"),
+    ],
+)
+def test_what_permute_cannot_do_gets_one_line(permute, arguments, message, tmp_path):
+    code, out, err = permute(*arguments, "--quiet")
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
 
 
 def test_a_model_that_is_not_there_gets_one_line(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.")]
+SkipScale = Annotated[
+    str | None, typer.Option(help="Scale skip connections: 0 cuts them all, 3=0,4=0.5 those of layers 3 and 4.")
+]
+SkipParts = Annotated[str, typer.Option(help="Which skip connections of a layer: attention, ffn or both.")]
 
 
 def named_batches(
@@ -54,6 +59,23 @@ def named_batches(
         "model_dtype": str(loaded.dtype).removeprefix("torch."),
     }
     return batches, origin
+
+
+def scaled_skips(model: Any, scale: str | None, parts: str) -> AbstractContextManager[Any]:
+    """The model with its skip connections as ``--skip-scale`` and ``--skip-parts`` say."""
+    if scale is None:
+        return nullcontext(model)
+    return fp.skip_scale(model, _scales(scale), parts=parts.split(","))
+
+
+def _scales(text: str) -> float | dict[int, float]:
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.split("=") for part in text.split(",")]
+        return {int(layer): float(scale) for layer, scale in pairs}
+    except ValueError:
+        raise InputError(f"--skip-scale: {text!r} is neither a number nor layer=number,...") from None
 
 
 def integer(option: str, text: str) -> int:

@@ -20,20 +20,28 @@ from fastprobe.cli.options import (
     Model,
     Out,
     Quiet,
+    SkipParts,
+    SkipScale,
     Split,
     Text,
     TextColumn,
     Tokens,
     integer,
     named_batches,
+    scaled_skips,
 )
-from fastprobe.effects import has_language_head
+from fastprobe.effects import HEAD_COLUMNS, STATE_COLUMNS, has_language_head
+from fastprobe.errors import InputError
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
 from fastprobe.loading import load_model
 from fastprobe.models.resolve import resolve
+from fastprobe.results import BY_DEPTH
+from fastprobe.skips import PARTS
 from fastprobe.tables import orders_table, pairs_table
 from fastprobe.text import MaskedBatches
+
+BOTH = ",".join(PARTS)
 
 
 @app.command()
@@ -55,6 +63,12 @@ def permute(
     batch_size: BatchSize = "auto",
     dtype: Dtype = "auto",
     device: Device = "auto",
+    metric: Annotated[
+        str, typer.Option(help="The column to draw; auto is delta_loss, or relative_l2 for a model without a head.")
+    ] = "auto",
+    depths: Annotated[bool, typer.Option("--depths", help="Also compare the states after every step.")] = False,
+    skip_scale: SkipScale = None,
+    skip_parts: SkipParts = BOTH,
     seed: Annotated[int, typer.Option(help="Seed of the tokens that an encoder's head is to predict.")] = 0,
     out: Out = Path("fastprobe-out"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished orders in --out.")] = False,
@@ -67,14 +81,20 @@ def permute(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
     depth = len(resolve(loaded).layers)
-    effects = fp.commutativity(
-        loaded,
-        MaskedBatches(batches, tokenizer, seed) if has_language_head(loaded) and not loaded.can_generate() else batches,
-        [order for family in orders for order in fp.orders.named(family, depth)],
-        progress=not quiet,
-        journal=Journal(out, origin | {"seed": seed}, resume=resume),
-    )
-    _show(effects, origin | {"device": str(loaded.device)}, out, orders_table(effects.rows), json, quiet, JOURNAL)
+    has_head = has_language_head(loaded)
+    metric = _drawn(metric, type(loaded).__name__, has_head, depths)
+    origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
+    with scaled_skips(loaded, skip_scale, skip_parts):
+        effects = fp.commutativity(
+            loaded,
+            MaskedBatches(batches, tokenizer, seed) if has_head and not loaded.can_generate() else batches,
+            [order for family in orders for order in fp.orders.named(family, depth)],
+            depths=depths,
+            progress=not quiet,
+            journal=Journal(out, origin | {"seed": seed}, resume=resume),
+        )
+    origin |= {"device": str(loaded.device)}
+    _show(effects, origin, out, metric, orders_table(effects.rows), json, quiet, JOURNAL)
 
 
 @app.command()
@@ -87,6 +107,8 @@ def commutator(
     state: Annotated[
         str, typer.Option(help="own: what the first of two layers gets; or the input of one layer.")
     ] = "own",
+    skip_scale: SkipScale = None,
+    skip_parts: SkipParts = BOTH,
     tokens: Tokens = "16k",
     max_seq_len: MaxSeqLen = 128,
     batch_size: BatchSize = "auto",
@@ -102,14 +124,34 @@ def commutator(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
     at = state if state == "own" else integer("--state", state)
-    result = fp.commutator(loaded, batches, state=at, progress=not quiet)
-    _show(result, origin | {"device": str(loaded.device)}, out, pairs_table(result.rows), json, quiet)
+    origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
+    with scaled_skips(loaded, skip_scale, skip_parts):
+        result = fp.commutator(loaded, batches, state=at, progress=not quiet)
+    origin |= {"device": str(loaded.device)}
+    _show(result, origin, out, result.metric, pairs_table(result.rows), json, quiet)
+
+
+def _drawn(metric: str, model: str, has_head: bool, depths: bool) -> str:
+    """The column to draw, if there will be such a one."""
+    if metric == "auto":
+        return "delta_loss" if has_head else "relative_l2"
+    if metric in HEAD_COLUMNS and not has_head:
+        raise InputError(
+            f"--metric: {model} has no language-model head and so no {metric}; name a model that was saved with one, "
+            f"or a column of its states: {', '.join(STATE_COLUMNS)}"
+        )
+    by_depth = [column + BY_DEPTH for column in STATE_COLUMNS if depths]
+    known = [*STATE_COLUMNS, *by_depth, *(HEAD_COLUMNS if has_head else ())]
+    if metric not in known:
+        raise InputError(f"--metric: {metric!r} is not one of {', '.join(known)}")
+    return metric
 
 
 def _show(
     result: fp.OrderEffects | fp.Commutators,
     origin: dict[str, Any],
     out: Path,
+    metric: str,
     table: Table,
     json: bool,
     quiet: bool,
@@ -119,7 +161,7 @@ def _show(
     result.config.update(origin | {"versions": VERSIONS})
     result.save(out)
     picture = f"{result.kind}.png"
-    result.plot(out / picture, "delta_loss" if result.rows[0].get("delta_loss") is not None else result.metric)
+    result.plot(out / picture, metric)
     if json:
         typer.echo(result.to_json())
     else:
