@@ -97,12 +97,15 @@ class BatchEffects:
 
 
 def compared(tokens: Tensor, own: Tensor) -> dict[str, Tensor]:
-    """What is summed over tokens of two states, each (tokens, width), to compare them."""
+    """What is summed over tokens of two states, each (tokens, width) float32, to compare them."""
+    norms, own_norms = (torch.linalg.vector_norm(state, dim=1) for state in (tokens, own))
+    lengths = norms * own_norms
+    cosine = torch.linalg.vecdot(tokens, own) / lengths
     return {
         "tokens": torch.ones(len(tokens), device=tokens.device),
-        "cosine": F.cosine_similarity(tokens, own),
-        "error": (tokens - own).double().square().sum(1),
-        "norm": own.double().square().sum(1),
+        "cosine": torch.where(lengths > 0, cosine, 0.0),
+        "error": torch.linalg.vector_norm(tokens - own, dim=1).double().square(),
+        "norm": own_norms.double().square(),
     }
 
 
