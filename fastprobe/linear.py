@@ -119,7 +119,10 @@ class Factorisation:
         self.whiten = vectors[:, keep] / kept.sqrt() / scale[:, None]
         self.ridge = torch.zeros_like(kept)
         if method.alpha and self.rank:
-            penalty, rotation = torch.linalg.eigh(self.whiten.mT @ self.whiten)
+            # A map may have any part along directions that x has not, and the shortest has none: it costs nothing.
+            null, _ = torch.linalg.qr(vectors[:, ~keep] / scale[:, None])
+            paid = self.whiten - null @ (null.mT @ self.whiten)
+            penalty, rotation = torch.linalg.eigh(paid.mT @ paid)
             self.whiten = self.whiten @ rotation
             self.ridge = method.alpha * penalty
 

@@ -61,6 +61,29 @@ def test_the_map_is_that_of_ridge(alpha, residual_rows, randn):
     assert solution.alpha == alpha
 
 
+@pytest.mark.parametrize("folds", [0, 4])
+def test_ridge_costs_nothing_along_directions_that_x_has_not(folds, residual_rows, randn):
+    """Rows after a LayerNorm with weights lie in a plane that is askew to the columns."""
+    x = torch.nn.functional.layer_norm(residual_rows(400, 12, torch.float64), (12,)) * torch.linspace(0.2, 5, 12)
+    y = torch.sin(x @ randn(12, 3)) + randn(400, 3)
+
+    fit = fit_of(x, y, folds=folds, method=LeastSquares(alpha=20.0))
+
+    if not folds:
+        assert fit.solve().rank == 11
+        expected = torch.from_numpy(Ridge(alpha=20.0).fit(x.numpy(), y.numpy()).predict(x.numpy()))
+        torch.testing.assert_close(fit.solve()(x), expected, rtol=0, atol=1e-9)
+        return
+    rss = tss = 0.0
+    fold = torch.arange(400) % folds
+    for f in range(folds):
+        train, held = fold != f, fold == f
+        model = Ridge(alpha=20.0).fit(x[train].numpy(), y[train].numpy())
+        rss += float((y[held] - torch.from_numpy(model.predict(x[held].numpy()))).square().sum())
+        tss += float((y[held] - y[train].mean(0)).square().sum())
+    assert fit.score("r2_cv") == pytest.approx(1 - rss / tss, abs=1e-9)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("rank", [1, 3, 11, 12])
 def test_a_planted_rank_is_found(rank, dtype, randn):
