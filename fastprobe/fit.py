@@ -130,7 +130,7 @@ class LinearFit:
             NumericalError: fewer than two rows were seen.
         """
         source, fit = self._solve()
-        return Solution(fit.coef, fit.intercept, source.rank, source.condition, self.method.alpha, fit.error_bound)
+        return source.solution(fit)
 
     def scores(self) -> dict[str, object]:
         """Every column of a linearity row that needs no second pass, by name."""

@@ -8,6 +8,7 @@ conditioned whatever x was. Scores follow from the same matrices: the squared er
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -137,25 +138,38 @@ class Factorisation:
         self.fold_sums = (sums - counts[:, None] * self.mean) @ self.whiten
         outer = self.fold_sums[:, :, None] * self.fold_sums[:, None] / rest[:, None, None]
         # Scatter of the tokens outside fold f about their own mean, whitened: the identity less a part of itself.
-        train = identity - self.whiten.mT @ centred @ self.whiten - outer
+        self._train = identity - self.whiten.mT @ centred @ self.whiten - outer
         self.fold_counts, self.fold_rest = counts, rest
         self.fold_mean_shift = -self.fold_sums / rest[:, None]  # whitened mean of x without fold f
         # A direction that fold f alone holds has its share of the noise left, magnified by the whitening.
         noise = self.noise / (float(self.eigenvalues[self.keep][0]) if self.rank else 1.0)
-        self.fold_inverse = self._inverse(train + self.ridge.diag(), floor=min(0.1, noise))
+        self._floor = min(0.1, noise)
+        self.fold_inverse = self._inverse(self._train + self.ridge.diag())
 
-    def _inverse(self, matrices: Tensor, floor: float) -> Tensor:
+    def with_alpha(self, alpha: float) -> Factorisation:
+        """The same source with another ridge, both above 0; nothing is factorised again but the folds' inverses."""
+        assert alpha > 0 < self.method.alpha
+        other = copy.copy(self)
+        other.method = replace(self.method, alpha=alpha)
+        other.ridge = self.ridge * (alpha / self.method.alpha)
+        if self.folds:
+            other.fold_inverse = other._inverse(self._train + other.ridge.diag())
+        return other
+
+    def _inverse(self, matrices: Tensor) -> Tensor:
         """Inverses of the folds' (F, r, r) scatters, whitened, whose eigenvalues are at most 1.
 
-        Where one has an eigenvalue near ``floor``, the other folds leave a direction open: there are fewer tokens than
+        Where one has an eigenvalue near ``_floor``, the other folds leave a direction open: there are fewer tokens than
         columns, or a column varies in one fold only. The shortest map in equilibrated columns is taken then.
         """
         factors, failed = torch.linalg.cholesky_ex(matrices)
-        if not failed.any() and (factors.diagonal(dim1=1, dim2=2).square() > 10 * floor).all():
+        if not failed.any() and (factors.diagonal(dim1=1, dim2=2).square() > 10 * self._floor).all():
             return torch.cholesky_inverse(factors)
         length = torch.ones_like(self.ridge) if self.method.alpha else self.eigenvalues[self.keep].sqrt()
         values, vectors = torch.linalg.eigh(length[:, None] * matrices * length)
-        kept = values > torch.maximum(self.rcond * values[:, -1:], floor * values.new_tensor(float(length[0] ** 2)))
+        kept = values > torch.maximum(
+            self.rcond * values[:, -1:], self._floor * values.new_tensor(float(length[0] ** 2))
+        )
         inverse = torch.where(kept, 1 / values, torch.zeros_like(values))
         return length[:, None] * (vectors * inverse[:, None] @ vectors.mT) * length
 
@@ -195,6 +209,10 @@ class Factorisation:
             fold_tss=fold_tss,
             error_bound=self._error_bound(coef, squares.sum(0), rss, tss),
         )
+
+    def solution(self, fit: Fit) -> Solution:
+        """The fitted map of all tokens."""
+        return Solution(fit.coef, fit.intercept, self.rank, self.condition, self.method.alpha, fit.error_bound)
 
     def fold_map(self, fit: Fit, place: int) -> tuple[Tensor, Tensor]:
         """The map fitted without the fold at a place of :attr:`folds`: (r, k) from whitened x, and (k,) to be added."""
