@@ -1,6 +1,8 @@
 """How linear the parts of a transformer are, and what happens when its layers are reordered."""
 
 from fastprobe import orders as orders
+from fastprobe.ablation import Ablations as Ablations
+from fastprobe.ablation import ablation as ablation
 from fastprobe.commutativity import OrderEffects as OrderEffects
 from fastprobe.commutativity import commutativity as commutativity
 from fastprobe.commutator import Commutators as Commutators
@@ -11,6 +13,7 @@ from fastprobe.linear import LeastSquares as LeastSquares
 from fastprobe.linear import Solution as Solution
 from fastprobe.linearity import LinearityScan as LinearityScan
 from fastprobe.linearity import linearity as linearity
+from fastprobe.models.linear_mlp import write_linear_mlp_ as write_linear_mlp_
 from fastprobe.moments import Moments as Moments
 from fastprobe.permute import parallel_layers as parallel_layers
 from fastprobe.permute import permute_layers as permute_layers

@@ -148,7 +148,7 @@ def commutativity(
                 if not checked:
                     check_stack(model, points, batch)
                     checked = True
-                stack = LayerStack.record(model, points, batch)
+                stack = LayerStack.record(model, points, batch, first=sequences - len(mask))
                 runs = _BatchOrders(
                     stack, mask, labels, wanted, missing, metrics or {}, depths, memory, progressing.ran
                 )

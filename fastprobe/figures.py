@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from fastprobe.ablation import Ablations
     from fastprobe.commutativity import OrderEffects
     from fastprobe.commutator import Commutators
     from fastprobe.linearity import LinearityScan
@@ -34,6 +35,9 @@ STYLES = {
     "mlp_act": ("#E69F00", "--", "v"),
 }
 assert STYLES.keys() == ELEMENTS.keys()
+
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+"""Lines of one hue told apart."""
 
 NAMES = {"nonlinearity": "non-linearity (1 − r2_cv)"}
 MOST_LINES = 40
@@ -119,6 +123,35 @@ def pairs(result: OrderEffects | Commutators, metric: str, with_whom: str, path:
     _heatmap(axes, result.matrix(metric), NAMES.get(metric, metric))
     axes.set_xlabel("layer")
     axes.set_ylabel(with_whom)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def ablations(result: Ablations, metric: str, path: str | Path | None) -> Figure:
+    """A line an element and mode over the sets of layers that were edited.
+
+    Raises:
+        InputError: no row has the metric.
+    """
+    result.top(1, metric)
+    figure, axes = _one_panel(result.config)
+    sweep, sets = result.config["sweep"], result.config["sets"]
+    labels = {"each": "layer", "forward": "layers 0 to", "backward": "layers to the last, from"}
+    modes = list(dict.fromkeys(mode for _, mode in result.lines))
+    alone = len({element for element, _ in result.lines}) == 1
+    for (element, mode), values in zip(result.lines, result.matrix(metric), strict=True):
+        colour, line, marker = STYLES[element]
+        if len(modes) > 1:  # an element has its colour, unless there is no other
+            line = DASHES[modes.index(mode)]
+            colour = f"C{modes.index(mode)}" if alone else colour
+        axes.plot(values, line, color=colour, marker=marker, markersize=4.5, label=f"{element}, {mode}")
+    axes.set_xticks(range(len(sets)), map(str, range(len(sets))) if sweep in labels else sets)
+    axes.set_xlabel(labels.get(sweep, "layers"))
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     if path is not None:
         save(figure, path)
     return figure

@@ -19,7 +19,7 @@ from fastprobe import orders
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.models.stack import Call, LayerStack, layer_forwards
-from fastprobe.orders import Order, Parallel, Step
+from fastprobe.orders import Order, Parallel, Step, Sublayer
 
 
 class _Reordered:
@@ -167,7 +167,11 @@ def _composed(outer: Sequence[Step], step: Step) -> Step:
     if not all(isinstance(place, int) for place in places):
         raise InputError(f"order: {step} is inside an order whose places there are no single layers")
     layers = tuple(place for place in places if isinstance(place, int))
-    return Parallel(layers) if isinstance(step, Parallel) else type(step)(step.part, layers[0])
+    if isinstance(step, Sublayer):
+        return Sublayer(step.part, layers[0])
+    if isinstance(step, Parallel):
+        return Parallel(layers)
+    raise InputError(f"order: {step} is an edited layer, which only runs of orders know")
 
 
 def _places(model: nn.Module, *used: int) -> list[int]:

@@ -111,6 +111,17 @@ def select_spans(spans: str | Iterable[tuple[int, int]] | None, depth: int) -> l
     return list(dict.fromkeys(pairs))
 
 
+def range_text(layers: Sequence[int]) -> str:
+    """Layers in order as half-open ranges and single ones: ``"0-4,7"``, ``"3"``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][1] == layer:
+            runs[-1][1] = layer + 1
+        else:
+            runs.append([layer, layer + 1])
+    return ",".join(str(start) if stop == start + 1 else f"{start}-{stop}" for start, stop in runs)
+
+
 def parse_range(text: str) -> tuple[int, int]:
     """``"2-5"`` as the half-open pair (2, 5); ``"3"`` as (3, 4)."""
     first, dash, last = text.strip().partition("-")

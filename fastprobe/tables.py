@@ -63,18 +63,25 @@ LINES = 40
 """Orders that a table shows; the file has all of them."""
 
 
-def orders_table(rows: list[dict[str, Any]]) -> Table:
+def orders_table(rows: list[dict[str, Any]], what: str = "order") -> Table:
     """One line an order, the model's own first; of many, those that change most."""
     columns = [column for column in _ORDERS if any(row[column[1]] is not None for row in rows)]
     if len(rows) > LINES:
         rows = [rows[0], *sorted(rows[1:], key=lambda row: row["relative_l2"], reverse=True)[: LINES - 1]]
     table = _table()
-    table.add_column("order", no_wrap=True)
+    table.add_column(what, no_wrap=True)
     for header, _, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["name"] or row["order"], *(_cell(row[key], decimals) for _, key, decimals in columns))
     return table
+
+
+def ablations_table(rows: list[dict[str, Any]]) -> Table:
+    """One line an element, mode and set of layers, the model itself first; of many, those that change most."""
+    named = [{"name": "the model itself"}]
+    named += [{"name": f"{row['element']} {row['layers']} {row['mode']}"} for row in rows[1:]]
+    return orders_table([row | name for row, name in zip(rows, named, strict=True)], "ablation")
 
 
 def pairs_table(rows: list[dict[str, Any]]) -> Table:

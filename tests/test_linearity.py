@@ -288,3 +288,12 @@ def test_a_model_whose_identities_fail_is_refused():
 
     with pytest.raises(UnsupportedModelError, match="fails in layer 2"):
         fp.linearity(model, tiny_batches(), progress=False)
+
+
+def test_labels_of_a_language_model_are_left_out():
+    model, batches = tiny_model("bert-mlm"), tiny_batches()
+    labelled = [batch | {"labels": batch["input_ids"]} for batch in batches]
+
+    scan = fp.linearity(model, labelled, elements=["ffn"], progress=False)
+
+    assert scan.rows == fp.linearity(model, batches, elements=["ffn"], progress=False).rows

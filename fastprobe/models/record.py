@@ -63,8 +63,9 @@ class Recorder:
         self._stack.close()
 
     def run(self, batch: Mapping[str, Any]) -> None:
-        """One forward pass of the model without its head, up to the last layer that is needed."""
+        """One forward pass of the model without its head, up to the last layer that is needed; labels are left out."""
         self.held.clear()
+        batch = {key: value for key, value in batch.items() if key != "labels"}
         try:
             with torch.no_grad(), self._fast:
                 self._body(**batch, **self._extra)

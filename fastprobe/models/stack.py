@@ -32,16 +32,23 @@ class LayerStack:
         batch: what the model is called with, on its device.
         stem: ``(batch, length, width)``, the state that the first layer is handed.
         calls: what each layer is handed besides.
+        first: number of the batch's first sequence in the stream that it is from.
     """
 
     def __init__(
-        self, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], stem: Tensor, calls: Sequence[Call]
+        self,
+        model: nn.Module,
+        points: ModelPoints,
+        batch: Mapping[str, Any],
+        stem: Tensor,
+        calls: Sequence[Call],
+        first: int = 0,
     ):
-        self.model, self.points, self.batch, self.stem = model, points, dict(batch), stem
+        self.model, self.points, self.batch, self.stem, self.first = model, points, dict(batch), stem, first
         self._calls = calls
 
     @classmethod
-    def record(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> LayerStack:
+    def record(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], first: int = 0) -> LayerStack:
         """The stack of a model in evaluation mode on a batch.
 
         Raises:
@@ -64,7 +71,7 @@ class LayerStack:
             raise UnsupportedModelError(
                 f"{type(model).__name__}: {len(states)} layers ran in a forward pass, it has {len(points.layers)}"
             )
-        return cls(model, points, batch, states[0], calls)
+        return cls(model, points, batch, states[0], calls, first)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -73,7 +80,7 @@ class LayerStack:
         """Run one step.
 
         Args:
-            step: a layer, the attention or the FFN of one, or layers in parallel.
+            step: a layer, the attention or the FFN of one, layers in parallel, or a step that runs itself.
             state: ``(copies * batch, length, width)``.
             copies: how many states of the whole batch lie side by side.
         """
@@ -81,6 +88,8 @@ class LayerStack:
             return torch.stack([self.apply(layer, state, copies) for layer in step.layers]).mean(0)
         if isinstance(step, Sublayer):
             return self._apply_part(step, state, copies)
+        if not isinstance(step, int):
+            return step.apply(self, state, copies)
         args, kwargs = self._calls[step]
         args, kwargs = self._repeated(args, copies), self._repeated(kwargs, copies)
         return first_tensor(self.points.layers[step](state, *args, **kwargs))

@@ -19,6 +19,7 @@ from fastprobe.orders.families import skips as skips
 from fastprobe.orders.families import sublayer_swaps as sublayer_swaps
 from fastprobe.orders.families import swaps as swaps
 from fastprobe.orders.named import named as named
+from fastprobe.orders.order import Edited as Edited
 from fastprobe.orders.order import Order as Order
 from fastprobe.orders.order import Parallel as Parallel
 from fastprobe.orders.order import Step as Step

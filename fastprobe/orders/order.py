@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from fastprobe.errors import InputError
 
@@ -31,7 +32,17 @@ class Parallel:
         return f"({'+'.join(map(str, self.layers))})"
 
 
-Step = int | Sublayer | Parallel
+class Edited(Hashable, Protocol):
+    """A layer with something changed in it: a step that says itself how it is run."""
+
+    @property
+    def layer(self) -> int: ...
+
+    def apply(self, stack: Any, state: Any, copies: int) -> Any:
+        """The state after it, as :meth:`fastprobe.models.stack.LayerStack.apply` has it."""
+
+
+Step = int | Sublayer | Parallel | Edited
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ def layers_of(step: Step) -> tuple[int, ...]:
     """The layers of one step."""
     if isinstance(step, Parallel):
         return step.layers
-    return (step.layer,) if isinstance(step, Sublayer) else (step,)
+    return (step,) if isinstance(step, int) else (step.layer,)
 
 
 def identity(n: int) -> Order:
@@ -141,7 +152,10 @@ def _counted_from(first: int, order: Order) -> Order:
     def moved(step: Step) -> Step:
         if isinstance(step, Parallel):
             return Parallel(tuple(layer - first for layer in step.layers))
-        return Sublayer(step.part, step.layer - first) if isinstance(step, Sublayer) else step - first
+        if isinstance(step, Sublayer):
+            return Sublayer(step.part, step.layer - first)
+        assert isinstance(step, int)  # a text has no other steps
+        return step - first
 
     return Order(tuple(map(moved, order)), order.name) if first else order
 

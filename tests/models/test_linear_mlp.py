@@ -1,0 +1,87 @@
+"""Affine maps as weights of an FFN: checkpoints that plain Transformers loads do what the map does."""
+
+import pytest
+import torch
+from transformers import AutoModel, BertConfig, BertModel
+
+import fastprobe as fp
+from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.models.resolve import resolve
+from fastprobe.testing import FAMILIES, tiny_batches, tiny_model
+from tests.test_commutativity import final
+
+PLAIN = ["bert", "bert-mlm", "roberta", "electra", "gpt2", "neox"]
+
+
+def mlp_of(layer):
+    """The FFN of a layer as a function."""
+    if hasattr(layer, "mlp"):
+        return layer.mlp
+    return lambda x: layer.output.dense(layer.intermediate(x))
+
+
+def some_map(width, randn):
+    return fp.Solution(randn(width, width), randn(width), width, 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+@torch.no_grad()
+def test_a_saved_checkpoint_does_what_the_ablation_did(family, tmp_path):
+    model, batches = tiny_model(family), tiny_batches(sequences=20)
+    damage = fp.ablation(
+        model, batches, elements=["mlp"], mode="linear", layers=[[0, 2]], folds=0, alpha=1.0, progress=False
+    )
+    owns = [final(model, batch)[0] for batch in batches]
+
+    for layer in (0, 2):
+        fp.write_linear_mlp_(model, layer, damage.maps[f"mlp.{layer}"])
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+
+    error = norm = 0.0
+    for batch, own in zip(batches, owns, strict=True):
+        mask = batch["attention_mask"].bool()
+        state = final(loaded, batch)[0][mask]
+        error, norm = error + float((state - own[mask]).square().sum()), norm + float(own[mask].square().sum())
+    assert damage.rows[1]["relative_l2"] == pytest.approx((error / norm) ** 0.5, abs=1e-5)
+    assert AutoModel.from_pretrained(tmp_path).config.to_dict() == loaded.config.to_dict()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"])
+@torch.no_grad()
+def test_the_map_is_exact_to_rounding_wherever_x_is(activation, randn):
+    size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 50}
+    model = BertModel(BertConfig(vocab_size=9, hidden_act=activation, **size)).eval()
+    solution = some_map(24, randn)
+
+    fp.write_linear_mlp_(model, 0, solution)
+
+    x = randn(300, 24).float() * torch.logspace(-3, 3, 300)[:, None]
+    expected = solution(x.double())
+    terms = x.double().abs() @ solution.coef.abs() + solution.intercept.abs()
+    assert float(((mlp_of(model.encoder.layer[0])(x) - expected).abs() / terms).max()) < 1e-6
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in PLAIN])
+def test_an_ffn_with_a_gate_is_refused(family, randn):
+    with pytest.raises(UnsupportedModelError, match="has a gate"):
+        fp.write_linear_mlp_(tiny_model(family), 0, some_map(32, randn))
+
+
+def test_what_cannot_be_written_is_refused_and_nothing_changes(randn):
+    size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    narrow = BertModel(BertConfig(vocab_size=9, intermediate_size=40, **size))
+    tanh = BertModel(BertConfig(vocab_size=9, intermediate_size=48, hidden_act="tanh", **size))
+    before = [model.state_dict()["encoder.layer.0.output.dense.weight"].clone() for model in (narrow, tanh)]
+
+    with pytest.raises(UnsupportedModelError, match="its FFN is 40 wide, and a map of width 24 needs 48"):
+        fp.write_linear_mlp_(narrow, 0, some_map(24, randn))
+    with pytest.raises(UnsupportedModelError, match=r"none for which act\(z\) - act\(-z\) is z"):
+        fp.write_linear_mlp_(tanh, 0, some_map(24, randn))
+    with pytest.raises(InputError, match="there is no layer 1; the model has 0 to 0"):
+        fp.write_linear_mlp_(tanh, 1, some_map(24, randn))
+    with pytest.raises(InputError, match=r"the map goes \(23, 23\), the FFN \(24, 24\)"):
+        fp.write_linear_mlp_(narrow, 0, some_map(23, randn))
+
+    for model, weight in zip((narrow, tanh), before, strict=True):
+        assert torch.equal(resolve(model).layers[0].output.dense.weight, weight)
