@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastprobe.commutativity import OrderEffects
     from fastprobe.commutator import Commutators
     from fastprobe.linearity import LinearityScan
+    from fastprobe.probe import Probes
 
 # One hue for what is alike: whole parts, their sums before a norm, attention, FFN. (Okabe and Ito, 2008.)
 STYLES = {
@@ -152,6 +153,33 @@ def ablations(result: Ablations, metric: str, path: str | Path | None) -> Figure
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def probes(result: Probes, metric: str, path: str | Path | None) -> Figure:
+    """A line a task over states, those of other orders than the model's own dashed.
+
+    Raises:
+        InputError: no row has the metric.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    result.top(1, metric)
+    figure, axes = _one_panel(result.config)
+    for number, order in enumerate(result.orders):
+        line = DASHES[min(number, 1)]
+        for index, (task, values) in enumerate(zip(result.tasks, result.matrix(metric, order), strict=True)):
+            axes.plot(values, line, color=f"C{index}", marker="o", markersize=4, label=None if number else task)
+    axes.set_xlabel(
+        "layers run" if len(result.orders) == 1 else f"layers run (dashed: {'; '.join(result.orders[1:4])})"
+    )
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
     if path is not None:
         save(figure, path)
     return figure

@@ -122,6 +122,31 @@ class Moments:
         if stage.first:
             self.counts += weight * torch.bincount(fold[valid], minlength=self.plan.folds)
 
+    @torch.no_grad()
+    def update_classes_(self, x: str, y: str, rows: Tensor, label: Tensor, fold: Tensor) -> None:
+        """Add what rows of x, which :meth:`update_` was given, have with classes y, whose rows are one-hot.
+
+            cross(x, y)[f, :, c] = sum of the rows of fold f and class c,  sum(y)[f, c] = square(y)[f, c] = their number
+
+        The one-hot rows are never made.
+
+        Args:
+            x: a block of rows.
+            y: a block as wide as there are classes; the pair (x, y) is in the plan.
+            rows: ``(N, width)`` of x.
+            label: ``(N,)`` int64, the class of each row.
+            fold: ``(N,)`` int64 as for :meth:`update_`.
+        """
+        folds, classes = self.plan.folds, self.plan.widths[y]
+        kept = fold >= 0
+        where = (fold * classes + label)[kept]
+        counts = torch.bincount(where, minlength=folds * classes).view(folds, classes)
+        self.sums[y] += counts
+        self.squares[y] += counts
+        sums = torch.zeros(folds * classes, rows.shape[1], dtype=torch.float64, device=rows.device)
+        sums.index_add_(0, where, rows[kept].double() - self.origin(x))
+        self.grams[x, y] += sums.view(folds, classes, -1).mT
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def origin(self, block: str) -> Tensor:

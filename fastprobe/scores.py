@@ -38,8 +38,8 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     """The columns of one pair (x, y) that need no second look at the tokens."""
     moments = source.moments
     n = int(source.n)
-    r2 = _explained(fit.rss, fit.tss)
-    r2_cv, r2_cv_se = _cross_validated(fit.fold_rss, fit.fold_tss) if r2 is not None else (None, None)
+    r2 = explained(fit.rss, fit.tss)
+    r2_cv, r2_cv_se = cross_validated(fit.fold_rss, fit.fold_tss) if r2 is not None else (None, None)
     square = len(fit.coef) == fit.coef.shape[1]
     return {
         "nonlinearity": None if r2_cv is None else 1 - r2_cv,
@@ -48,7 +48,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "r2_cv": r2_cv,
         "r2_cv_se": r2_cv_se,
         "r2_uniform": _uniform(fit),
-        "r2_residual": _explained(*source.residual_scores(fit)) if square else None,
+        "r2_residual": explained(*source.residual_scores(fit)) if square else None,
         "r2_identity": _identity(source, fit) if square else None,
         "cosine": None,
         "cosine_cv": None,
@@ -80,13 +80,13 @@ def _note(tokens: int, width: int, error_bound: float) -> str:
     return "; ".join(notes)
 
 
-def _explained(rss: Tensor, tss: Tensor) -> float | None:
+def explained(rss: Tensor, tss: Tensor) -> float | None:
     """1 - RSS / TSS, or ``None`` for a target that does not vary."""
     total = float(tss.sum())
     return 1 - float(rss.sum()) / total if total > 0 else None
 
 
-def _cross_validated(rss: Tensor, tss: Tensor) -> tuple[float | None, float | None]:
+def cross_validated(rss: Tensor, tss: Tensor) -> tuple[float | None, float | None]:
     """1 - sum RSS_f / sum TSS_f and its jackknife standard error over folds."""
     folds = len(rss)
     if folds < 2 or float(tss.sum()) <= 0:
@@ -109,7 +109,7 @@ def _identity(source: Factorisation, fit: Fit) -> float | None:
     x_mean = source.moments.origin(source.x) + source.mean
     difference = fit.tss + source.scatter.diagonal() - 2 * fit.cross.diagonal()
     difference = difference + source.n * (fit.y_mean - x_mean).square()
-    return _explained(difference, fit.tss)
+    return explained(difference, fit.tss)
 
 
 def _cone(source: Factorisation, y: str) -> float | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
 from fastprobe.models.identities import Identity
+
+if TYPE_CHECKING:
+    from fastprobe.probe import Probes
 
 # header, key of the row, decimals (None: one digit and an exponent)
 _LINEARITY = (
@@ -59,6 +63,12 @@ _ORDERS = (
     ("rel l2", "relative_l2", 4),
     ("± se", "relative_l2_se", 4),
 )
+STATES = 13
+"""States that a table of 80 columns has room for."""
+
+NAME = 20
+"""Letters of the name of an order that it has room for besides."""
+
 LINES = 40
 """Orders that a table shows; the file has all of them."""
 
@@ -82,6 +92,32 @@ def ablations_table(rows: list[dict[str, Any]]) -> Table:
     named = [{"name": "the model itself"}]
     named += [{"name": f"{row['element']} {row['layers']} {row['mode']}"} for row in rows[1:]]
     return orders_table([row | name for row, name in zip(rows, named, strict=True)], "ablation")
+
+
+def probes_table(probes: Probes, metric: str = "r2_cv") -> Table:
+    """One line a task, a column a state, in percent, and where the task is learnt; order by order.
+
+    Of deep models the states that fit are shown, as far apart as can be.
+    """
+    matrices = [probes.matrix(metric, order) for order in probes.orders]
+    last = max(matrix.shape[1] for matrix in matrices) - 1
+    shown = sorted({round(k * last / min(last, STATES - 1)) for k in range(min(last + 1, STATES))})
+    names = {row["order"]: row["name"] for row in probes.rows}
+    table = _table()
+    table.add_column(f"{metric}, %", no_wrap=True)
+    for state in shown:
+        table.add_column(str(state), justify="right", no_wrap=True)
+    table.add_column("learnt at", justify="right", no_wrap=True)
+    for number, (order, matrix) in enumerate(zip(probes.orders, matrices, strict=True)):
+        if len(matrices) > 1:
+            if number:
+                table.add_row()
+            table.add_row(("the model itself" if not number else names[order] or order)[:NAME])
+        expected = probes.expected_state(order)
+        for task, values in zip(probes.tasks, matrix, strict=True):
+            percent = [None if k >= len(values) or np.isnan(values[k]) else 100 * values[k] for k in shown]
+            table.add_row(task, *(_cell(value, 0) for value in percent), _cell(expected[task], 2))
+    return table
 
 
 def pairs_table(rows: list[dict[str, Any]]) -> Table:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastprobe.errors import BackendError, InputError, NumericalError, ShapeError
-from fastprobe.moment_plan import MomentPlan
+from fastprobe.moment_plan import MomentPlan, Stage
 from fastprobe.moments import Moments
 
 FOLDS = 3
@@ -350,3 +350,23 @@ def test_only_columns_far_from_zero_get_an_origin_and_the_others_keep_their_digi
     assert moments.origin("x").nonzero().flatten().tolist() == [0]
     exact = (rows.double() - moments.origin("x")).square().sum(0)
     assert (moments.cross("x", "x")[0].diagonal() / exact - 1).abs().max() <= 3e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_classes_are_added_as_their_one_hot_rows_would_be(dtype, residual_rows, generator):
+    x, label = residual_rows(200, 7, dtype), torch.randint(0, 4, (200,), generator=generator)
+    fold = torch.randint(-1, 3, (200,), generator=generator)
+    plan = MomentPlan.of([("x", "y")], {"x": 7, "y": 5}, folds=3)
+    expected = Moments.zero(plan)
+    expected.update_({"x": x, "y": torch.nn.functional.one_hot(label, 5).to(dtype)}, fold, backend="torch")
+
+    moments = Moments.zero(plan)
+    for part in torch.arange(200).split(70):
+        moments.update_({"x": x[part]}, fold[part], stage=Stage(True, ("x",), (("x", "x"),)), backend="torch")
+        moments.update_classes_("x", "y", x[part], label[part], fold[part])
+
+    moments = moments.merge_(Moments.zero(plan))
+    for name in ("sum", "square"):
+        assert torch.equal(getattr(moments, name)("y"), getattr(expected, name)("y"))
+    about_zero = [m.cross("x", "y") + m.origin("x")[:, None] * m.sum("y")[:, None] for m in (moments, expected)]
+    torch.testing.assert_close(*about_zero, rtol=1e-6, atol=1e-6)
