@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, note, stdout
+from fastprobe.cli.app import app
 from fastprobe.cli.options import (
     BatchSize,
     Dataset,
@@ -30,13 +29,12 @@ from fastprobe.cli.options import (
     named_batches,
     scaled_skips,
 )
-from fastprobe.effects import HEAD_COLUMNS, STATE_COLUMNS, has_language_head
-from fastprobe.errors import InputError
+from fastprobe.cli.showing import drawn_column, show
+from fastprobe.effects import has_language_head
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
 from fastprobe.loading import load_model
 from fastprobe.models.resolve import resolve
-from fastprobe.results import BY_DEPTH
 from fastprobe.skips import PARTS
 from fastprobe.tables import orders_table, pairs_table
 from fastprobe.text import MaskedBatches
@@ -82,7 +80,7 @@ def permute(
     )
     depth = len(resolve(loaded).layers)
     has_head = has_language_head(loaded)
-    metric = _drawn(metric, type(loaded).__name__, has_head, depths)
+    metric = drawn_column(metric, type(loaded).__name__, has_head, depths)
     origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
     with scaled_skips(loaded, skip_scale, skip_parts):
         effects = fp.commutativity(
@@ -94,7 +92,7 @@ def permute(
             journal=Journal(out, origin | {"seed": seed}, resume=resume),
         )
     origin |= {"device": str(loaded.device)}
-    _show(effects, origin, out, metric, orders_table(effects.rows), json, quiet, JOURNAL)
+    show(effects, origin, out, metric, orders_table(effects.rows), json, quiet, JOURNAL)
 
 
 @app.command()
@@ -128,45 +126,4 @@ def commutator(
     with scaled_skips(loaded, skip_scale, skip_parts):
         result = fp.commutator(loaded, batches, state=at, progress=not quiet)
     origin |= {"device": str(loaded.device)}
-    _show(result, origin, out, result.metric, pairs_table(result.rows), json, quiet)
-
-
-def _drawn(metric: str, model: str, has_head: bool, depths: bool) -> str:
-    """The column to draw, if there will be such a one."""
-    if metric == "auto":
-        return "delta_loss" if has_head else "relative_l2"
-    if metric in HEAD_COLUMNS and not has_head:
-        raise InputError(
-            f"--metric: {model} has no language-model head and so no {metric}; name a model that was saved with one, "
-            f"or a column of its states: {', '.join(STATE_COLUMNS)}"
-        )
-    by_depth = [column + BY_DEPTH for column in STATE_COLUMNS if depths]
-    known = [*STATE_COLUMNS, *by_depth, *(HEAD_COLUMNS if has_head else ())]
-    if metric not in known:
-        raise InputError(f"--metric: {metric!r} is not one of {', '.join(known)}")
-    return metric
-
-
-def _show(
-    result: fp.OrderEffects | fp.Commutators,
-    origin: dict[str, Any],
-    out: Path,
-    metric: str,
-    table: Table,
-    json: bool,
-    quiet: bool,
-    *files: str,
-) -> None:
-    """Save, draw and print a result of orders."""
-    result.config.update(origin | {"versions": VERSIONS})
-    result.save(out)
-    picture = f"{result.kind}.png"
-    result.plot(out / picture, metric)
-    if json:
-        typer.echo(result.to_json())
-    else:
-        stdout.print(table)
-    if not quiet:
-        ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
-        note(f"{len(result.rows)} rows from {ran} layer runs a batch; one by one they would take {naive}")
-        note(f"{out}: {', '.join(['scores.json', 'scores.csv', *files, picture])}")
+    show(result, origin, out, result.metric, pairs_table(result.rows), json, quiet)

@@ -1,0 +1,55 @@
+"""What a command that runs layers leaves and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from fastprobe.cli.app import VERSIONS, note, stdout
+from fastprobe.effects import HEAD_COLUMNS, STATE_COLUMNS
+from fastprobe.errors import InputError
+from fastprobe.results import BY_DEPTH, Result
+
+
+def drawn_column(metric: str, model: str, has_head: bool, depths: bool = False) -> str:
+    """The column to draw, if there will be such a one."""
+    if metric == "auto":
+        return "delta_loss" if has_head else "relative_l2"
+    if metric in HEAD_COLUMNS and not has_head:
+        raise InputError(
+            f"--metric: {model} has no language-model head and so no {metric}; name a model that was saved with one, "
+            f"or a column of its states: {', '.join(STATE_COLUMNS)}"
+        )
+    by_depth = [column + BY_DEPTH for column in STATE_COLUMNS if depths]
+    known = [*STATE_COLUMNS, *by_depth, *(HEAD_COLUMNS if has_head else ())]
+    if metric not in known:
+        raise InputError(f"--metric: {metric!r} is not one of {', '.join(known)}")
+    return metric
+
+
+def show(
+    result: Result,
+    origin: dict[str, Any],
+    out: Path,
+    metric: str,
+    table: Table,
+    json: bool,
+    quiet: bool,
+    *files: str,
+) -> None:
+    """Save, draw and print a result of a model's layers run in one way or another."""
+    result.config.update(origin | {"versions": VERSIONS})
+    result.save(out)
+    picture = f"{result.kind}.png"
+    result.plot(out / picture, metric)
+    if json:
+        typer.echo(result.to_json())
+    else:
+        stdout.print(table)
+    if not quiet:
+        ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
+        note(f"{len(result.rows)} rows from {ran} layer runs a batch; one by one they would take {naive}")
+        note(f"{out}: {', '.join(['scores.json', 'scores.csv', *files, picture])}")
