@@ -19,6 +19,7 @@ from fastprobe.clock import Clock
 from fastprobe.errors import InputError
 from fastprobe.linear import Factorisation, LeastSquares
 from fastprobe.memory import free_bytes, freed_memory_kept, human
+from fastprobe.models.flat_record import recorder_for
 from fastprobe.models.identities import check_points
 from fastprobe.models.record import device_of
 from fastprobe.models.resolve import resolve
@@ -161,8 +162,10 @@ def linearity(
         first = next(stream)
     except StopIteration:
         raise InputError("batches: there are none") from None
-    checked = check_points(model, points, _a_few(first, device))
+    few = _a_few(first, device)
+    checked = check_points(model, points, few)
     checked.require(type(model).__name__)
+    recorder, not_flat = recorder_for(model, points, few)
 
     def plan(elements: Sequence[Element], folds: int) -> ScanPlan:
         return ScanPlan.of(points, checked.widths, elements, folds=folds, objective=objective, cka=cka)
@@ -180,7 +183,7 @@ def linearity(
     sample = SequenceSample(None if score_sequences == "all" else int(score_sequences), seed)
     checkpoint = checkpoint or Checkpoint()
     moments, batches_done = checkpoint.resume(summed, Moments.zero(scan.moments, device))
-    first_pass = MomentPass(model, points, scan, moments, sample, clock, backend)
+    first_pass = MomentPass(model, points, scan, moments, sample, clock, backend, recorder)
     bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
     with bar, first_pass.recording(), checkpoint.keeping(first_pass, summed):
         for number, batch in enumerate(itertools.chain([first], stream)):
@@ -188,7 +191,7 @@ def linearity(
             checkpoint.tick()
 
     dtype = torch.float64 if moments.dtype == "float64" else torch.float32
-    second_pass = CosinePass(model, points, scan, clock, backend)
+    second_pass = CosinePass(model, points, scan, clock, backend, recorder)
     with clock("solve"):
         everything = len(sample) == first_pass.sequences
         rows = solve_rows(scan.fits, moments, fit, second_pass, dtype if len(sample) else None, refine=everything)
@@ -206,6 +209,7 @@ def linearity(
         "sequences": first_pass.sequences,
         "scored_sequences": len(sample),
         "moment_bytes": scan.moments.nbytes,
+        "runner": f"modules of the model ({not_flat})" if not_flat else "encoder",
         "seconds": {part: round(seconds, 3) for part, seconds in clock.seconds.items()},
     }
     return LinearityScan(config, rows, moments)

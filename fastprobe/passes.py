@@ -15,6 +15,7 @@ from fastprobe.errors import InputError, NumericalError
 from fastprobe.fit import fold_of_sequences
 from fastprobe.interrupt import uninterrupted
 from fastprobe.linear import Factorisation, Fit
+from fastprobe.models.flat_record import FlatRecorder
 from fastprobe.models.record import Recorder, device_of, to_device
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.moments import Moments
@@ -60,6 +61,7 @@ class MomentPass:
     sample: SequenceSample
     clock: Clock
     backend: str = "auto"
+    recorder: type[Recorder] | type[FlatRecorder] = Recorder
     sequences: int = 0
     batches: int = 0
     _fold: Tensor = field(init=False)
@@ -68,8 +70,8 @@ class MomentPass:
 
     @contextmanager
     def recording(self) -> Iterator[MomentPass]:
-        """The model with its hooks on."""
-        with Recorder(self.model, self.points, self.scan.until, self._at_end_of) as self._recorder:
+        """Ready to read the points of the model."""
+        with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as self._recorder:
             yield self
 
     def skip(self, batch: Mapping[str, Any]) -> int:
@@ -91,8 +93,7 @@ class MomentPass:
         batch = {
             k: v[order] if isinstance(v, Tensor) else v for k, v in to_device(batch, device_of(self.model)).items()
         }
-        tokens = torch.where(mask[order], fold[order][:, None], -1)
-        self._fold = tokens.flatten().to(device_of(self.model))
+        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
         self._weight, self._done = 1.0, []
         with uninterrupted():
             try:
@@ -155,6 +156,7 @@ class CosinePass:
     scan: ScanPlan
     clock: Clock
     backend: str = "auto"
+    recorder: type[Recorder] | type[FlatRecorder] = Recorder
     refinements: dict[ElementFit, Refinement] = field(init=False, default_factory=dict)
     _maps: dict[str, _SourceMaps] = field(init=False, default_factory=dict)
     _totals: dict[tuple[ElementFit, str], float] = field(init=False, default_factory=dict)
@@ -176,10 +178,10 @@ class CosinePass:
 
     def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
         """(row, column) -> mean cosine over the tokens of the sample."""
-        with Recorder(self.model, self.points, self.scan.until, self._at_end_of) as recorder:
+        with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size):
                 mask = batch["attention_mask"].bool()
-                self._fold = torch.where(mask, fold[:, None], -1).flatten().to(device_of(self.model))
+                self._fold = recorder.rows_of(mask, fold).to(device_of(self.model))
                 self._folds = set(fold.tolist())
                 self._tokens += int(mask.sum())
                 with self.clock("score forward"):

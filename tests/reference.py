@@ -5,7 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from fastprobe.models.flat import FlatTokens
+from fastprobe.models.flat_record import FlatRecorder
 from fastprobe.models.record import first_tensor
+from fastprobe.models.resolve import resolve
+from fastprobe.points import Point
 
 
 def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
@@ -32,6 +36,25 @@ def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
             model(**batch)
     for handle in handles:
         handle.remove()
+    return {name: torch.cat(parts).numpy() for name, parts in stored.items()}
+
+
+def read_flat_points(model, batches) -> dict[str, np.ndarray]:
+    """The same from fastprobe's own runner, whose rounding is not that of the modules."""
+    points, stored = resolve(model), {}
+    layers = range(len(points.layers))
+    named = {Point(name, layer): points.canonical(Point(name, layer)) for name in points.places for layer in layers}
+
+    def keep(layer, held):
+        for point, canonical in named.items():
+            if point.layer == layer:
+                stored.setdefault(str(point), []).append(held[canonical][order].double())
+
+    wanted = dict.fromkeys(named.values(), len(points.layers) - 1)
+    with FlatRecorder(model, points, wanted, keep) as recorder:
+        for batch in batches:
+            order = FlatTokens.of(batch["attention_mask"].bool()).index.argsort()
+            recorder.run(batch)
     return {name: torch.cat(parts).numpy() for name, parts in stored.items()}
 
 

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
 import fastprobe as fp
 from fastprobe import cli
+from fastprobe.models.encoder import EncoderLayer
 from fastprobe.text import demo_model_path, demo_text
 
 
@@ -97,24 +98,22 @@ def test_points_lists_the_identities(run, model_folder):
 
 
 def interrupt_at(monkeypatch, call):
-    """Make the ``call``-th forward pass of layer 1's FFN raise KeyboardInterrupt."""
-    from transformers.models.bert.modeling_bert import BertIntermediate
+    """Make the ``call``-th pass through an FFN of the runner raise KeyboardInterrupt."""
+    plain, calls = EncoderLayer.ffn, []
 
-    plain, calls = BertIntermediate.forward, []
-
-    def forward(self, hidden):
+    def ffn(*args):
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return plain(self, hidden)
+        return plain(*args)
 
-    monkeypatch.setattr(BertIntermediate, "forward", forward)
+    monkeypatch.setattr(EncoderLayer, "ffn", ffn)
 
 
 def test_a_resumed_scan_equals_an_uninterrupted_one(scan, tmp_path, monkeypatch):
     scan(out=tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt_at(patch, call=8)  # the check of the identities makes two, each batch two more
+        interrupt_at(patch, call=8)  # the check of the runner makes two, each batch two more
 
         code, _, err = scan(out=tmp_path / "parts")
 

@@ -13,7 +13,7 @@ from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
 from fastprobe.loading import load_model, load_text
 from fastprobe.points import ELEMENTS
 from fastprobe.testing import tiny_batches, tiny_model
-from tests.reference import columns, cosines, fit, read_points, token_folds
+from tests.reference import columns, cosines, fit, read_flat_points, read_points, token_folds
 
 _BERT = {
     "resid_pre": ("", "in"),
@@ -108,11 +108,11 @@ def test_every_column_is_that_of_a_float64_svd(family):
 )
 def test_the_demo_model_is_scored_as_by_a_float64_svd(source):
     model, tokenizer = load_model(None)
-    batches = list(fp.token_batches(source, tokenizer, tokens=3_000))
+    batches = list(fp.token_batches(source, tokenizer, tokens=4_000))
 
     scan = fp.linearity(model, batches, layers=[0, 5], **SCAN)
 
-    stored = with_sums(read_points(model, model.encoder.layer, _BERT, batches), post_ln=True)
+    stored = with_sums(read_flat_points(model, batches), post_ln=True)
     assert_rows_match(scan, stored, token_folds(batches, 5))
     assert all(row["rank"] == 383 for row in scan.rows if row["element"] in ("layer", "ffn"))
 
@@ -209,12 +209,35 @@ def test_fewer_tokens_than_columns_are_scored_and_marked():
     assert "only r2_cv" in ffn["note"]
 
 
+def test_a_nan_of_a_weight_is_found_in_the_runner_too():
+    model, batches = tiny_model("bert"), tiny_batches(batch_size=6)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[99] = torch.nan
+    batches = [{k: v.clone() for k, v in batch.items()} for batch in batches]
+    for batch in batches[:2]:
+        batch["input_ids"].clamp_(max=98)
+    batches[2]["input_ids"][0, 0] = 99
+
+    with pytest.raises(NumericalError, match=r"batch 2: .*\.0: .*NaN"):
+        fp.linearity(model, batches, score_sequences=0, progress=False)
+
+
+@pytest.mark.parametrize(("family", "runner"), [("bert", "encoder"), ("gpt2", "modules of the model (GPT2Model")])
+def test_a_scan_says_what_ran_the_model(family, runner):
+    scan = fp.linearity(tiny_model(family), tiny_batches(), score_sequences=0, progress=False)
+
+    assert scan.config["runner"].startswith(runner)
+
+
 @pytest.mark.parametrize("layer", [0, 2])
 def test_nan_names_point_and_batch_and_leaves_the_moments_of_the_batches_before(layer):
     from fastprobe.checkpoint import Checkpoint
 
     model, batches = tiny_model("bert"), tiny_batches(batch_size=6)
+    poison, calls = model.encoder.layer[layer].output.dense, []
+    idle = poison.register_forward_hook(lambda *_: None)  # a model with a hook runs its own modules
     clean = fp.linearity(model, batches[:2], score_sequences=0, progress=False).moments
+    idle.remove()
 
     class Keep(Checkpoint):
         def resume(self, config, zero):
@@ -222,8 +245,6 @@ def test_nan_names_point_and_batch_and_leaves_the_moments_of_the_batches_before(
             return zero, 0
 
     keep = Keep()
-    poison = model.encoder.layer[layer].output.dense
-    calls = []
     # The check of the identities makes two calls, so batch 2 is the fifth; taking it back is the sixth.
     poison.register_forward_hook(
         lambda m, a, out: (

@@ -62,6 +62,18 @@ class Recorder:
         self.held.clear()
         self._stack.close()
 
+    def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
+        """One number a sequence as one for each row of the points, -1 where the row is padding.
+
+        Args:
+            mask: ``(batch, length)`` bool, tokens that are no padding.
+            values: ``(batch,)``.
+
+        Returns:
+            ``(rows,)``, for the points reshaped to ``(rows, width)``.
+        """
+        return torch.where(mask, values[:, None], -1).flatten()
+
     def run(self, batch: Mapping[str, Any]) -> None:
         """One forward pass of the model without its head, up to the last layer that is needed; labels are left out."""
         self.held.clear()

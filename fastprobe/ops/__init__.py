@@ -5,10 +5,14 @@ from fastprobe.ops._native import instruction_sets as instruction_sets
 from fastprobe.ops._native import peak_operations as peak_operations
 from fastprobe.ops._operation import BACKENDS as BACKENDS
 from fastprobe.ops._platform import FastLinear as FastLinear
+from fastprobe.ops._platform import linear as linear
 from fastprobe.ops._platform import matmul as matmul
 from fastprobe.ops._rows import pick_rows as pick_rows
+from fastprobe.ops.add_norm import add_norm as add_norm
+from fastprobe.ops.bias_gelu import bias_gelu_ as bias_gelu_
 from fastprobe.ops.gram import gram_ as gram_
 from fastprobe.ops.score import ResidualSums as ResidualSums
 from fastprobe.ops.score import score as score
 from fastprobe.ops.unit_sum import UnitSum as UnitSum
 from fastprobe.ops.unit_sum import unit_sum as unit_sum
+from fastprobe.ops.varlen_attention import varlen_attention as varlen_attention

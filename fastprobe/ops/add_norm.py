@@ -1,0 +1,46 @@
+"""The end of a sub-layer: its output, the skip connection and the LayerNorm."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastprobe.errors import ShapeError
+from fastprobe.ops._operation import operation
+
+
+def _check(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+    if x.ndim != 2 or residual.shape != x.shape or residual.dtype != x.dtype:
+        raise ShapeError(
+            f"add_norm: x and residual must be (N, D) alike, got {tuple(x.shape)} {x.dtype} and "
+            f"{tuple(residual.shape)} {residual.dtype}"
+        )
+    for name, vector in (("weight", weight), ("bias", bias)):
+        if vector.shape != x.shape[1:] or vector.dtype != x.dtype:
+            raise ShapeError(
+                f"add_norm: {name} must be ({x.shape[1]},) {x.dtype} to match x, "
+                f"got {tuple(vector.shape)} {vector.dtype}"
+            )
+
+
+@operation(check=_check)
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm of the sum of two states, row by row.
+
+        s = x + residual
+        out = (s - mean(s)) / sqrt(var(s) + eps) * weight + bias    mean and (biased) variance over a row
+
+    Args:
+        x: ``(N, D)``, any floating dtype.
+        residual: ``(N, D)``, the same dtype.
+        weight: ``(D,)``, the same dtype.
+        bias: ``(D,)``, the same dtype.
+        eps: added to the variance.
+
+    Returns:
+        ``(N, D)`` in the dtype of ``x``.
+
+    Raises:
+        ShapeError: an argument does not match ``x``.
+    """
+    return F.layer_norm(x + residual, x.shape[1:], weight, bias, eps)
