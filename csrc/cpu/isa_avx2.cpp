@@ -8,8 +8,10 @@ BEGIN_TARGET("avx2,fma,f16c")
 #define LANES 8
 #define TILE_ROWS 4
 #define TILE_VECTORS 2
+#include "attention_kernels.h"
 #include "gram_kernels.h"
 #include "peak_kernels.h"
+#include "rowwise_kernels.h"
 #include "score_kernels.h"
 #include "unit_sum_kernels.h"
 
@@ -18,7 +20,8 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx2() {
-    static const Kernels kernels{"avx2", false, pack, pair_up, multiply, score, widen, unit_sum, burn};
+    static const Kernels kernels{"avx2", false, pack, pair_up, multiply, score,
+                                 widen, unit_sum, attend, add_norm, bias_gelu, burn};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

@@ -25,8 +25,10 @@ INLINE vec add_pairs(vec sum, const float* a, vec b) {
 }  // namespace
 }  // namespace fastprobe
 
+#include "attention_kernels.h"
 #include "gram_kernels.h"
 #include "peak_kernels.h"
+#include "rowwise_kernels.h"
 #include "score_kernels.h"
 #include "unit_sum_kernels.h"
 
@@ -35,7 +37,8 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static const Kernels kernels{"avx512-bf16", true, pack, pair_up, multiply, score, widen, unit_sum, burn};
+    static const Kernels kernels{"avx512-bf16", true, pack, pair_up, multiply, score,
+                                 widen, unit_sum, attend, add_norm, bias_gelu, burn};
     return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
 }
 

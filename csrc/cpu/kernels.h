@@ -25,6 +25,14 @@ struct RowSums {
     float *dot, *p_squares, *y_squares, *error;
 };
 
+// One head of one sequence: length rows of width numbers each, side by side, as far apart as the strides say.
+struct Head {
+    const float *q, *k, *v;
+    float* out;
+    int64_t q_stride, k_stride, v_stride, out_stride, length, width;
+    float scale;  // of q k^T
+};
+
 // A panel holds n rows of PANEL columns, zero where the block has no such column. Either float32, or, of bfloat16 rows,
 // pairs of tokens: element c of pair p is the bits of row 2p in the low half and of row 2p + 1 in the high half.
 struct Kernels {
@@ -55,6 +63,15 @@ struct Kernels {
     // Add rows [first, first + n), each over its norm, to total, which is as wide as whole panels; the rows that are
     // valid and have a norm are counted. False where a valid one is not finite.
     bool (*unit_sum)(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count);
+
+    // Attention inside one head of one sequence. memory has room for the keys and values as panels (length rounded up to
+    // PANEL x width, and the other way round), PANEL queries and their scores.
+    void (*attend)(const Head& head, float* memory);
+
+    // One row of what rowwise.h does to many.
+    void (*add_norm)(const float* x, const float* residual, const float* weight, const float* bias, int64_t width,
+                     float eps, float* out);
+    void (*bias_gelu)(float* x, const float* bias, int64_t width);
 
     // Multiply-adds in registers, of float32 or of pairs of bfloat16; returns the floating-point operations done.
     int64_t (*burn)(int64_t steps, bool pairs);

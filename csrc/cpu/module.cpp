@@ -6,7 +6,9 @@
 #include <tuple>
 #include <vector>
 
+#include "attention.h"
 #include "gram.h"
+#include "rowwise.h"
 #include "score.h"
 #include "unit_sum.h"
 
@@ -80,6 +82,36 @@ std::tuple<int64_t, bool> call_unit_sum(const RowsArguments& rows, uintptr_t val
     return {sum.count, sum.finite};
 }
 
+// address, row stride; columns are adjacent
+using MatrixArguments = std::tuple<uintptr_t, int64_t>;
+
+Matrix matrix_of(const MatrixArguments& arguments) {
+    return {pointer<float>(std::get<0>(arguments)), std::get<1>(arguments)};
+}
+
+void call_attention(const MatrixArguments& q, const MatrixArguments& k, const MatrixArguments& v,
+                    const std::vector<std::pair<int64_t, int64_t>>& runs, int64_t heads, int64_t width, uintptr_t out,
+                    int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    attention(matrix_of(q), matrix_of(k), matrix_of(v), runs, heads, width, pointer<float>(out), threads, kernels);
+}
+
+void call_add_norm(const MatrixArguments& x, const MatrixArguments& residual, uintptr_t weight, uintptr_t bias,
+                   int64_t n, int64_t width, float eps, uintptr_t out, int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    const Matrix a = matrix_of(x), b = matrix_of(residual);
+    py::gil_scoped_release release;
+    add_norm(a.data, a.row_stride, b.data, b.row_stride, pointer<float>(weight), pointer<float>(bias), n, width, eps,
+             pointer<float>(out), threads, kernels);
+}
+
+void call_bias_gelu(uintptr_t x, uintptr_t bias, int64_t n, int64_t width, int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    bias_gelu(pointer<float>(x), pointer<float>(bias), n, width, threads, kernels);
+}
+
 int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     py::gil_scoped_release release;
@@ -93,13 +125,19 @@ int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Kernels in C++ for a CPU; fastprobe.ops calls them.";
-    m.attr("INTERFACE") = 2;  // fastprobe/ops/_native.py has the same number
+    m.attr("INTERFACE") = 3;  // fastprobe/ops/_native.py has the same number
     m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
     m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),
           py::arg("out"), py::arg("residual"), py::arg("threads"), py::arg("isa"));
     m.def("unit_sum", &call_unit_sum, py::arg("rows"), py::arg("valid"), py::arg("n"), py::arg("total"),
+          py::arg("threads"), py::arg("isa"));
+    m.def("attention", &call_attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("runs"), py::arg("heads"),
+          py::arg("width"), py::arg("out"), py::arg("threads"), py::arg("isa"));
+    m.def("add_norm", &call_add_norm, py::arg("x"), py::arg("residual"), py::arg("weight"), py::arg("bias"),
+          py::arg("n"), py::arg("width"), py::arg("eps"), py::arg("out"), py::arg("threads"), py::arg("isa"));
+    m.def("bias_gelu", &call_bias_gelu, py::arg("x"), py::arg("bias"), py::arg("n"), py::arg("width"),
           py::arg("threads"), py::arg("isa"));
     m.def("burn", &call_burn, py::arg("steps"), py::arg("pairs"), py::arg("threads"), py::arg("isa"));
 }

@@ -55,6 +55,17 @@ INLINE vec from_float16(halves h) {
     return as_float((bits)magnitude | infinite | (b & 0x8000) << 16);
 }
 
+// Lane i is number from[i] of the numbers of a and then those of b.
+INLINE vec shuffled(vec a, vec b, bits from) {
+#if defined(__clang__)
+    vec out;
+    for (int lane = 0; lane < LANES; ++lane) out[lane] = int(from[lane]) < LANES ? a[from[lane]] : b[from[lane] - LANES];
+    return out;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
 // How rows of each dtype become floats: the type they are stored in, and vectors of it widened.
 struct FromFloat32 {
     using Stored = float;
@@ -75,6 +86,26 @@ INLINE auto read_as(Dtype dtype, const Body& body) {
     if (dtype == Dtype::FLOAT32) return body(FromFloat32{});
     if (dtype == Dtype::BFLOAT16) return body(FromBfloat16{});
     return body(FromFloat16{});
+}
+
+// Calls body(column, number of columns) for a row, LANES at a time; the last call may be for fewer.
+template <class Body>
+INLINE void along(int64_t width, const Body& body) {
+    int64_t c = 0;
+    for (; c + LANES <= width; c += LANES) body(c, LANES);
+    if (c < width) body(c, int(width - c));
+}
+
+INLINE vec load_some(const float* from, int have) {
+    if (have == LANES) return load<vec>(from);
+    vec v = {};
+    memcpy(&v, from, size_t(have) * sizeof(float));
+    return v;
+}
+
+INLINE void store_some(float* to, vec v, int have) {
+    if (have == LANES) return store(to, v);
+    memcpy(to, &v, size_t(have) * sizeof(float));
 }
 
 INLINE float sum_of(vec v) {

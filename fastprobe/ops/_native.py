@@ -24,7 +24,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PAIRS = "avx512-bf16"
 """The instruction set that multiplies pairs of bfloat16."""
 
-INTERFACE = 2
+INTERFACE = 3
 """What this Python calls; the same number in ``csrc/cpu/module.cpp``. It goes up when a call there changes."""
 
 _forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)
@@ -64,6 +64,25 @@ def cpu_refuses(rows: Sequence[Tensor]) -> str | None:
 def rows_argument(rows: Tensor) -> tuple[int, int, int, int, int]:
     """A matrix as the kernels take it: address, dtype, width, row stride, column stride."""
     return rows.data_ptr(), DTYPES[rows.dtype], rows.shape[1], rows.stride(0), rows.stride(1)
+
+
+def cpu_refuses_floats(tensors: Sequence[Tensor]) -> str | None:
+    """Why the C++ kernels cannot read these tensors of float32 whose last dimension is dense, or ``None``."""
+    if reason := not_on_a_cpu(tensors):
+        return reason
+    for tensor in tensors:
+        if tensor.dtype != torch.float32:
+            return f"it takes float32, not {str(tensor.dtype).removeprefix('torch.')}"
+        if tensor.stride(-1) != 1:
+            return "the columns of an argument do not lie side by side"
+        if tensor.requires_grad and torch.is_grad_enabled():
+            return "it has no derivative"
+    return None if cpu_library() else f"fastprobe._cpu was not built; {HOW_TO_BUILD}"
+
+
+def matrix_argument(rows: Tensor) -> tuple[int, int]:
+    """A float32 matrix whose columns are adjacent: address, row stride."""
+    return rows.data_ptr(), rows.stride(0)
 
 
 def instruction_sets() -> list[str]:

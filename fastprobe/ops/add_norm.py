@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
+from fastprobe.ops import _native
 from fastprobe.ops._operation import operation
 
 
@@ -44,3 +46,26 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: flo
         ShapeError: an argument does not match ``x``.
     """
     return F.layer_norm(x + residual, x.shape[1:], weight, bias, eps)
+
+
+def _cpu_refuses(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> str | None:
+    return _native.cpu_refuses_floats((x, residual, weight, bias))
+
+
+@add_norm.register("cpu", unless=_cpu_refuses)
+def _cpu(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """``csrc/cpu/rowwise.cpp``: a row goes through memory once."""
+    out = torch.empty(x.shape, dtype=x.dtype)
+    _native.cpu_library().add_norm(
+        x=_native.matrix_argument(x),
+        residual=_native.matrix_argument(residual),
+        weight=weight.data_ptr(),
+        bias=bias.data_ptr(),
+        n=len(x),
+        width=x.shape[1],
+        eps=eps,
+        out=out.data_ptr(),
+        threads=torch.get_num_threads(),
+        isa=_native.chosen_instruction_set(),
+    )
+    return out

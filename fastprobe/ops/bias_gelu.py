@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
+from fastprobe.ops import _native
 from fastprobe.ops._operation import operation
 
 
@@ -34,3 +36,20 @@ def bias_gelu_(x: Tensor, bias: Tensor) -> None:
         ShapeError: ``bias`` does not match ``x``.
     """
     x.copy_(F.gelu(x.add_(bias)))
+
+
+def _cpu_refuses(x: Tensor, bias: Tensor) -> str | None:
+    return _native.cpu_refuses_floats((x, bias)) or (None if x.is_contiguous() else "x is not contiguous")
+
+
+@bias_gelu_.register("cpu", unless=_cpu_refuses)
+def _cpu(x: Tensor, bias: Tensor) -> None:
+    """``csrc/cpu/rowwise.cpp``: in one sweep, and by the tail of the distribution where ``1 + erf`` would cancel."""
+    _native.cpu_library().bias_gelu(
+        x=x.data_ptr(),
+        bias=bias.data_ptr(),
+        n=len(x),
+        width=x.shape[1],
+        threads=torch.get_num_threads(),
+        isa=_native.chosen_instruction_set(),
+    )

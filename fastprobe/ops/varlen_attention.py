@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
+from fastprobe.ops import _native
 from fastprobe.ops._operation import operation
 
 
@@ -52,3 +53,25 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, 
         by_head = (part.unflatten(0, run).unflatten(2, (heads, -1)).transpose(1, 2) for part in parts)
         out.append(F.scaled_dot_product_attention(*by_head).transpose(1, 2).flatten(0, 1).flatten(1))
     return torch.cat(out)
+
+
+def _cpu_refuses(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, int]], heads: int) -> str | None:
+    return _native.cpu_refuses_floats((q, k, v))
+
+
+@varlen_attention.register("cpu", unless=_cpu_refuses)
+def _cpu(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, int]], heads: int) -> Tensor:
+    """``csrc/cpu/attention.cpp``: one task a sequence and head, all of it in a cache."""
+    out = torch.empty(q.shape, dtype=q.dtype)
+    _native.cpu_library().attention(
+        q=_native.matrix_argument(q),
+        k=_native.matrix_argument(k),
+        v=_native.matrix_argument(v),
+        runs=list(runs),
+        heads=heads,
+        width=q.shape[1] // heads,
+        out=out.data_ptr(),
+        threads=torch.get_num_threads(),
+        isa=_native.chosen_instruction_set(),
+    )
+    return out
