@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from fastprobe import figures, orders
 from fastprobe.depths import DepthEffects
-from fastprobe.effects import BatchEffects, EffectSums, Metric, Sums, has_language_head
+from fastprobe.effects import BatchEffects, EffectSums, Metric, Sums
 from fastprobe.errors import InputError
 from fastprobe.journal import Journal
 from fastprobe.memory import freed_memory_kept
+from fastprobe.models.flat_stack import FlatStack
 from fastprobe.models.record import device_of, evaluating, to_device
 from fastprobe.models.resolve import resolve
-from fastprobe.models.stack import LayerStack
+from fastprobe.models.stack import LayerStack, has_language_head
 from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
 from fastprobe.plan import OrderPlan
@@ -133,7 +134,7 @@ def commutativity(
     sums = EffectSums(len(wanted), metrics or {})
     journal = journal or Journal()
     device = device_of(model)
-    sequences, checked = 0, False
+    sequences, checked, runner = 0, False, "none"
     progressing = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
     kept = {"orders": [str(order) for order in wanted], "metrics": [*(metrics or {})], "depths": depths}
     with progressing, journal.keeping(kept), evaluating(model), torch.no_grad(), FastLinear():
@@ -146,9 +147,11 @@ def commutativity(
             if missing:
                 labels = _labels(batch, model)
                 if not checked:
-                    check_stack(model, points, batch)
+                    make_stack, runner = check_stack(
+                        model, points, batch, edited=any(order.is_edited for order in wanted)
+                    )
                     checked = True
-                stack = LayerStack.record(model, points, batch, first=sequences - len(mask))
+                stack = make_stack(model, points, batch, sequences - len(mask))
                 runs = _BatchOrders(
                     stack, mask, labels, wanted, missing, metrics or {}, depths, memory, progressing.ran
                 )
@@ -168,6 +171,7 @@ def commutativity(
         "layers": depth,
         "sequences": sequences,
         "tokens": sums.row(0)["tokens"],
+        "runner": runner,
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
         "layer_forwards_run": progressing.layer_runs,  # of all batches
@@ -193,7 +197,7 @@ class _BatchOrders:
 
     def __init__(
         self,
-        stack: LayerStack,
+        stack: LayerStack | FlatStack,
         mask: Tensor,
         labels: Tensor | None,
         wanted: Sequence[Order],

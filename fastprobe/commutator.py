@@ -24,7 +24,6 @@ from fastprobe.linearity import LinearityScan
 from fastprobe.memory import freed_memory_kept
 from fastprobe.models.record import device_of, evaluating, to_device
 from fastprobe.models.resolve import resolve
-from fastprobe.models.stack import LayerStack
 from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
 from fastprobe.plan import OrderPlan
@@ -106,8 +105,8 @@ def commutator(
             batch = {key: value for key, value in to_device(batch, device).items() if key != "labels"}
             mask = mask_of(batch, number)
             if number == 0:
-                check_stack(model, points, batch)
-            stack = LayerStack.record(model, points, batch)
+                make_stack, runner = check_stack(model, points, batch)
+            stack = make_stack(model, points, batch)
             runs = OrderRuns(stack, orders, memory, lambda node, depth, state: progressing.ran(1))
             progressing.batch(int(mask.sum()), 0, runs.plan.applications)
             first: dict[int, Tensor] = {}  # of each pair, until the other one is there
@@ -118,7 +117,8 @@ def commutator(
                     continue
                 other = first.pop(pair)
                 own, swapped = (other, final) if turned else (final, other)
-                for name, values in by_sequence(compared(swapped[mask].float(), own[mask].float()), mask).items():
+                tokens = (stack.rows(each, mask).float() for each in (swapped, own))
+                for name, values in by_sequence(compared(*tokens), mask).items():
                     sums[pair][name] += values
                 progressing.finished()
     if not progressing.layer_runs:
@@ -129,6 +129,7 @@ def commutator(
         "state": state,
         "sequences": len(sums[0]["tokens"]),
         "tokens": int(sum(sums[0]["tokens"])),
+        "runner": runner,
         "layer_forwards": plan.applications,
         "layer_forwards_naive": 4 * len(pairs),
     }

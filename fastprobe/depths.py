@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastprobe.effects import Sums, by_sequence, compared
+from fastprobe.models.flat_stack import FlatStack
 from fastprobe.models.stack import LayerStack
 
 
@@ -20,14 +21,14 @@ class DepthEffects:
         mask: ``(batch, length)`` bool, tokens that count.
     """
 
-    def __init__(self, stack: LayerStack, mask: Tensor):
-        self._mask = mask
+    def __init__(self, stack: LayerStack | FlatStack, mask: Tensor):
+        self._stack, self._mask = stack, mask
         self._own: list[Tensor] = []
         self._sums: dict[int, Sums] = {}
         state = stack.stem
         for layer in range(len(stack)):
             state = stack.apply(layer, state)
-            self._own.append(state[mask].float())
+            self._own.append(stack.rows(state, mask).float())
 
     @property
     def layer_runs(self) -> int:
@@ -39,9 +40,11 @@ class DepthEffects:
         return sum(state.nbytes for state in self._own)
 
     def see(self, node: int, depth: int, state: Tensor) -> None:
-        """Compare the state ``(batch, length, width)`` of a prefix of ``depth`` steps, if the model has as many."""
+        """Compare the state of a prefix of ``depth`` steps, if the model has as many."""
         if depth <= len(self._own):
-            self._sums[node] = by_sequence(compared(state[self._mask].float(), self._own[depth - 1]), self._mask)
+            self._sums[node] = by_sequence(
+                compared(self._stack.rows(state, self._mask).float(), self._own[depth - 1]), self._mask
+            )
 
     def along(self, nodes: Sequence[int]) -> Sums:
         """The sums of an order that goes through these nodes, by name and depth: ``error@3`` after three steps."""

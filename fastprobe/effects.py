@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from fastprobe.errors import InputError
-from fastprobe.models.stack import LayerStack
+from fastprobe.models.flat_stack import FlatStack
+from fastprobe.models.stack import LayerStack, has_language_head
+from fastprobe.predictions import Predictions
 from fastprobe.results import BY_DEPTH
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -32,9 +33,6 @@ STATE_COLUMNS = (*_STATE,)
 HEAD_COLUMNS = (*_HEAD, "delta_loss")
 """Columns that only a model with a language-model head has."""
 
-LOGITS = 2**26
-"""Logits that are made at a time."""
-
 
 class BatchEffects:
     """Compares final states of one batch with the model's own.
@@ -49,51 +47,31 @@ class BatchEffects:
     """
 
     def __init__(
-        self, stack: LayerStack, mask: Tensor, labels: Tensor | None, state: Tensor, metrics: Mapping[str, Metric]
+        self,
+        stack: LayerStack | FlatStack,
+        mask: Tensor,
+        labels: Tensor | None,
+        state: Tensor,
+        metrics: Mapping[str, Metric],
     ):
-        self.stack, self.mask, self.metrics, self.state = stack, mask, metrics, state
-        self.own = state[mask].float()
-        self._at: Tensor | None = None
+        self.stack, self.mask, self.metrics = stack, mask, metrics
+        self._own = stack.rows(state, mask).float()
+        self._own_padded = stack.padded(state) if metrics else state
+        self._predictions: Predictions | None = None
         if has_language_head(stack.model):
-            self._at, self._target = _predictions(stack, mask, labels)
-            self._own_logits = self._log_probabilities(state)
+            at, target = _predicted(stack, mask, labels)
+            self._predictions = Predictions(stack, at, target, state)
 
     def __call__(self, state: Tensor) -> Sums:
-        """The sums of one final state, ``(batch, length, width)``."""
-        tokens = state[self.mask].float()
-        values = compared(tokens, self.own)
-        values |= {name: metric(state, self.state)[self.mask] for name, metric in self.metrics.items()}
+        """The sums of one final state of the stack."""
+        values = compared(self.stack.rows(state, self.mask).float(), self._own)
+        if self.metrics:
+            padded = self.stack.padded(state)
+            values |= {name: metric(padded, self._own_padded)[self.mask] for name, metric in self.metrics.items()}
         sums = by_sequence(values, self.mask)
-        if self._at is not None:
-            sums |= self._head(state)
+        if self._predictions is not None:
+            sums |= by_sequence(self._predictions(state), self._predictions.at)
         return sums
-
-    def _head(self, state: Tensor) -> Sums:
-        assert self._at is not None
-        log_p, own = self._log_probabilities(state), self._own_logits
-        predicted = self._target != -100
-        target = self._target.clamp(min=0)[:, None]
-        values = {
-            "seen": torch.ones(len(log_p), device=log_p.device),
-            "predicted": predicted,
-            "loss": -log_p.gather(1, target)[:, 0] * predicted,
-            "correct": (log_p.argmax(1) == target[:, 0]) & predicted,
-            "agree": log_p.argmax(1) == own.argmax(1),
-            "kl": (own.exp() * (own - log_p)).sum(1),
-        }
-        return by_sequence(values, self._at)
-
-    def _log_probabilities(self, state: Tensor) -> Tensor:
-        """(positions, vocabulary) float32. What follows the layers works token by token, so only these tokens go in."""
-        assert self._at is not None
-        tokens = state[self._at]
-        length, width = state.shape[1:]
-        # In sequences of the length that the model was called with, which some families insist on.
-        sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, width)
-        config: Any = self.stack.model.config
-        at_a_time = max(1, LOGITS // (length * config.vocab_size))
-        logits = [self.stack.head(part).logits.flatten(0, 1) for part in sequences.split(at_a_time)]
-        return torch.cat(logits)[: len(tokens)].float().log_softmax(1)
 
 
 def compared(tokens: Tensor, own: Tensor) -> dict[str, Tensor]:
@@ -121,13 +99,7 @@ def by_sequence(values: Mapping[str, Tensor], at: Tensor) -> Sums:
     return {name: zero.index_add(0, sequence, value.double()).tolist() for name, value in values.items()}
 
 
-def has_language_head(model: nn.Module) -> bool:
-    """Whether a model predicts tokens."""
-    get = getattr(model, "get_output_embeddings", lambda: None)
-    return get() is not None
-
-
-def _predictions(stack: LayerStack, mask: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def _predicted(stack: LayerStack | FlatStack, mask: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Positions whose logits are looked at, ``(batch, length)`` bool, and what each is to predict; -100 for nothing."""
     if labels is not None:
         at = (labels != -100) & mask

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.memory import free_bytes, human
+from fastprobe.models.flat_stack import FlatStack, MakeStack, stack_of
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
@@ -35,7 +36,7 @@ class OrderRuns:
 
     def __init__(
         self,
-        stack: LayerStack,
+        stack: LayerStack | FlatStack,
         orders: Sequence[Order],
         memory: int | None = None,
         see: Callable[[int, int, Tensor], None] = lambda node, depth, state: None,
@@ -43,9 +44,9 @@ class OrderRuns:
         self.stack, self.plan, self._see = stack, OrderPlan.of(orders), see
         free = free_bytes(stack.stem.device)
         room = memory if memory is not None else 2**30 if free is None else free // 4
-        self.budget = max(1, room // stack.stem.nbytes)
+        self.budget = max(1, room // max(1, stack.stem.nbytes))
         tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
-        self.batch = max(1, tokens // (stack.stem.shape[0] * stack.stem.shape[1]))
+        self.batch = max(1, tokens * stack.stem.shape[-1] // max(1, stack.stem.numel()))
         need = self.plan.peak_states(self.budget, self.batch) * stack.stem.nbytes
         if memory is None and free is not None and need > free:
             raise InputError(
@@ -81,13 +82,22 @@ def mask_of(batch: Mapping[str, Any], number: int) -> Tensor:
     return batch["attention_mask"].bool()
 
 
-def check_stack(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> None:
-    """That the layers in their own order are the model, on the first sequences of a batch.
+def check_stack(
+    model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], *, edited: bool = False
+) -> tuple[MakeStack, str]:
+    """How the stacks of a model are made, and what to call that in a configuration.
+
+    Fastprobe's own runner is taken where it is known to be the model; else the layers of the model itself, once it is
+    seen, on the first sequences of a batch, that in their own order they are the model. So it is where a step is an edited
+    layer, for its edits are made in those modules.
 
     Raises:
         UnsupportedModelError: they are not.
     """
     few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items() if key != "labels"}
+    make, not_flat = (LayerStack.record, "a layer is edited") if edited else stack_of(model, points, few)
+    if not not_flat:
+        return make, "encoder"
     stack = LayerStack.record(model, points, few)
     state = stack.stem
     for layer in range(len(stack)):
@@ -100,3 +110,4 @@ def check_stack(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any])
             f"{type(model).__name__}: its layers, run one after the other, are off from the model by {error:.1e}; "
             "something happens between them that is not known here"
         )
+    return make, f"modules of the model ({not_flat})"

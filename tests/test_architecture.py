@@ -33,7 +33,7 @@ FLOORS = [
     {"linear"},
     {"scores", "refinement"},
     {"fit", "models", "sample", "text", "results", "ridge"},
-    {"scan", "figures", "stand_ins", "element_outputs"},
+    {"scan", "figures", "stand_ins", "element_outputs", "predictions"},
     {"passes", "effects", "permute", "runs", "skips", "checkpoint", "loading", "testing", "tables", "bench"},
     {"depths", "token_labels"},
     {"linearity", "commutativity", "probe_passes"},

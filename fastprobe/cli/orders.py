@@ -30,11 +30,11 @@ from fastprobe.cli.options import (
     scaled_skips,
 )
 from fastprobe.cli.showing import drawn_column, show
-from fastprobe.effects import has_language_head
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
 from fastprobe.loading import load_model
 from fastprobe.models.resolve import resolve
+from fastprobe.models.stack import has_language_head
 from fastprobe.skips import PARTS
 from fastprobe.tables import orders_table, pairs_table
 from fastprobe.text import MaskedBatches

@@ -27,12 +27,12 @@ from fastprobe.cli.options import (
     named_batches,
 )
 from fastprobe.cli.showing import drawn_column, show
-from fastprobe.effects import has_language_head
 from fastprobe.errors import InputError
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
 from fastprobe.loading import load_model
 from fastprobe.models.resolve import resolve
+from fastprobe.models.stack import has_language_head
 from fastprobe.points import parse_range
 from fastprobe.tables import ablations_table, probes_table
 from fastprobe.text import MaskedBatches

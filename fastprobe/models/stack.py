@@ -94,6 +94,14 @@ class LayerStack:
         args, kwargs = self._repeated(args, copies), self._repeated(kwargs, copies)
         return first_tensor(self.points.layers[step](state, *args, **kwargs))
 
+    def rows(self, state: Tensor, at: Tensor) -> Tensor:
+        """The tokens ``(n, width)`` of a state where ``at``, ``(batch, length)`` bool and never padding, is true."""
+        return state[at]
+
+    def padded(self, state: Tensor) -> Tensor:
+        """A state as ``(batch, length, width)``."""
+        return state
+
     def head(self, state: Tensor) -> Any:
         """What the model returns for a final state ``(batch, length, width)``."""
         last = len(self) - 1
@@ -167,6 +175,12 @@ class LayerStack:
         if isinstance(value, tuple):
             return tuple(self._repeated(inner, copies) for inner in value)
         return value
+
+
+def has_language_head(model: nn.Module) -> bool:
+    """Whether a model predicts tokens."""
+    get = getattr(model, "get_output_embeddings", lambda: None)
+    return get() is not None
 
 
 class _Reached(BaseException):

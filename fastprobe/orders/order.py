@@ -67,6 +67,11 @@ class Order:
         return ",".join(map(str, self.steps))
 
     @property
+    def is_edited(self) -> bool:
+        """Whether a step is a layer with something changed in it."""
+        return not all(isinstance(step, int | Sublayer | Parallel) for step in self.steps)
+
+    @property
     def layers(self) -> list[int]:
         """Every layer that takes part, as often as it runs."""
         return [layer for step in self.steps for layer in layers_of(step)]
