@@ -12,14 +12,13 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 import fastprobe as fp
-from benchmarks.models import DEVICE
+from benchmarks.models import DEVICE, Batch, natural_batches
 from fastprobe import orders
+from fastprobe.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
-
-Batch = dict[str, torch.Tensor]
 
 DEPTH, WIDTH = 12, 384
 BATCHES = {"swaps": 1, "drops": 4, "commutators": 4}
@@ -74,6 +73,7 @@ def _moved(model: nn.Module, batches: list[Batch], wanted: list[Order]) -> list[
             for order in wanted:
                 model.encoder.layer = nn.ModuleList(layers[layer] for layer in order.layers)
                 states.append(model(**batch).last_hidden_state)
+            states = [state[batch["attention_mask"].bool()] for state in states]
             off += torch.stack([(state - states[0]).square().sum() for state in states])
             own += states[0].square().sum()
     finally:
@@ -96,3 +96,23 @@ def _one_by_one(model: nn.Module, batches: list[Batch], wanted: list[Order]) -> 
             off += torch.stack([(state - states[0]).square().sum() for state in states])
             own += states[0].square().sum()
     return (off / own).sqrt().tolist()
+
+
+@pytest.mark.benchmark(group="swaps of a BERT-base shape, natural lengths")
+def bench_permute_natural(duel: Callable[..., None], tokens: int | None) -> None:
+    """How many times as fast are the 66 swaps of BERT-base as a loop of padded Hugging Face forward passes?
+
+    On paragraphs in one batch as they come; weights are random.
+    """
+    torch.manual_seed(0)
+    model = BertModel(BertConfig()).eval().to(DEVICE)
+    _, tokenizer = load_model(None)
+    batches = natural_batches(tokenizer, tokens or 200)
+    wanted = [orders.identity(DEPTH), *FAMILIES["swaps"]]
+    duel(
+        ours=lambda: [row["relative_l2"] for row in fp.commutativity(model, batches, wanted, progress=False).rows],
+        peers={"HF, modules moved": lambda: _moved(model, batches, wanted)},
+        exact=lambda: _moved(model, batches, wanted),
+        error=lambda mine, exact: max(abs(a - b) for a, b in zip(mine, exact, strict=True)),
+        gate=1e-4,
+    )

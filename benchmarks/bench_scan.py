@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 import fastprobe
+from benchmarks.models import Batch, full_batches, natural_batches, sorted_by_length
 from fastprobe import LinearityScan
-from fastprobe.loading import load_model, load_text
+from fastprobe.loading import load_model
 from fastprobe.ops import FastLinear
-
-Batch = dict[str, torch.Tensor]
 
 PEAK = """
 import json, resource, sys
@@ -35,29 +34,34 @@ print(json.dumps({"tokens": scan.config["tokens"], "loaded_mb": before / 1024, "
 """A process of its own for every size: the peak of a process never goes down."""
 
 
+@pytest.mark.parametrize("text", ["packed", "natural"])
 @pytest.mark.benchmark(group="scan of the demo encoder")
-def bench_scan(duel: Callable[..., None], benchmark: Any, tokens: int | None) -> None:
+def bench_scan(duel: Callable[..., None], benchmark: Any, text: str, tokens: int | None) -> None:
     """How many times the plain forward pass does ``linearity`` with default arguments take, on the same batches?
 
-    The scan contains one forward pass over all tokens and one over the 64 sequences that are scored row by row.
-    It runs the model's linears through oneDNN; the second peer is a forward pass that does, too. Both peers have
-    nothing to compare; the scan's own R² is checked on elements "layer", by lstsq in float64 on the model's own states.
+    The scan contains one forward pass over all tokens and one over the 64 sequences that are scored row by row. Text
+    is packed into sequences of 128 tokens, or one paragraph is one sequence in batches of 32 as they come, which the
+    last peer gets sorted by length. Peers have nothing to compare; the scan's own R² is checked on elements "layer", by
+    lstsq in float64 on the states of the model.
     """
     model, tokenizer = load_model(None)
-    batches = list(fastprobe.token_batches(load_text([], None, "train")[0], tokenizer, tokens=tokens or 16_384))
-    batches = [{name: tensor.to(model.device) for name, tensor in batch.items()} for batch in batches]
+    make = full_batches if text == "packed" else natural_batches
+    batches = make(tokenizer, tokens or 16_384)
+    peers = {"HF forward": lambda: _forward(model, batches)}
+    if text == "packed":
+        peers["HF forward, linears as ours"] = lambda: _forward_fast(model, batches)
+    else:
+        sorted_batches = sorted_by_length(batches)
+        peers["HF forward, sorted by length"] = lambda: _forward(model, sorted_batches)
     duel(
         ours=lambda: fastprobe.linearity(model, batches, progress=False),
-        peers={
-            "HF forward": lambda: _forward(model, batches),
-            "HF forward, linears in oneDNN": lambda: _forward_onednn(model, batches),
-        },
+        peers=peers,
         exact=lambda: _layers_r2(model, batches),
         error=_error,
         gate=1e-5,
     )
     if info := benchmark.extra_info:
-        info["case"] = f"{sum(int(batch['attention_mask'].sum()) for batch in batches)} tokens"
+        info["case"] = f"{text}, {sum(int(batch['attention_mask'].sum()) for batch in batches)} tokens"
         info["scan_over_forward"] = {name: 1 / peer["ratio"] for name, peer in info["peers"].items()}
 
 
@@ -82,7 +86,7 @@ def _forward(model: nn.Module, batches: list[Batch]) -> None:
 
 
 @torch.no_grad()
-def _forward_onednn(model: nn.Module, batches: list[Batch]) -> None:
+def _forward_fast(model: nn.Module, batches: list[Batch]) -> None:
     with FastLinear():
         _forward(model, batches)
 

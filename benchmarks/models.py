@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fastprobe import token_batches
+from fastprobe.text import demo_text
+
+Batch = dict[str, Tensor]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -61,3 +71,39 @@ def nearly_affine(x: Tensor, width: int, generator: torch.Generator) -> Tensor:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator(DEVICE).manual_seed(seed)
+
+
+def natural_batches(tokenizer: Any, tokens: int, length: int = 128, size: int = 32) -> list[Batch]:
+    """Paragraphs of the demo text, one a sequence cut at ``length``, in batches as they come."""
+    paragraphs = (p for text in demo_text().values() for p in re.split(r"\n\s*\n", text) if p.strip())
+    sequences: list[list[int]] = []
+    for paragraph in paragraphs:
+        if tokens <= 0:
+            break
+        sequences.append(tokenizer(paragraph, truncation=True, max_length=length)["input_ids"])
+        tokens -= len(sequences[-1])
+    return [*_padded(sequences, size)]
+
+
+def full_batches(tokenizer: Any, tokens: int, length: int = 128, size: int = 32) -> list[Batch]:
+    """The demo text in sequences of exactly ``length`` tokens."""
+    text = "\n".join(demo_text().values())
+    batches = token_batches(text, tokenizer, tokens=tokens // length * length, max_seq_len=length, batch_size=size)
+    return [{name: tensor.to(DEVICE) for name, tensor in batch.items()} for batch in batches]
+
+
+def sorted_by_length(batches: Iterable[Batch]) -> list[Batch]:
+    """The same sequences in batches of like lengths."""
+    batches = list(batches)
+    rows = [zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True) for batch in batches]
+    sequences = [ids[mask].tolist() for ids, mask in itertools.chain(*rows)]
+    return [*_padded(sorted(sequences, key=len), len(batches[0]["input_ids"]))]
+
+
+def _padded(sequences: list[list[int]], size: int) -> Iterator[Batch]:
+    for start in range(0, len(sequences), size):
+        rows = [torch.tensor(ids, device=DEVICE) for ids in sequences[start : start + size]]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=DEVICE)
+        mask = torch.arange(ids.shape[1], device=DEVICE) < lengths[:, None]
+        yield {"input_ids": ids, "attention_mask": mask.long()}

@@ -1,0 +1,77 @@
+"""The forward pass of a BERT-family encoder: what does leaving padding out and fusing its small steps gain?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models import Batch, full_batches, natural_batches, sorted_by_length
+from fastprobe.loading import load_model
+from fastprobe.memory import freed_memory_kept
+from fastprobe.models.encoder import Encoder
+from fastprobe.models.flat import FlatTokens
+from fastprobe.models.resolve import resolve
+
+
+@pytest.mark.parametrize("text", ["natural", "full"])
+@pytest.mark.benchmark(group="forward of the demo encoder")
+def bench_forward(duel: Callable[..., None], benchmark: Any, text: str, tokens: int | None) -> None:
+    """How many times as fast as Hugging Face's are final states, of paragraphs or of sequences of full length?
+
+    Paragraphs come in batches of 32 as they lie in the text; the peer "sorted" gets the same ones in batches of like
+    lengths. The error is the largest of a final state.
+    """
+    model, tokenizer = load_model(None)
+    make = natural_batches if text == "natural" else full_batches
+    batches = make(tokenizer, tokens or 8192)
+    peers: dict[str, Callable[[], Any]] = {"HF": lambda: _forward(model, batches)}
+    if text == "natural":
+        sorted_batches = sorted_by_length(batches)
+        peers["HF, batches sorted by length"] = lambda: _forward(model, sorted_batches)[:0]
+    else:
+        compiled = torch.compile(model)
+        peers["torch.compile of HF"] = lambda: _forward(compiled, batches)
+    duel(
+        ours=lambda: _ours(model, batches),
+        peers=peers,
+        exact=lambda: _forward(model, batches),
+        error=_error,
+        gate=1e-5,
+        flops=_linear_operations(model, batches),
+    )
+
+
+@torch.no_grad()
+def _forward(model: Callable[..., Any], batches: list[Batch]) -> list[Tensor]:
+    return [model(**batch)[0][batch["attention_mask"].bool()] for batch in batches]
+
+
+@torch.no_grad()
+def _ours(model: nn.Module, batches: list[Batch]) -> list[Tensor]:
+    encoder = Encoder(model, resolve(model))
+    final = []
+    with freed_memory_kept():
+        for batch in batches:
+            mask = batch["attention_mask"].bool()
+            flat = FlatTokens.of(mask)
+            state = encoder.stem(batch, flat)
+            for layer in encoder.layers:
+                state = layer(state, flat)
+            final.append(flat.restore(state)[mask])
+    return final
+
+
+def _error(states: list[Tensor], exact: list[Tensor]) -> float | None:
+    if not states:
+        return None
+    return max(float((mine - own).abs().max()) for mine, own in zip(states, exact, strict=True))
+
+
+def _linear_operations(model: Any, batches: list[Batch]) -> float:
+    width, inner = model.config.hidden_size, model.config.intermediate_size
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    return 2.0 * tokens * model.config.num_hidden_layers * (4 * width * width + 2 * width * inner)
