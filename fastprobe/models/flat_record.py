@@ -79,7 +79,7 @@ def recorder_for(
         batch: a few sequences of those that are to be run.
     """
     with evaluating(model):
-        if reason := encoder_refuses(model, points, batch):
+        if reason := encoder_refuses(model, batch):
             return Recorder, reason
     flat = FlatTokens.of(batch["attention_mask"].bool())
     depth = range(len(points.layers))

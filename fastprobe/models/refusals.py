@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastprobe.models.resolve import ModelPoints
-
 FAMILIES = {
     f"transformers.models.{module}.modeling_{module}": name
     for module, name in {
@@ -32,7 +30,7 @@ _OWN = {nn.Embedding, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList}
 _ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
 
 
-def encoder_refuses(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> str | None:
+def encoder_refuses(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
     """Why :class:`~fastprobe.models.encoder.Encoder` would not run this model on batches like this one, or ``None``."""
     body: Any = getattr(model, "base_model", model)
     family = FAMILIES.get(type(body).__module__, "")
