@@ -98,6 +98,7 @@ def _one_by_one(model: nn.Module, batches: list[Batch], wanted: list[Order]) -> 
     return (off / own).sqrt().tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.benchmark(group="swaps of a BERT-base shape, natural lengths")
 def bench_permute_natural(duel: Callable[..., None], tokens: int | None) -> None:
     """How many times as fast are the 66 swaps of BERT-base as a loop of padded Hugging Face forward passes?
