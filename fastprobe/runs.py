@@ -88,8 +88,8 @@ def check_stack(
     """How the stacks of a model are made, and what to call that in a configuration.
 
     Fastprobe's own runner is taken where it is known to be the model; else the layers of the model itself, once it is
-    seen, on the first sequences of a batch, that in their own order they are the model. So it is where a step is an edited
-    layer, for its edits are made in those modules.
+    seen, on the first sequences of a batch, that in their own order they are the model. Where a step is an edited
+    layer, it is those, too: its edits are made in them.
 
     Raises:
         UnsupportedModelError: they are not.

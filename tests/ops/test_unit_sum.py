@@ -56,7 +56,9 @@ def test_rows_that_do_not_count_may_hold_anything(run, dtype, randn):
 
     total, count, finite = run(rows, valid)
 
-    torch.testing.assert_close(total, expected.total)
+    torch.testing.assert_close(
+        total, expected.total, rtol=0, atol=1e-6 * len(rows)
+    )  # sums of float32, in another order
     assert int(count) == 60
     assert bool(finite)
 
