@@ -7,10 +7,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.record import first_input, first_tensor
-from fastprobe.models.resolve import Layout, resolve
+from fastprobe.models.resolve import Layout, ModelPoints, resolve
 
 PARTS = ("attention", "ffn")
 
@@ -33,7 +34,7 @@ def skip_scale(
 
     Raises:
         InputError: there is no such layer or part.
-        UnsupportedModelError: attention and FFN share one skip connection.
+        UnsupportedModelError: attention and FFN share one skip connection, or there is no FFN and only its skip is asked.
 
     Example:
         >>> with skip_scale(model, {3: 0.0}, parts=["ffn"]):  # doctest: +SKIP
@@ -51,21 +52,30 @@ def skip_scale(
             raise InputError(f"skip_scale: {part!r} is not one of {', '.join(PARTS)}")
     if points.parallel:
         raise UnsupportedModelError("skip_scale: attention and FFN of this model share one skip connection")
+    if not points.has_ffn and "attention" not in parts:
+        raise UnsupportedModelError("skip_scale: this model has no FFN, and so no skip connection around one")
     with ExitStack() as stack:
         for index, factor in scales.items():
-            block = points.layers[index]
-            middle = points.places["resid_mid"]
-            for part in parts:
-                state = _State()
-                source = block.get_submodule(middle.module) if part == "ffn" else block
-                if part == "ffn" and middle.output:
-                    stack.callback(source.register_forward_hook(state.of_output).remove)
-                else:
-                    handle = source.register_forward_pre_hook(state.of_input, with_kwargs=True)
+            for part in parts if points.has_ffn else ["attention"]:
+                for handle in _scaled(points, points.layers[index], part, factor):
                     stack.callback(handle.remove)
-                added = block.get_submodule(_added(points.layout, part))
-                stack.callback(added.register_forward_hook(state.less(1 - factor)).remove)
         yield model
+
+
+def _scaled(points: ModelPoints, block: nn.Module, part: str, factor: float) -> list[RemovableHandle]:
+    """The hooks on a layer that scale one of its skip connections."""
+    layout = points.layout
+    if layout.attn_skip:  # a module adds the two: it gets the state scaled
+        skip = block.get_submodule(layout.attn_skip if part == "attention" else layout.mlp_skip)
+        return [skip.register_forward_pre_hook(lambda _, sides: (sides[0], factor * sides[1]))]
+    state = _State()
+    middle = points.places["resid_mid"]
+    source = block.get_submodule(middle.module) if part == "ffn" else block
+    if part == "ffn" and middle.output:
+        noted = source.register_forward_hook(state.of_output)
+    else:
+        noted = source.register_forward_pre_hook(state.of_input, with_kwargs=True)
+    return [noted, block.get_submodule(_added(layout, part)).register_forward_hook(state.less(1 - factor))]
 
 
 class _State:

@@ -99,6 +99,8 @@ def _equations(points: ModelPoints, layer: nn.Module, at: Any) -> list[tuple[str
         return first_tensor(layer.get_submodule(path)(*args)) if path else args[0]
 
     found = [("attn_proj(attn_heads) = attn_out", module(layout.attn_proj, at("attn_heads")), at("attn_out"))]
+    if layout.attn_skip:
+        return found + _equations_of_skips(points, layer, at)
     found.append(("mlp_proj(mlp_act) = mlp_out", module(layout.mlp_proj, at("mlp_act")), at("mlp_out")))
     attn, mlp = module(layout.attn_post_norm, at("attn_out")), module(layout.mlp_post_norm, at("mlp_out"))
     if layout.post_ln:
@@ -130,6 +132,30 @@ def _equations(points: ModelPoints, layer: nn.Module, at: Any) -> list[tuple[str
         ("norm(resid_mid) = mlp_in", module(layout.mlp_norm, at("resid_mid")), at("mlp_in")),
         (f"resid_mid + {m} = resid_post", at("resid_mid") + mlp, at("resid_post")),
     ]
+    return found
+
+
+def _equations_of_skips(points: ModelPoints, layer: nn.Module, at: Any) -> list[tuple[str, Tensor, Tensor]]:
+    """Those of a post-LN layer whose skip connections are modules, with an FFN or without."""
+    layout, module = points.layout, layer.get_submodule
+    found = [
+        (
+            "skip(attn_out, resid_pre) = attn_sum",
+            module(layout.attn_skip)(at("attn_out"), at("resid_pre")),
+            at("attn_sum"),
+        ),
+        ("norm(attn_sum) = resid_mid", module(layout.attn_norm)(at("attn_sum")), at("resid_mid")),
+    ]
+    if points.has_ffn:
+        found += [
+            ("mlp_proj(mlp_act) = mlp_out", module(layout.mlp_proj)(at("mlp_act")), at("mlp_out")),
+            (
+                "skip(mlp_out, resid_mid) = mlp_sum",
+                module(layout.mlp_skip)(at("mlp_out"), at("resid_mid")),
+                at("mlp_sum"),
+            ),
+            ("norm(mlp_sum) = resid_post", module(layout.mlp_norm)(at("mlp_sum")), at("resid_post")),
+        ]
     return found
 
 

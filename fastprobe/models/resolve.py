@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import nn
 
@@ -19,10 +19,12 @@ class Layout:
     post_ln: bool  # LayerNorm after each residual sum (2018 encoders) or before each sub-layer
     attn_proj: str  # W_O: heads side by side -> attention output
     attn_norm: str
-    mlp_proj: str  # second product of the FFN: activations -> FFN output
+    mlp_proj: str  # second product of the FFN: activations -> FFN output; "" in a layer that has none
     mlp_norm: str
     attn_post_norm: str = ""  # norm of a sub-layer's output before it is added (sandwich)
     mlp_post_norm: str = ""
+    attn_skip: str = ""  # what adds the state to a sub-layer's output where that is no plain sum
+    mlp_skip: str = ""
 
     @property
     def attn(self) -> str:
@@ -34,12 +36,30 @@ class Layout:
 
     def fits(self, layer: nn.Module) -> bool:
         names = dict(layer.named_modules())
-        paths = (self.attn_proj, self.attn_norm, self.mlp_proj, self.mlp_norm, self.attn_post_norm, self.mlp_post_norm)
-        return all(path in names for path in paths)
+        return all(getattr(self, field.name) in names for field in fields(self)[2:])
 
 
 # The first row that fits is taken, so a row with more names stands before one with fewer.
 LAYOUTS = (
+    Layout(
+        "BERT with weighted skips",
+        True,
+        "attention.output.dense",
+        "attention.output.LayerNorm",
+        "output.dense",
+        "output.LayerNorm",
+        attn_skip="attention.output.skip",
+        mlp_skip="output.skip",
+    ),
+    Layout(
+        "BERT without FFN",
+        True,
+        "attention.output.dense",
+        "attention.output.LayerNorm",
+        "",
+        "",
+        attn_skip="attention.output.skip",
+    ),
     Layout("BERT", True, "attention.output.dense", "attention.output.LayerNorm", "output.dense", "output.LayerNorm"),
     Layout("DistilBERT", True, "attention.out_lin", "sa_layer_norm", "ffn.lin2", "output_layer_norm"),
     Layout("GPT-2", False, "attn.c_proj", "ln_1", "mlp.c_proj", "ln_2"),
@@ -79,10 +99,16 @@ class ModelPoints:
     parallel: bool = False  # attention and FFN read the same state: there is no state between them
 
     @property
+    def has_ffn(self) -> bool:
+        """Whether a layer has an FFN; without one it ends with its attention."""
+        return bool(self.layout.mlp_proj)
+
+    @property
     def elements(self) -> list[str]:
-        """The elements that this model has."""
+        """The elements that this model has: pairs of known points that are not one tensor."""
         known = {*self.places, *self.aliases, *self.sums}
-        return [name for name, (x, y) in ELEMENTS.items() if x in known and y in known]
+        pairs = {name: pair for name, pair in ELEMENTS.items() if known.issuperset(pair)}
+        return [name for name, pair in pairs.items() if len({self.canonical(Point(point, 0)) for point in pair}) == 2]
 
     def canonical(self, point: Point) -> Point:
         """The one name of a tensor that has several: a layer's input is the output of the layer before it."""
@@ -125,6 +151,14 @@ def resolve(model: nn.Module) -> ModelPoints:
         }
         aliases = {"attn_in": "resid_pre", "mlp_in": "resid_mid"}
         sums = {"attn_sum": ("attn_out", "resid_pre"), "mlp_sum": ("mlp_out", "resid_mid")}
+        for name, skip in (("attn_sum", layout.attn_skip), ("mlp_sum", layout.mlp_skip)):
+            if skip:
+                places[name] = Place(skip, True)
+                del sums[name]
+        if not layout.mlp_proj:
+            for name in ("resid_mid", "mlp_act", "mlp_out"):
+                del places[name]
+            aliases, sums = {"attn_in": "resid_pre", "resid_mid": "resid_post"}, {}
     else:
         places |= {
             "attn_in": Place(layout.attn_norm, True),

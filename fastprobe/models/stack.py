@@ -115,6 +115,10 @@ class LayerStack:
             raise UnsupportedModelError(
                 f"order {step}: attention and FFN of this model read one state and cannot be run apart"
             )
+        if not self.points.has_ffn:
+            if step.part == "ffn":
+                raise UnsupportedModelError(f"order {step}: the layers of this model have no FFN")
+            return self.apply(step.layer, state, copies)
         if step.part == "attention":
             place = self.points.places["resid_mid"]
             module = layer.get_submodule(place.module)
