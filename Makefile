@@ -24,7 +24,7 @@ $(VENV)/demo: pyproject.toml constraints.txt setup.py
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,dev]'
 	touch $@
 
 # A folder for each kind of build: setuptools takes what lies there for up to date, whatever flags made it.

@@ -21,6 +21,8 @@ from fastprobe.permute import repeat_layers as repeat_layers
 from fastprobe.permute import reverse_layers as reverse_layers
 from fastprobe.permute import skip_layers as skip_layers
 from fastprobe.permute import swap_layers as swap_layers
+from fastprobe.pretraining import Pretraining as Pretraining
+from fastprobe.pretraining import pretrain as pretrain
 from fastprobe.probe import Probes as Probes
 from fastprobe.probe import probe as probe
 from fastprobe.results import load as load

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastprobe.commutativity import OrderEffects
     from fastprobe.commutator import Commutators
     from fastprobe.linearity import LinearityScan
+    from fastprobe.pretraining import Pretraining
     from fastprobe.probe import Probes
 
 # One hue for what is alike: whole parts, their sums before a norm, attention, FFN. (Okabe and Ito, 2008.)
@@ -108,6 +109,26 @@ def _profiles(effects: OrderEffects, metric: str, path: str | Path | None) -> Fi
     axes.set_xlabel("layers that have run")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=axes, label=NAMES.get(metric, metric))
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def losses(result: Pretraining, metric: str, path: str | Path | None) -> Figure:
+    """A loss over the steps of a training, and the unigram loss it is to be read against.
+
+    Raises:
+        InputError: no row has the metric.
+    """
+    rows = [row for row in result.rows if row in result.top(len(result.rows), metric)]
+    figure, axes = _one_panel(result.config)
+    axes.plot([row["step"] for row in rows], [row[metric] for row in rows], "-o", color="#0072B2", markersize=4)
+    axes.axhline(result.config["unigram_loss"], linestyle="--", color="#D55E00", label="unigram")
+    axes.set_xlabel("step")
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     if path is not None:
         save(figure, path)
     return figure

@@ -10,12 +10,16 @@ from typing import Any
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold a first Ctrl-C back until the block ends; a second one goes through."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def uninterrupted() -> Iterator[list[int]]:
+    """Hold a first Ctrl-C back until the block ends; a second one goes through.
+
+    Yields:
+        a list that has something in it once a Ctrl-C waits.
+    """
     pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
     before = signal.getsignal(signal.SIGINT)
 
     def hold(number: int, frame: Any) -> None:
@@ -25,7 +29,7 @@ def uninterrupted() -> Iterator[None]:
 
     signal.signal(signal.SIGINT, hold)
     try:
-        yield
+        yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
     if pressed:

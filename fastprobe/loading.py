@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,14 +33,39 @@ def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, h
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     path = str(demo_model_path()) if name is None else name
     where = pick_device(device)
+    tokenizer = load_tokenizer(path)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        _know_variants(path)
         kind = _class_with_head(path) if head else transformers.AutoModel
         model = kind.from_pretrained(path, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model: {path!r} could not be loaded: {first}") from None
+    except _LOADING_ERRORS as error:
+        raise InputError(f"model: {path!r} could not be loaded: {_first_line(error)}") from None
     return model.to(where).eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a hub name or a folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name)
+    except _LOADING_ERRORS as error:
+        raise InputError(f"model: {name!r} could not be loaded: {_first_line(error)}") from None
+
+
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _know_variants(path: str) -> None:
+    """Register the models that ``fastprobe pretrain`` writes, if this is one: that takes a second or two."""
+    if transformers.PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "bert-variant":
+        importlib.import_module("fastprobe.models.variants")
 
 
 def _class_with_head(path: str) -> Any:

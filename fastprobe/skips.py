@@ -34,7 +34,8 @@ def skip_scale(
 
     Raises:
         InputError: there is no such layer or part.
-        UnsupportedModelError: attention and FFN share one skip connection, or there is no FFN and only its skip is asked.
+        UnsupportedModelError: attention and FFN share one skip connection, or there is no FFN and only its skip
+            connection is to be scaled.
 
     Example:
         >>> with skip_scale(model, {3: 0.0}, parts=["ffn"]):  # doctest: +SKIP

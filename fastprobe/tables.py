@@ -134,6 +134,32 @@ def pairs_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def costs_table(config: dict[str, Any]) -> Table:
+    """What a model that was trained takes, and what BERT of the size that was asked for would."""
+    table = _table()
+    table.add_column("", no_wrap=True)
+    for header in ("parameters", "in layers", "FLOP/token", "steps"):
+        table.add_column(header, justify="right", no_wrap=True)
+    ours, theirs = config["costs"], config["costs_of_bert"]
+    keys = ("parameters", "layer_parameters", "flops_per_token")
+    table.add_row(config["variant"], *(f"{ours[key]:,}" for key in keys), f"{config['steps']:,}")
+    table.add_row("bert", *(f"{theirs[key]:,}" for key in keys), f"{config['steps_asked']:,}")
+    ratio = config["steps"] / config["steps_asked"]
+    table.add_row("ratio", *(f"{ours[key] / theirs[key]:.4f}" for key in keys), f"{ratio:.4f}")
+    return table
+
+
+def losses_table(rows: list[dict[str, Any]]) -> Table:
+    """One line a record of a training."""
+    table = _table()
+    for header in ("step", "tokens", "loss", "held-out", "± se"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        losses = (row[key] for key in ("loss", "held_out_loss", "held_out_loss_se"))
+        table.add_row(f"{row['step']:,}", f"{row['tokens']:,}", *(_cell(loss, 3) for loss in losses))
+    return table
+
+
 def _cell(value: float | None, decimals: int | None) -> str:
     if value is None:
         return ""

@@ -40,7 +40,7 @@ class TokenBatches:
             raise InputError(f"tokens: must be 1 or more, got {tokens}")
         if batch_size < 1:
             raise InputError(f"batch_size: must be 1 or more, got {batch_size}")
-        self.prefix, self.suffix = _special_tokens(tokenizer)
+        self.prefix, self.suffix = special_tokens(tokenizer)
         special = len(self.prefix) + len(self.suffix)
         if max_seq_len <= special:
             raise InputError(
@@ -208,7 +208,7 @@ def _chunks(ids: Iterator[int], size: int) -> Iterator[list[int]]:
         yield chunk
 
 
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What this tokenizer puts before and after a text."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     ids, mask = encoded["input_ids"], encoded["special_tokens_mask"]

@@ -35,7 +35,7 @@ FLOORS = [
     {"fit", "models", "sample", "text", "results", "ridge"},
     {"scan", "figures", "stand_ins", "element_outputs", "predictions"},
     {"passes", "effects", "permute", "runs", "skips", "checkpoint", "loading", "testing", "tables", "bench"},
-    {"depths", "token_labels"},
+    {"depths", "token_labels", "pretraining"},
     {"linearity", "commutativity", "probe_passes"},
     {"commutator", "ablation", "probe"},
     {"merging"},
@@ -54,6 +54,7 @@ BESIDE = {
     ("files", "errors"),
 }
 BESIDE |= {("orders", "orders"), ("orders", "errors"), ("plan", "errors"), ("journal", "errors")}
+BESIDE |= {("pretraining", "pretraining")}
 INSIDE = {("ops", "kernels"), ("testing", "models")}
 
 

@@ -75,8 +75,8 @@ class LinearSelfAttention(BertSelfAttention):
     """
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
-    ) -> tuple[Tensor, None]:
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, **_: Any
+    ) -> Any:
         heads = (*hidden_states.shape[:-1], -1, self.attention_head_size)
         query, key, value = (
             project(hidden_states).view(heads).transpose(1, 2) for project in (self.query, self.key, self.value)
@@ -90,6 +90,11 @@ class LinearSelfAttention(BertSelfAttention):
 
 class _SkipsByWeight:
     """``LayerNorm(dropout(dense(x)) + weight * input)``, mixed into BERT's two blocks of that form."""
+
+    dense: Any
+    dropout: Any
+    LayerNorm: Any
+    skip: WeightedSkip
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         added = self.dropout(self.dense(hidden_states))
@@ -112,10 +117,11 @@ class BertVariantLayer(BertLayer):
         self.has_ffn = config.ffn != "none"
         if config.attention == "linear":
             self.attention.self = LinearSelfAttention(config, layer_idx=layer_idx)
-        self.attention.output = BertVariantSelfOutput(config)
-        self.attention.output.skip = self._skip(config, layer_idx)
+        end: Any = BertVariantSelfOutput(config)
+        end.skip = self._skip(config, layer_idx)
         if config.attention_gelu:
-            self.attention.output.dense = nn.Sequential(self.attention.output.dense, nn.GELU())
+            end.dense = nn.Sequential(end.dense, nn.GELU())
+        self.attention.output = end
         if not self.has_ffn:
             del self.intermediate, self.output
             return
@@ -167,7 +173,7 @@ class BertVariantForMaskedLM(BertForMaskedLM):
         self.post_init()
 
     def predict(self, labels: Tensor, **inputs: Any) -> Tensor:
-        """Logits of the tokens whose label is not -100, ``(tokens to predict, vocabulary)``: the others cost nothing."""
+        """Logits, ``(tokens to predict, vocabulary)``, of the tokens whose label is not -100; others cost nothing."""
         states = self.bert(**inputs, return_dict=True).last_hidden_state
         return self.cls(states[labels != -100])
 

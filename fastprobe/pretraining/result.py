@@ -1,0 +1,30 @@
+"""What a training run gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from fastprobe import figures
+from fastprobe.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Pretraining(Result):
+    """How the losses of a model fell while it was trained.
+
+    Rows: ``step``; ``tokens`` trained on; ``loss``, the mean of the training loss since the row before;
+    ``held_out_loss`` of tokens hidden in text that was not trained on, and ``held_out_loss_se`` over its sequences; in
+    nats. The configuration has ``unigram_loss``, what predicting each held-out token by its frequency would give.
+    """
+
+    kind: ClassVar[str] = "pretraining"
+    metric: ClassVar[str] = "held_out_loss"
+
+    def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
+        """The losses over steps, and the unigram loss as a line."""
+        return figures.losses(self, metric, path)
