@@ -65,7 +65,7 @@ def _first_line(error: Exception) -> str:
 def _know_variants(path: str) -> None:
     """Register the models that ``fastprobe pretrain`` writes, if this is one: that takes a second or two."""
     if transformers.PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "bert-variant":
-        importlib.import_module("fastprobe.models.variants")
+        importlib.import_module("fastprobe.models.bert_variants")
 
 
 def _class_with_head(path: str) -> Any:

@@ -43,7 +43,7 @@ def pretrain(
     match: Annotated[
         str, typer.Option(help="Equal to BERT in: parameters (other layers), compute (other steps), or none.")
     ] = "none",
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser; see --match.")] = 5000,
+    steps: Annotated[int, typer.Option(help="Steps of the optimiser; see --match.")] = 8000,
     batch_size: Annotated[int, typer.Option(help="Sequences a step and process.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="The highest; then it falls linearly to zero.")] = 1e-3,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which it rises.")] = 0.1,

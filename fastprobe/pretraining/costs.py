@@ -31,7 +31,7 @@ class Costs:
     @classmethod
     def of(cls, config: Any) -> Costs:
         """The costs of a ``BertVariantConfig`` on sequences of its greatest length."""
-        from fastprobe.models.variants import BertVariantForMaskedLM  # here, as it brings Transformers
+        from fastprobe.models.bert_variants import BertVariantForMaskedLM  # here, as it brings Transformers
 
         with torch.device("meta"):
             model = BertVariantForMaskedLM(config)

@@ -23,8 +23,8 @@ from transformers import (
 
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.interrupt import uninterrupted
+from fastprobe.models.bert_variants import BertVariantForMaskedLM
 from fastprobe.models.record import device_of, evaluating
-from fastprobe.models.variants import BertVariantForMaskedLM
 from fastprobe.pretraining.corpus import Corpus, hide
 
 HELD_OUT_BATCH = 64

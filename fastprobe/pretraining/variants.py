@@ -88,7 +88,7 @@ class Variant:
         Raises:
             InputError: a layer that is to lose its skip connections is not there.
         """
-        from fastprobe.models.variants import BertVariantConfig  # here, as it brings Transformers
+        from fastprobe.models.bert_variants import BertVariantConfig  # here, as it brings Transformers
 
         for layer in self.no_skip:
             if not 0 <= layer < size.layers:
@@ -102,5 +102,6 @@ class Variant:
             intermediate_size=size.ffn_size,
             vocab_size=size.vocab_size,
             max_position_embeddings=size.max_seq_len,
+            initializer_range=0.02 * (768 / size.hidden_size) ** 0.5,  # as spread after a product as in BERT-base
             **options,
         )

@@ -71,7 +71,7 @@ class WeightedSkip(nn.Module):
 class LinearSelfAttention(BertSelfAttention):
     """Attention without softmax, ``sum_j (q_i k_j / sqrt(d)) v_j``, computed as ``q_i (sum_j k_j v_j)``.
 
-    A sum over the tokens that are not padding, as in the code of Zhao et al., where padding has weight -10000.
+    A sum, as in the code of Zhao et al., but only over tokens that are no padding: there padding has weight -10000.
     """
 
     def forward(
