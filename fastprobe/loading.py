@@ -35,7 +35,6 @@ def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, h
     where = pick_device(device)
     tokenizer = load_tokenizer(path)
     try:
-        _know_variants(path)
         kind = _class_with_head(path) if head else transformers.AutoModel
         model = kind.from_pretrained(path, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
     except _LOADING_ERRORS as error:
@@ -50,6 +49,7 @@ def load_tokenizer(name: str) -> Any:
         InputError: there is none.
     """
     try:
+        _know_variants(name)  # Transformers reads the model's configuration for the tokenizer too
         return transformers.AutoTokenizer.from_pretrained(name)
     except _LOADING_ERRORS as error:
         raise InputError(f"model: {name!r} could not be loaded: {_first_line(error)}") from None
