@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import nn
 
 import fastprobe as fp
 from fastprobe.errors import InputError
@@ -45,6 +46,7 @@ def named_batches(
     batch_size: str,
 ) -> tuple[TokenBatches, dict[str, Any]]:
     """The batches that a user's options name, and what there is to say of them in a result."""
+    _check_positions(loaded, max_seq_len)
     source, named = load_text(text or [], dataset, split)
     automatic = default_batch_size(max_seq_len, loaded.device.type)
     size = automatic if batch_size == "auto" else integer("--batch-size", batch_size)
@@ -59,6 +61,14 @@ def named_batches(
         "model_dtype": str(loaded.dtype).removeprefix("torch."),
     }
     return batches, origin
+
+
+def _check_positions(model: Any, length: int) -> None:
+    """Refuse sequences longer than a table of learned positions; rotary ones have no end."""
+    limit = getattr(model.config, "max_position_embeddings", None) or length
+    tables = (module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding))
+    if length > limit and limit in tables:
+        raise InputError(f"--max-seq-len: this model has {limit} positions, got {length}")
 
 
 def scaled_skips(model: Any, scale: str | None, parts: str) -> AbstractContextManager[Any]:
