@@ -327,8 +327,8 @@ def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):
     size = ["--layers", "2", "--hidden-size", "32", "--vocab-size", "400", "--max-seq-len", "32"]
 
     code, out, err = run(
-        "pretrain", "--variant", "no-ffn", *size, "--match", "compute", "--steps", "10", "--text", tmp_path / "text.txt",
-        "--trainer", "weight_decay=0.1", "-o", tmp_path / "model",
+        "pretrain", "--variant", "no-ffn", *size, "--match", "compute", "--steps", "10",
+        "--text", tmp_path / "text.txt", "--trainer", "weight_decay=0.1", "-o", tmp_path / "model",
     )  # fmt: skip
 
     assert code == 0
