@@ -122,7 +122,7 @@ def pretrain(
         "variant": variant,
         **vars(size),
         "match": match,
-        "text": f"{len(corpus.train)} sequences, {zlib.crc32(corpus.train.numpy().tobytes()):08x}",
+        "corpus": f"{len(corpus.train)} sequences, {zlib.crc32(corpus.train.numpy().tobytes()):08x}",
         "steps": steps_matched,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
