@@ -109,7 +109,8 @@ def points(
     loaded, tokenizer = load_model(model, dtype, device)
     found = resolve(loaded)
     text = "The layers of a transformer pass one state along; each reads it and adds to it."
-    batch = {k: v.to(loaded.device) for k, v in next(iter(fp.token_batches([text] * 2, tokenizer))).items()}
+    batches = fp.token_batches([text] * 2, tokenizer, max_seq_len=16)  # no model is too short for that
+    batch = {k: v.to(loaded.device) for k, v in next(iter(batches)).items()}
     checked = check_points(loaded, found, batch)
     if json:
         rows = [vars(identity) | {"holds": identity.holds} for identity in checked.identities]
