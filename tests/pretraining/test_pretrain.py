@@ -159,6 +159,7 @@ def test_a_run_that_goes_on_after_ctrl_c_ends_with_the_same_numbers(tmp_path, mo
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@torch.no_grad()
 def test_the_held_out_loss_is_the_mean_over_hidden_tokens(trained):
     folder, result = trained["bert"]
     model, tokenizer = load_model(str(folder), head=True)
