@@ -23,6 +23,7 @@ LEAVES = {
     "moment_plan",
     "orders",
     "plan",
+    "tensor_core",
 }
 """Rooms that know nothing of the others but, at most, other leaves."""
 
