@@ -1,0 +1,172 @@
+"""What is to be known of a column before it is multiplied: its sums, and its digits as bfloat16 numbers.
+
+Layout     a panel is BLOCK_D columns of one block; a slot some rows of one fold (``_slots.py``).
+Work       one program a panel and slot. Rows are read once, and only where something is wanted of them.
+Precision  z = x - origin in float32; sums and squares in float64. A float32 number is the sum of three bfloat16 ones
+           exactly, its planes; products of planes are exact in float32.
+Floor      N D reads of x; for float32 rows, and 16-bit ones about an origin, three planes of N D bfloat16 numbers.
+
+This kernel has never run on a GPU; tests run it in Triton's interpreter.
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+BFLOAT16 = tl.constexpr(0)
+FLOAT16 = tl.constexpr(1)
+FLOAT32 = tl.constexpr(2)
+
+NATIVE = tl.constexpr(8)
+"""Flag in a panel's forms: its rows are 16-bit and about zero, and are multiplied as they are."""
+
+FIELDS = tl.constexpr(8)
+"""Numbers in a block's record, see ``Block``."""
+
+
+class Block(NamedTuple):
+    """A block's record in the table of int64 numbers, which kernels read at the places below."""
+
+    address: int  # of rows at multiples of 16 bytes, columns side by side, with zeros to a multiple of 8
+    stride: int
+    width: int
+    dtype: int
+    planed: int  # 1: its planes are wanted in any case
+    origin: int  # address of (width,) float64
+    sums: int  # address of (folds, width) float64, or 0
+    squares: int  # the same
+
+
+STRIDE = tl.constexpr(1)
+WIDTH = tl.constexpr(2)
+DTYPE = tl.constexpr(3)
+PLANED = tl.constexpr(4)
+ORIGIN = tl.constexpr(5)
+SUMS = tl.constexpr(6)
+SQUARES = tl.constexpr(7)
+
+
+@triton.jit
+def _to_bfloat16(x):
+    """Float32 numbers rounded to the nearest that bfloat16 has, ties to even, still float32."""
+    bits = x.to(tl.uint32, bitcast=True)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["N", "S"])
+def columns_kernel(
+    table_ptr,  # int64: a Block each
+    panels_ptr,  # (panels, 2) int32: block, first column
+    order_ptr,  # (N,) int64
+    start_ptr,  # (S,) int64
+    end_ptr,  # (S,) int64
+    any_origin_ptr,  # () bool: some block has an origin that is not zero
+    planes_ptr,  # (panels, 3, N, BLOCK_D) bfloat16
+    forms_ptr,  # (panels, S) int32: how many planes there are, and NATIVE
+    tallies_ptr,  # (panels, S, 2, BLOCK_D) float64: sums, squares
+    N,
+    S,
+    DTYPE_HERE: tl.constexpr,  # programs of other blocks do nothing
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    panel, slot = tl.program_id(0), tl.program_id(1)
+    block = tl.load(panels_ptr + 2 * panel)
+    record = table_ptr + FIELDS * block
+    if tl.load(record + DTYPE) != DTYPE_HERE:
+        return
+    start, end = tl.load(start_ptr + slot), tl.load(end_ptr + slot)
+    if start >= end:
+        return
+
+    d = tl.load(panels_ptr + 2 * panel + 1) + tl.arange(0, BLOCK_D)
+    inside = d < tl.load(record + WIDTH)
+    origin_ptr = tl.load(record + ORIGIN).to(tl.pointer_type(tl.float64))
+    origin = tl.load(origin_ptr + d, mask=inside, other=0.0).to(tl.float32)
+    near = tl.max(tl.abs(origin), 0) == 0
+    native = near & (DTYPE_HERE != FLOAT32)
+    planed = (tl.load(record + PLANED) != 0) | (native == 0)
+    if DTYPE_HERE == FLOAT16:  # multiplied with a panel about an origin it has to be bfloat16, too
+        planed = planed | tl.load(any_origin_ptr).to(tl.int1)
+    tallied = (tl.load(record + SUMS) != 0) | (tl.load(record + SQUARES) != 0)
+    forms = tl.where(native, NATIVE, 0)
+
+    if planed | tallied:
+        if DTYPE_HERE == BFLOAT16:
+            base = tl.load(record).to(tl.pointer_type(tl.bfloat16))
+        elif DTYPE_HERE == FLOAT16:
+            base = tl.load(record).to(tl.pointer_type(tl.float16))
+        else:
+            base = tl.load(record).to(tl.pointer_type(tl.float32))
+        base = tl.multiple_of(base, 16)
+        stride = tl.multiple_of(tl.load(record + STRIDE), 8)
+        column = tl.arange(0, BLOCK_D)
+        out = planes_ptr + panel.to(tl.int64) * 3 * N * BLOCK_D + column[None, :]
+        plane = N.to(tl.int64) * BLOCK_D
+        sums = tl.zeros((ROWS, BLOCK_D), dtype=tl.float64)
+        squares = tl.zeros((ROWS, BLOCK_D), dtype=tl.float64)
+        second = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
+        third = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
+        for n in range(start, end, ROWS):
+            place = n + tl.arange(0, ROWS)
+            row = tl.load(order_ptr + place, mask=place < end, other=0)
+            here = (place < end)[:, None] & inside[None, :]
+            x = tl.load(base + row[:, None] * stride + d[None, :], mask=here, other=0.0).to(tl.float32)
+            z = tl.where(here, x - origin[None, :], 0.0)
+            wide = z.to(tl.float64)
+            sums += wide
+            squares += wide * wide
+            if planed:
+                high = _to_bfloat16(z)
+                middle = _to_bfloat16(z - high)
+                low = z - high - middle
+                at = out + row[:, None] * BLOCK_D
+                written = (place < end)[:, None]
+                tl.store(at, high.to(tl.bfloat16), mask=written)
+                tl.store(at + plane, middle.to(tl.bfloat16), mask=written)
+                tl.store(at + 2 * plane, low.to(tl.bfloat16), mask=written)
+                second = tl.maximum(second, tl.abs(middle))
+                third = tl.maximum(third, tl.abs(low))
+        if planed:
+            forms += 1 + (tl.max(second) > 0).to(tl.int32) + (tl.max(third) > 0).to(tl.int32)
+        tally = tallies_ptr + (panel.to(tl.int64) * S + slot) * 2 * BLOCK_D + column
+        tl.store(tally, tl.sum(sums, 0))
+        tl.store(tally + BLOCK_D, tl.sum(squares, 0))
+    tl.store(forms_ptr + panel * S + slot, forms)
+
+
+@triton.jit(do_not_specialize=["S", "F"])
+def add_columns_kernel(
+    table_ptr,  # int64: a Block each
+    panels_ptr,  # (panels, 2) int32
+    fold_end_ptr,  # (F,) int64
+    tallies_ptr,  # (panels, S, 2, BLOCK_D) float64
+    weight_ptr,  # () float64
+    S,
+    F,
+    BLOCK_D: tl.constexpr,
+):
+    """Add the tallies of a panel, slot after slot, to its block's sums and squares."""
+    panel = tl.program_id(0)
+    record = table_ptr + FIELDS * tl.load(panels_ptr + 2 * panel)
+    column = tl.arange(0, BLOCK_D)
+    d = tl.load(panels_ptr + 2 * panel + 1) + column
+    width = tl.load(record + WIDTH)
+    inside = d < width
+    weight = tl.load(weight_ptr)
+    for which in tl.static_range(2):  # sums, squares
+        address = tl.load(record + SUMS + which)
+        if address != 0:
+            out = address.to(tl.pointer_type(tl.float64)) + d
+            tallies = tallies_ptr + panel.to(tl.int64) * S * 2 * BLOCK_D + which * BLOCK_D + column
+            first = tl.zeros((), dtype=tl.int64)
+            for f in range(F):
+                last = tl.load(fold_end_ptr + f)
+                total = tl.zeros((BLOCK_D,), dtype=tl.float64)
+                for slot in range(first, last):
+                    total += tl.load(tallies + slot * 2 * BLOCK_D)
+                here = out + f * width
+                tl.store(here, tl.load(here, mask=inside) + weight * total, mask=inside)
+                first = last

@@ -1,0 +1,40 @@
+"""Rows in the order of their folds, cut into slots: what one program adds up holds rows of one fold only."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Slots(NamedTuple):
+    """Where the rows of every fold are. Made on the device, without waiting for it: N and F give the shapes."""
+
+    order: Tensor  # (N,) int64: rows sorted by fold, stably; those of no fold are in no slot
+    start: Tensor  # (S,) int64: a slot's first place in the order
+    end: Tensor  # (S,) int64: one past its last; equal to start in slots that are left over
+    fold_end: Tensor  # (F,) int64: one past the last slot of a fold; its first is the end of the fold before
+
+
+def slots_of(fold: Tensor, folds: int, length: int) -> Slots:
+    """Slots of at most ``length`` rows.
+
+    Args:
+        fold: ``(N,)`` int64; rows below 0 or not below ``folds`` are left out.
+        folds: F.
+        length: rows.
+    """
+    device, n = fold.device, len(fold)
+    key = fold.clamp(-1, folds)
+    if folds < 127:
+        key = key.to(torch.int8)  # one pass of a radix sort instead of eight
+    key, order = key.sort(stable=True)
+    edges = torch.searchsorted(key, torch.arange(folds + 1, device=device, dtype=key.dtype))
+    first, last = edges[:-1], edges[1:]
+    count = (last - first + length - 1) // length
+    fold_end = count.cumsum(0)
+    slot = torch.arange(-(-n // length) + folds, device=device)
+    owner = torch.searchsorted(fold_end, slot, right=True)
+    spare, owner = owner == folds, owner.clamp(max=folds - 1)
+    start = first[owner] + (slot - (fold_end - count)[owner]) * length
+    end = torch.minimum(start + length, last[owner])
+    return Slots(order, start, torch.where(spare, start, end), fold_end)

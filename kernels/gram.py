@@ -1,0 +1,362 @@
+"""Products of column blocks, fold by fold, ``gram[f] += x_f^T y_f``, in Triton.
+
+Layout     blocks are (N, D_i) rows, columns adjacent; a panel is BLOCK_D of their columns, a tile the product of two
+           panels. Rows are read in the order of their folds, which is made on the device (``_slots.py``).
+Work       one program a tile and slot, a slot being some thousand rows of one fold; of x^T x only tiles on and above
+           the diagonal. Tiles of a slot run side by side, so its rows are read from the L2 cache. A second kernel adds
+           the slots of a tile in order, and nothing is added by atomics: same input, same bits.
+Precision  16-bit products are exact in float32. The tensor core truncates as it adds, a bias that grows with the chain,
+           so a chain is CHAIN rows; chains add up in float32 outside of it, and every FLUSH rows that sum goes to
+           float64. Float32 rows, and 16-bit rows about an origin, are sums of bfloat16 planes (``_columns.py``), and as
+           many products as there are planes that matter.
+Floor      sum over tiles of 2 N BLOCK_D^2 FLOP times the products of their planes; N sum D_i reads.
+
+This kernel has never run on a GPU. Tests run it in Triton's interpreter, compile it for three architectures and run an
+emulator of the tensor core on its chains (tests/kernels, tests/ops/test_accumulation.py).
+"""
+
+import functools
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastprobe.kernels._columns import (
+    BFLOAT16,
+    DTYPE,
+    FIELDS,
+    FLOAT16,
+    NATIVE,
+    STRIDE,
+    WIDTH,
+    Block,
+    add_columns_kernel,
+    columns_kernel,
+)
+from fastprobe.kernels._slots import slots_of
+from fastprobe.kernels._table import table
+
+CHAIN = 128
+"""Rows that the tensor core adds up without rounding to nearest in between: tests/ops/test_accumulation.py."""
+
+FLUSH = 2048
+"""Rows added up in float32."""
+
+WORKSPACE = 2**29
+"""Bytes of sums that wait for the second kernel."""
+
+PLANES = 2**31
+"""Bytes of planes; more rows than fit are added part by part."""
+
+
+@dataclass(frozen=True)
+class GramConfig:
+    """How the kernels are cut into programs. Only ``planes`` changes results beyond rounding."""
+
+    block_d: int = 128
+    block_n: int = 64  # rows that are loaded at once, half a chain or less: the compiler makes one chain of whole ones
+    chain: int = CHAIN
+    flush: int = FLUSH
+    planes: int = 3  # of float32 rows: 3 for all their digits, 2 for a preview with 16 bits of them at half the price
+    num_warps: int = 8
+    num_stages: int = 3
+
+    def __post_init__(self):
+        assert self.chain % self.block_n == 0
+        assert self.chain >= 2 * self.block_n, "the compiler joins a chain of one piece to the next"
+        assert self.flush % self.chain == 0
+
+
+@triton.jit
+def _panel(table_ptr, tile_ptr, forms_ptr, slot, S):
+    """The panel that a tile's record begins with: its number, block, first column and forms, and if it is float16."""
+    panel = tl.load(tile_ptr)
+    record = table_ptr + FIELDS * tl.load(tile_ptr + 1)
+    forms = tl.load(forms_ptr + panel * S + slot)
+    half = ((forms & NATIVE) != 0) & (tl.load(record + DTYPE) == FLOAT16)
+    return panel, record, tl.load(tile_ptr + 2), forms, half
+
+
+@triton.jit
+def _operand(
+    panel, record, column, forms, planes_ptr, N, HALF: tl.constexpr, MOST: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """A panel as it is multiplied: address, row stride, how many columns are there, how many planes."""
+    # What _readable sees to, said where it is read: else every number would be loaded by itself.
+    address = tl.load(record) + 2 * column  # 2 bytes a number
+    stride = tl.multiple_of(tl.load(record + STRIDE), 8)
+    width = tl.multiple_of((tl.load(record + WIDTH) + 7) // 8 * 8 - column, 8)
+    planes = tl.minimum(forms & (NATIVE - 1), MOST)
+    if HALF:
+        pointer = tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16)
+        planes = planes * 0 + 1
+    else:
+        native = ((forms & NATIVE) != 0) & (tl.load(record + DTYPE) == BFLOAT16)
+        rows_ptr = tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16)
+        first_plane = planes_ptr + panel.to(tl.int64) * 3 * N * BLOCK_D
+        pointer = tl.where(native, rows_ptr, first_plane)
+        stride = tl.where(native, stride, BLOCK_D)
+        width = tl.where(native, width, BLOCK_D)
+        planes = tl.where(native, 1, planes)
+    return pointer, stride, width, planes
+
+
+@triton.jit(do_not_specialize=["N", "S", "first_tile", "tiles"])
+def products_kernel(
+    table_ptr,  # int64: a Block each, then a pair each
+    tiles_ptr,  # (T, 8) int32: left panel, its block, its first column, the same of the right one, pair, 0
+    forms_ptr,  # (panels, S) int32
+    order_ptr,  # (N,) int64
+    start_ptr,  # (S,) int64
+    end_ptr,  # (S,) int64
+    planes_ptr,  # (panels, 3, N, BLOCK_D) bfloat16
+    partials_ptr,  # (S, tiles, BLOCK_D, BLOCK_D) float64
+    N,
+    S,
+    first_tile,
+    tiles,
+    HALF: tl.constexpr,  # does the tiles of float16 rows as they are, and no others
+    OPERAND: tl.constexpr,  # what is multiplied: float16 or bfloat16, and float32 in the interpreter
+    PLANES: tl.constexpr,
+    CHAIN: tl.constexpr,
+    FLUSH: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The products of ``tiles`` tiles from the first one on, in every slot."""
+    tile, slot = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    start, end = tl.load(start_ptr + slot), tl.load(end_ptr + slot)
+    if start >= end:
+        return
+    tile_ptr = tiles_ptr + 8 * (first_tile + tile)
+    panel, record, column, forms, half = _panel(table_ptr, tile_ptr, forms_ptr, slot, S)
+    panel_r, record_r, column_r, forms_r, half_r = _panel(table_ptr, tile_ptr + 3, forms_ptr, slot, S)
+    if (half & half_r) != HALF:
+        return
+    left, stride, width, planes = _operand(panel, record, column, forms, planes_ptr, N, HALF, PLANES, BLOCK_D)
+    right, stride_r, width_r, planes_r = _operand(
+        panel_r, record_r, column_r, forms_r, planes_ptr, N, HALF, PLANES, BLOCK_D
+    )
+
+    # Products of planes i and j with i + j < PLANES, in the order of i: what is left out is below 2^-26 for three.
+    of_first = tl.minimum(planes_r, PLANES)
+    of_second = tl.where(planes > 1, tl.minimum(planes_r, PLANES - 1), 0)
+    of_third = tl.where(planes > 2, tl.minimum(planes_r, PLANES - 2), 0)
+    products = of_first + of_second + of_third
+    plane = N.to(tl.int64) * BLOCK_D
+
+    d = tl.arange(0, BLOCK_D)
+    inside, inside_r = d < width, d < width_r
+    here = partials_ptr + (slot.to(tl.int64) * tiles + tile) * BLOCK_D * BLOCK_D + d[:, None] * BLOCK_D + d[None, :]
+    total = tl.zeros((BLOCK_D, BLOCK_D), dtype=tl.float32)
+    steps = tl.cdiv((end - start).to(tl.int32), CHAIN) * products
+    # One loop, so that rows are fetched ahead across chains, planes and flushes.
+    for step in range(steps):
+        chain = step // products
+        product = step - chain * products
+        i = (product >= of_first).to(tl.int32) + (product >= of_first + of_second).to(tl.int32)
+        j = product - tl.where(i > 0, of_first, 0) - tl.where(i > 1, of_second, 0)
+        part = tl.zeros((BLOCK_D, BLOCK_D), dtype=tl.float32)
+        for piece in tl.static_range(CHAIN // BLOCK_N):
+            place = start + chain * CHAIN + piece * BLOCK_N + tl.arange(0, BLOCK_N)
+            counts = place < end
+            n = tl.load(order_ptr + place, mask=counts, other=0)  # int64: n times a stride may pass 2^31
+            x_ptr = left + i * plane + n[:, None] * stride + d[None, :]
+            y_ptr = right + j * plane + n[:, None] * stride_r + d[None, :]
+            x = tl.load(x_ptr, mask=counts[:, None] & inside[None, :], other=0.0)
+            y = tl.load(y_ptr, mask=counts[:, None] & inside_r[None, :], other=0.0)
+            part = tl.dot(tl.trans(x.to(OPERAND)), y.to(OPERAND), part)
+        total += part
+        full = (chain % (FLUSH // CHAIN) == FLUSH // CHAIN - 1) & (product == products - 1)
+        if full | (step == steps - 1):
+            before = (d * 0 + chain)[:, None] >= FLUSH // CHAIN  # a mask of one truth value stops the interpreter
+            done = tl.load(here, mask=before, other=0.0)
+            tl.store(here, done + total.to(tl.float64))
+            total = tl.zeros((BLOCK_D, BLOCK_D), dtype=tl.float32)
+
+
+@triton.jit(do_not_specialize=["pairs_at", "first_tile", "tiles", "F"])
+def add_products_kernel(
+    table_ptr,  # int64; at pairs_at address, fold stride and row stride of every pair's gram
+    tiles_ptr,  # (T, 8) int32
+    fold_end_ptr,  # (F,) int64
+    partials_ptr,  # (S, tiles, BLOCK_D, BLOCK_D) float64
+    weight_ptr,  # () float64
+    pairs_at,
+    first_tile,
+    tiles,
+    F,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Add the slots of a tile, one after the other, to the gram of its pair: ROWS rows of it a program."""
+    tile = tl.program_id(0)
+    tile_ptr = tiles_ptr + 8 * (first_tile + tile)
+    pair = table_ptr + pairs_at + 3 * tl.load(tile_ptr + 6)
+    fold_stride, row_stride = tl.load(pair + 1), tl.load(pair + 2)
+    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+    row, column = tl.load(tile_ptr + 2) + r, tl.load(tile_ptr + 5) + c
+    height = tl.load(table_ptr + FIELDS * tl.load(tile_ptr + 1) + WIDTH)
+    width = tl.load(table_ptr + FIELDS * tl.load(tile_ptr + 4) + WIDTH)
+    inside = (row < height)[:, None] & (column < width)[None, :]
+    gram = tl.load(pair).to(tl.pointer_type(tl.float64)) + row[:, None] * row_stride + column[None, :]
+    partials = partials_ptr + tile.to(tl.int64) * BLOCK_D * BLOCK_D + r[:, None] * BLOCK_D + c[None, :]
+    weight = tl.load(weight_ptr)
+    first = tl.zeros((), dtype=tl.int64)
+    for f in range(F):
+        last = tl.load(fold_end_ptr + f)
+        if last > first:
+            total = tl.zeros((ROWS, BLOCK_D), dtype=tl.float64)
+            for slot in range(first, last):
+                total += tl.load(partials + slot * tiles * BLOCK_D * BLOCK_D)
+            here = gram + f * fold_stride
+            tl.store(here, tl.load(here, mask=inside, other=0.0) + weight * total, mask=inside)
+        first = last
+
+
+def gram_(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+    config: GramConfig = GramConfig(),
+) -> None:
+    """Launch what the operation of this name says, on the current stream. Arguments are already checked.
+
+    Once a call with these widths was made nothing is copied to the device or waited for: further ones may go into a
+    CUDA graph.
+    """
+    device = fold.device
+    folds = max([len(total) for total in (*sums, *squares, *grams) if total is not None], default=1)
+    if folds == 1:
+        fold = fold.clamp(max=0)  # one matrix takes the rows of all
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        panels, tiles = _cut(tuple(map(len, origins)), tuple(pairs), config.block_d, device)
+        fitting = PLANES // (len(panels) * 3 * config.block_d * 2) // config.flush * config.flush
+        origins = [origin.contiguous() for origin in origins]
+        rows = [_readable(block) for block in rows]
+        scale = torch.full((), weight, dtype=torch.float64, device=device)
+        outputs = [(gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1)) for gram in grams]
+        for part in range(0, len(fold), max(fitting, config.flush)):
+            here = slice(part, part + max(fitting, config.flush))
+            blocks = _records([block[here] for block in rows], origins, sums, squares)
+            _add(blocks, outputs, panels, tiles, fold[here], folds, origins, scale, config)
+
+
+def _add(
+    blocks: list[Block],
+    outputs: list[tuple[int, int, int]],
+    panels: Tensor,
+    tiles: Tensor,
+    fold: Tensor,
+    folds: int,
+    origins: Sequence[Tensor],
+    weight: Tensor,
+    config: GramConfig,
+) -> None:
+    """Add rows whose planes fit into memory."""
+    device, n, side = fold.device, len(fold), config.block_d
+    numbers = table([number for record in (*blocks, *outputs) for number in record], device)
+    slots = slots_of(fold, folds, _slot_length(n, len(tiles), _multiprocessors(device), config.flush))
+    many = len(slots.start)
+    dtypes = {block.dtype for block in blocks}
+
+    planes = torch.empty(len(panels), 3, n, side, dtype=torch.bfloat16, device=device)
+    forms = torch.empty(len(panels), many, dtype=torch.int32, device=device)
+    tallies = torch.empty(len(panels), many, 2, side, dtype=torch.float64, device=device)
+    any_origin = torch.cat(list(origins)).any()
+    for dtype in dtypes:
+        columns_kernel[(len(panels), many)](
+            numbers, panels, *slots[:3], any_origin, planes, forms, tallies, n, many,
+            DTYPE_HERE=dtype, ROWS=16, BLOCK_D=side,
+        )  # fmt: skip
+    add_columns_kernel[(len(panels),)](numbers, panels, slots.fold_end, tallies, weight, many, folds, BLOCK_D=side)
+
+    at_once = max(1, WORKSPACE // (many * side * side * 8))
+    partials = torch.empty(many, min(at_once, len(tiles)), side, side, dtype=torch.float64, device=device)
+    for first in range(0, len(tiles), at_once):
+        count = min(at_once, len(tiles) - first)
+        for half in {False, FLOAT16.value in dtypes}:
+            operand = tl.float32 if device.type == "cpu" else tl.float16 if half else tl.bfloat16
+            products_kernel[(count * many,)](
+                numbers, tiles, forms, *slots[:3], planes, partials, n, many, first, count,
+                HALF=half, OPERAND=operand, PLANES=config.planes, CHAIN=config.chain, FLUSH=config.flush,
+                BLOCK_N=config.block_n, BLOCK_D=side, num_warps=config.num_warps, num_stages=config.num_stages,
+            )  # fmt: skip
+        add_products_kernel[(count, side // 16)](
+            numbers, tiles, slots.fold_end, partials, weight, len(blocks) * FIELDS.value, first, count, folds,
+            ROWS=16, BLOCK_D=side,
+        )  # fmt: skip
+
+
+def _readable(block: Tensor) -> Tensor:
+    """The block itself where 16 bytes of a row can be read at once, else a copy with zeros up to such a width."""
+    size = block.element_size()
+    if (
+        block.stride(1) == 1
+        and block.data_ptr() % 16 == 0
+        and block.stride(0) * size % 16 == 0
+        and block.shape[1] % 8 == 0
+    ):
+        return block
+    copy = block.new_zeros(len(block), triton.cdiv(block.shape[1], 8) * 8)
+    copy[:, : block.shape[1]] = block
+    return copy
+
+
+def _records(
+    rows: Sequence[Tensor], origins: Sequence[Tensor], sums: Sequence[Tensor | None], squares: Sequence[Tensor | None]
+) -> list[Block]:
+    codes = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+    alike = len({block.dtype for block in rows}) == 1
+    return [
+        Block(
+            address=block.data_ptr(),
+            stride=block.stride(0),
+            width=len(origin),
+            dtype=codes[block.dtype],
+            planed=int(block.dtype == torch.float32 or (block.dtype == torch.float16 and not alike)),
+            origin=origin.data_ptr(),
+            sums=0 if total is None else total.data_ptr(),
+            squares=0 if square is None else square.data_ptr(),
+        )
+        for block, origin, total, square in zip(rows, origins, sums, squares, strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def _cut(
+    widths: tuple[int, ...], pairs: tuple[tuple[int, int], ...], side: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The panels of all blocks, (panels, 2) int32, and the tiles of all pairs, (tiles, 8) int32."""
+    panels = [(block, column) for block, width in enumerate(widths) for column in range(0, width, side)]
+    of_block = [[p for p, (block, _) in enumerate(panels) if block == b] for b in range(len(widths))]
+    tiles = [
+        (left, *panels[left], right, *panels[right], pair, 0)
+        for pair, (i, j) in enumerate(pairs)
+        for right in of_block[j]
+        for left in of_block[i]
+        if i != j or left <= right
+    ]
+    as_tensor = functools.partial(torch.tensor, dtype=torch.int32, device=device)
+    return as_tensor(panels).view(-1, 2), as_tensor(tiles).view(-1, 8)
+
+
+def _slot_length(n: int, tiles: int, multiprocessors: int, flush: int) -> int:
+    """Rows of a slot: so many that there are four programs for every multiprocessor, but whole flushes, 32 at most."""
+    flushes = n * tiles / (4 * multiprocessors * flush)
+    return flush * min(max(1, round(flushes)), 32)
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
