@@ -2,8 +2,7 @@
 
 Layout     a panel is BLOCK_D columns of one block; a slot some rows of one fold (``_slots.py``).
 Work       one program a panel and slot. Rows are read once, and only where something is wanted of them.
-Precision  z = x - origin in float32; sums and squares in float64. A float32 number is the sum of three bfloat16 ones
-           exactly, its planes; products of planes are exact in float32.
+Precision  z = x - origin in float32; sums and squares in float64; the planes of z are exact (``_planes.py``).
 Floor      N D reads of x; for float32 rows, and 16-bit ones about an origin, three planes of N D bfloat16 numbers.
 
 This kernel has never run on a GPU; tests run it in Triton's interpreter.
@@ -13,6 +12,8 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
+
+from fastprobe.kernels._planes import to_bfloat16
 
 BFLOAT16 = tl.constexpr(0)
 FLOAT16 = tl.constexpr(1)
@@ -45,14 +46,6 @@ PLANED = tl.constexpr(4)
 ORIGIN = tl.constexpr(5)
 SUMS = tl.constexpr(6)
 SQUARES = tl.constexpr(7)
-
-
-@triton.jit
-def _to_bfloat16(x):
-    """Float32 numbers rounded to the nearest that bfloat16 has, ties to even, still float32."""
-    bits = x.to(tl.uint32, bitcast=True)
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["N", "S"])
@@ -119,8 +112,8 @@ def columns_kernel(
             sums += wide
             squares += wide * wide
             if planed:
-                high = _to_bfloat16(z)
-                middle = _to_bfloat16(z - high)
+                high = to_bfloat16(z)
+                middle = to_bfloat16(z - high)
                 low = z - high - middle
                 at = out + row[:, None] * BLOCK_D
                 written = (place < end)[:, None]

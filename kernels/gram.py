@@ -37,11 +37,9 @@ from fastprobe.kernels._columns import (
     add_columns_kernel,
     columns_kernel,
 )
+from fastprobe.kernels._planes import CHAIN, planes_of_product, products_of
 from fastprobe.kernels._slots import slots_of
 from fastprobe.kernels._table import table
-
-CHAIN = 128
-"""Rows that the tensor core adds up without rounding to nearest in between: tests/ops/test_accumulation.py."""
 
 FLUSH = 2048
 """Rows added up in float32."""
@@ -142,10 +140,7 @@ def products_kernel(
         panel_r, record_r, column_r, forms_r, planes_ptr, N, HALF, PLANES, BLOCK_D
     )
 
-    # Products of planes i and j with i + j < PLANES, in the order of i: what is left out is below 2^-26 for three.
-    of_first = tl.minimum(planes_r, PLANES)
-    of_second = tl.where(planes > 1, tl.minimum(planes_r, PLANES - 1), 0)
-    of_third = tl.where(planes > 2, tl.minimum(planes_r, PLANES - 2), 0)
+    of_first, of_second, of_third = products_of(planes, planes_r, PLANES)
     products = of_first + of_second + of_third
     plane = N.to(tl.int64) * BLOCK_D
 
@@ -158,8 +153,7 @@ def products_kernel(
     for step in range(steps):
         chain = step // products
         product = step - chain * products
-        i = (product >= of_first).to(tl.int32) + (product >= of_first + of_second).to(tl.int32)
-        j = product - tl.where(i > 0, of_first, 0) - tl.where(i > 1, of_second, 0)
+        i, j = planes_of_product(product, of_first, of_second)
         part = tl.zeros((BLOCK_D, BLOCK_D), dtype=tl.float32)
         for piece in tl.static_range(CHAIN // BLOCK_N):
             place = start + chain * CHAIN + piece * BLOCK_N + tl.arange(0, BLOCK_N)
