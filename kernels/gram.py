@@ -18,7 +18,7 @@ emulator of the tensor core on its chains (tests/kernels, tests/ops/test_accumul
 import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -67,6 +67,19 @@ class GramConfig:
         assert self.chain % self.block_n == 0
         assert self.chain >= 2 * self.block_n, "the compiler joins a chain of one piece to the next"
         assert self.flush % self.chain == 0
+
+
+def configs(capability: tuple[int, int] | None) -> list[GramConfig]:
+    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter.
+
+    None of it was measured: registers and shared memory of the compiled kernels decided (tests/kernels).
+    """
+    small = GramConfig(block_d=64, num_warps=4)
+    if capability is None:
+        return [GramConfig(block_d=32)]
+    if capability >= (10, 0):  # a tile of 128 columns takes more registers than there are
+        return [small, replace(small, num_stages=4), replace(small, flush=2 * FLUSH)]
+    return [GramConfig(), GramConfig(num_stages=2), GramConfig(flush=2 * FLUSH), small]
 
 
 @triton.jit

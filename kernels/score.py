@@ -39,6 +39,13 @@ class ScoreConfig:
         assert self.chain >= 2 * self.block_d, "the compiler joins a chain of one piece to the next"
 
 
+def configs(capability: tuple[int, int] | None) -> list[ScoreConfig]:
+    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter."""
+    if capability is None:
+        return [ScoreConfig(block_n=64)]
+    return [ScoreConfig(), ScoreConfig(num_stages=2), ScoreConfig(block_n=64, num_warps=4)]
+
+
 @triton.jit(do_not_specialize=["N"])
 def score_kernel(
     x_ptr,  # (X_PLANES, N, D), columns adjacent

@@ -29,14 +29,25 @@ class Operation:
         self._implementations: dict[str, tuple[Callable[..., Any], Refusal]] = {
             "torch": (definition, lambda *args, **kwargs: None)
         }
+        self._passed_over: dict[str, Callable[..., bool]] = {}
 
-    def register(self, backend: str, *, unless: Refusal) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Add an implementation. ``unless(*args)`` returns why it refuses these arguments, or ``None``."""
+    def register(
+        self, backend: str, *, unless: Refusal, passed_over: Callable[..., bool] | None = None
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Add an implementation.
+
+        Args:
+            backend: its name, one of ``BACKENDS``.
+            unless: returns why it refuses given arguments, or ``None``.
+            passed_over: whether ``auto`` leaves it to those who ask for it by name although it would take them.
+        """
         assert backend in BACKENDS
         assert backend not in self._implementations
 
         def add(implementation: Callable[..., Any]) -> Callable[..., Any]:
             self._implementations[backend] = (implementation, unless)
+            if passed_over is not None:
+                self._passed_over[backend] = passed_over
             return implementation
 
         return add
@@ -63,10 +74,11 @@ class Operation:
             raise BackendError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS)}")
         reasons = self.refusals(*args, **kwargs)
         if backend == "auto":
-            return next(name for name, reason in reasons.items() if reason is None)
+            takers = [name for name, reason in reasons.items() if reason is None]
+            return next(n for n in takers if n not in self._passed_over or not self._passed_over[n](*args, **kwargs))
         if reasons[backend] is not None:
-            takers = ", ".join(name for name, reason in reasons.items() if reason is None)
-            raise BackendError(f"backend {backend!r}: {reasons[backend]}; these arguments can run on: {takers}")
+            others = ", ".join(name for name, reason in reasons.items() if reason is None)
+            raise BackendError(f"backend {backend!r}: {reasons[backend]}; these arguments can run on: {others}")
         return backend
 
     def __call__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> Any:

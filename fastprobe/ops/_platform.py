@@ -14,6 +14,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
+def may_wait_for(tensor: Tensor) -> bool:
+    """Whether a number may be read off a tensor: not where a graph is being made, which stands for later values."""
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
 class FastLinear(TorchFunctionMode):
     """Inside this context the ``linear`` of modules is that of this file: on AMD a forward pass takes 0.8 of the time.
 

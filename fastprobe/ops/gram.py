@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops import _native
+from fastprobe.ops import _native, _triton
 from fastprobe.ops._operation import operation
+from fastprobe.ops._platform import may_wait_for
 from fastprobe.ops._rows import pick_rows
 
 CHAIN = 256
@@ -60,7 +61,7 @@ def _check(
                     f"got {tuple(total.shape)} {total.dtype}"
                 )
     folds = [len(t) for t in (*sums, *squares) if t is not None] + [len(gram) for gram in grams if len(gram) > 1]
-    if folds and len(fold) and int(fold.max()) >= min(folds):
+    if folds and len(fold) and may_wait_for(fold) and int(fold.max()) >= min(folds):
         raise ShapeError(f"gram_: fold must be below {min(folds)}, the folds of the sums, got {int(fold.max())}")
     for (i, j), gram in zip(pairs, grams, strict=True):
         if not (0 <= i < len(rows) and 0 <= j < len(rows)):
@@ -243,3 +244,51 @@ def _cpu(
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _triton_refuses(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+) -> str | None:
+    totals = [total for total in (*sums, *squares) if total is not None]
+    if any(gram.stride(2) != 1 for gram in grams):
+        return "the columns of a gram do not lie side by side"
+    if not all(total.is_contiguous() for total in totals):
+        return "sums and squares must be contiguous"
+    return _triton.refuses((*grams, *totals, *rows, fold, *origins), rows)
+
+
+@gram_.register("triton", unless=_triton_refuses, passed_over=lambda grams, *_, **__: _triton.passed_over(grams))
+def _on_triton(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+) -> None:
+    """``kernels/gram.py``: 16-bit rows as they are, others as planes of bfloat16; sums of 128 rows in tensor cores."""
+    summed = [i for i, total in enumerate(sums) if total is not None]
+    squared = [i for i, total in enumerate(squares) if total is not None]
+    _triton.gram_(
+        grams,
+        [total for total in sums if total is not None],
+        [total for total in squares if total is not None],
+        summed,
+        squared,
+        rows,
+        [block for pair in pairs for block in pair],
+        fold,
+        origins,
+        weight,
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops import _native
+from fastprobe.ops import _native, _triton
 from fastprobe.ops._operation import operation
 from fastprobe.ops._platform import matmul
 
@@ -127,3 +127,19 @@ def _cpu(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: Res
         isa=_native.chosen_instruction_set(),
     )
     return RowScores(*out)
+
+
+def _triton_refuses(
+    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
+) -> str | None:
+    if residual is not None and not all(total.is_contiguous() for total in residual):
+        return "the sums of the residual must be contiguous"
+    return _triton.refuses((x, coef, intercept, y, *(residual or ())), (x, y))
+
+
+@score.register("triton", unless=_triton_refuses, passed_over=lambda x, *_, **__: _triton.passed_over((x,)))
+def _on_triton(
+    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
+) -> RowScores:
+    """``kernels/score.py``, and ``kernels/gram.py`` for the sums of what is left."""
+    return RowScores(*_triton.score(x, coef, intercept, y, list(residual or ())))

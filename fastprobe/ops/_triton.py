@@ -1,0 +1,161 @@
+"""The kernels in Triton: whether they can run here, in which configuration, and as operators of torch.
+
+As operators, with an implementation for shapes alone, they go through ``torch.compile`` as they are, and into CUDA
+graphs: after one call with the same widths, launching them neither waits for the device nor copies to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastprobe.ops import _tuning
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+OLDEST = (8, 0)
+"""Compute capability: the first with bfloat16 in its tensor cores."""
+
+RESIDUAL_ROWS = 65_536
+"""Rows whose residuals are in memory at once."""
+
+
+def interpreted() -> bool:
+    """Whether Triton, when it is imported, runs kernels on the CPU: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def refuses(tensors: Iterable[Tensor], rows: Iterable[Tensor]) -> str | None:
+    """Why the kernels cannot run on these tensors, of which some are rows, or ``None``."""
+    for block in rows:
+        if block.dtype not in DTYPES:
+            return f"it takes bfloat16, float16 and float32 rows, not {str(block.dtype).removeprefix('torch.')}"
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        return f"tensors are on several devices: {', '.join(sorted(map(str, devices)))}"
+    (device,) = devices
+    if device.type == "cpu" and not interpreted():
+        return "a tensor is on cpu; in Triton's interpreter, for tests: TRITON_INTERPRET=1"
+    if device.type not in ("cpu", "cuda"):
+        return f"a tensor is on {device}, not on an NVIDIA GPU"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; `pip install triton`"
+    if device.type == "cuda":
+        return _device_refuses(device)
+    return None
+
+
+@functools.cache
+def _device_refuses(device: torch.device) -> str | None:
+    if interpreted():
+        return "TRITON_INTERPRET=1 is set, which is for tests without a GPU"
+    if torch.version.hip is not None:
+        return "it was written for NVIDIA GPUs"
+    found = torch.cuda.get_device_capability(device)
+    if found < OLDEST:
+        return f"compute capability {'.'.join(map(str, found))} is below {'.'.join(map(str, OLDEST))}"
+    return None
+
+
+def passed_over(tensors: Iterable[Tensor]) -> bool:
+    """Whether ``auto`` does not take the kernels although they would run: in the interpreter they are no gain."""
+    return any(tensor.device.type == "cpu" for tensor in tensors)
+
+
+@torch.library.custom_op("fastprobe::triton_gram_", mutates_args=("grams", "sums", "squares"))
+def gram_(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor],  # of the blocks in `summed`
+    squares: Sequence[Tensor],  # of the blocks in `squared`
+    summed: Sequence[int],
+    squared: Sequence[int],
+    rows: Sequence[Tensor],
+    pairs: Sequence[int],  # two blocks each
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    weight: float,
+) -> None:
+    """``kernels/gram.py`` as an operator of torch, whose schemas know no pairs and no optional outputs."""
+    from fastprobe.kernels import gram
+
+    if not len(fold):
+        return
+    totals: list[Tensor | None] = [None] * len(rows)
+    square_totals: list[Tensor | None] = [None] * len(rows)
+    for block, total in zip(summed, sums, strict=True):
+        totals[block] = total
+    for block, total in zip(squared, squares, strict=True):
+        square_totals[block] = total
+
+    def launch(config: Any, out: Sequence[Tensor]) -> None:
+        couples = list(zip(pairs[::2], pairs[1::2], strict=True))
+        gram.gram_(out, totals, square_totals, rows, couples, fold, origins, weight=weight, config=config)
+
+    widest = max(block.shape[1] for block in rows)
+    config = _tuning.choose(
+        f"gram_ {'/'.join(sorted({str(block.dtype).removeprefix('torch.') for block in rows}))}",
+        (len(fold), widest),
+        fold.device,
+        gram.configs(_capability(fold.device)),
+        lambda config: launch(config, [torch.zeros_like(gram) for gram in grams]),
+    )
+    launch(config, grams)
+
+
+@gram_.register_fake
+def _(*_: Any) -> None:
+    return None
+
+
+@torch.library.custom_op("fastprobe::triton_score", mutates_args=("residual",))
+def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Sequence[Tensor]) -> Tensor:
+    """``kernels/score.py`` as an operator of torch; ``residual`` is empty or the three sums of ``ResidualSums``."""
+    from fastprobe.kernels import gram
+    from fastprobe.kernels import score as kernels
+
+    if not len(x):
+        return x.new_empty(4, 0, dtype=torch.float32)
+    device, (d, k) = x.device, coef.shape
+    config = _tuning.choose(
+        f"score {str(x.dtype).removeprefix('torch.')}",
+        (len(x), d),
+        device,
+        kernels.configs(_capability(device)),
+        lambda config: kernels.score(x, coef, intercept, y, config=config),
+    )
+    if not residual:
+        return kernels.score(x, coef, intercept, y, config=config)
+    cross, sums, squares = residual
+    origins = [torch.zeros(width, dtype=torch.float64, device=device) for width in (d, k)]
+    parts = []
+    for start in range(0, len(x), RESIDUAL_ROWS):
+        here = slice(start, start + RESIDUAL_ROWS)
+        left = torch.empty(len(x[here]), k, dtype=torch.float32, device=device)
+        parts.append(kernels.score(x[here], coef, intercept, y[here], left, config=config))
+        gram.gram_(
+            [cross[None]],
+            [None, sums[None]],
+            [None, squares[None]],
+            [x[here], left],
+            [(0, 1)],
+            torch.zeros(len(left), dtype=torch.int64, device=device),
+            origins,
+            config=gram.configs(_capability(device))[0],
+        )
+    return torch.cat(parts, dim=1)
+
+
+@score.register_fake
+def _(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Sequence[Tensor]) -> Tensor:
+    return x.new_empty(4, len(x), dtype=torch.float32)
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
