@@ -76,7 +76,7 @@ def configs(capability: tuple[int, int] | None) -> list[GramConfig]:
     """
     small = GramConfig(block_d=64, num_warps=4)
     if capability is None:
-        return [GramConfig(block_d=32)]
+        return [GramConfig(block_d=64)]
     if capability >= (10, 0):  # a tile of 128 columns takes more registers than there are
         return [small, replace(small, num_stages=4), replace(small, flush=2 * FLUSH)]
     return [GramConfig(), GramConfig(num_stages=2), GramConfig(flush=2 * FLUSH), small]
@@ -284,7 +284,7 @@ def _add(
     for dtype in dtypes:
         columns_kernel[(len(panels), many)](
             numbers, panels, *slots[:3], any_origin, planes, forms, tallies, n, many,
-            DTYPE_HERE=dtype, ROWS=16, BLOCK_D=side,
+            DTYPE_HERE=dtype, ROWS=128 if device.type == "cpu" else 16, BLOCK_D=side,
         )  # fmt: skip
     add_columns_kernel[(len(panels),)](numbers, panels, slots.fold_end, tallies, weight, many, folds, BLOCK_D=side)
 

@@ -1,0 +1,142 @@
+"""Every Triton kernel compiled ahead of time, which needs no GPU, and what it takes of one.
+
+``python tests/kernels/compiled.py`` prints the table; ``TRITON_INTERPRET=0`` must be set before Triton is imported.
+"""
+
+import os
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "0"
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastprobe.kernels import _columns, _planes, _table, gram, score
+
+CAPABILITIES = [(8, 0), (9, 0), (10, 0)]
+SHARED = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
+"""Bytes of shared memory that a program may have, by compute capability."""
+
+_FLOATS = {"weight_ptr", "tallies_ptr", "partials_ptr"}
+_TYPES = {
+    "any_origin_ptr": "*i1",
+    "planes_ptr": "*bf16",
+    "w_ptr": "*bf16",
+    "x_ptr": "*bf16",
+    "y_ptr": "*fp32",
+    "rows_ptr": "*fp32",
+    "intercept_ptr": "*fp32",
+    "sums_ptr": "*fp32",
+    "residual_ptr": "*fp32",
+    "panels_ptr": "*i32",
+    "tiles_ptr": "*i32",
+    "forms_ptr": "*i32",
+    "values": ("i64",) * 32,
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel for one kind of GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    warps: int
+    registers: int
+    stack: int  # bytes a thread: what did not fit into registers
+    shared: int  # bytes
+    ptx: str
+
+
+def _type(name):
+    if name in _TYPES:
+        return _TYPES[name]
+    return ("*fp64" if name in _FLOATS else "*i64") if name.endswith("_ptr") else "i32"
+
+
+def compile_kernel(name, kernel, capability, constants, num_warps=4, num_stages=3):
+    """One kernel with some constants; pointers and sizes are multiples of 16, as a model's are."""
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else _type(n) for n in names}
+    unknown = {kernel.params[i].name for i in range(len(names)) if kernel.params[i].do_not_specialize}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, n in enumerate(names)
+        if n not in constants and n not in unknown and n != "values"
+    }
+    source = ASTSource(kernel, signature, {(names.index(n),): value for n, value in constants.items()}, aligned)
+    target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+    built = triton.compile(source, target=target, options={"num_warps": num_warps, "num_stages": num_stages})
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    (registers,), (stack,) = re.findall(r"REG:(\d+)", usage), re.findall(r"STACK:(\d+)", usage)
+    ptx = built.asm["ptx"]
+    return Compiled(name, capability, num_warps, int(registers), int(stack), built.metadata.shared, ptx)
+
+
+def products(capability, half=False):
+    """The hot kernel of ``gram_`` in its default configuration."""
+    config = gram.configs(capability)[0]
+    constants = {
+        "HALF": half,
+        "OPERAND": tl.float16 if half else tl.bfloat16,
+        "PLANES": config.planes,
+        "CHAIN": config.chain,
+        "FLUSH": config.flush,
+        "BLOCK_N": config.block_n,
+        "BLOCK_D": config.block_d,
+    }
+    name = f"gram products, {'float16' if half else 'bfloat16'}"
+    return compile_kernel(name, gram.products_kernel, capability, constants, config.num_warps, config.num_stages)
+
+
+def scores(capability, planes=3, residual=True):
+    """The hot kernel of ``score`` in its default configuration."""
+    config = score.configs(capability)[0]
+    constants = {
+        "X_PLANES": planes,
+        "RESIDUAL": residual,
+        "OPERAND": tl.bfloat16,
+        "CHAIN": config.chain,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": config.block_k,
+        "BLOCK_D": config.block_d,
+    }
+    name = f"score, {planes} planes{', residual' if residual else ''}"
+    return compile_kernel(name, score.score_kernel, capability, constants, config.num_warps, config.num_stages)
+
+
+def others(capability):
+    """The kernels that wait for memory."""
+    side = gram.configs(capability)[0].block_d
+    for number, dtype in enumerate(("bfloat16", "float16", "float32")):
+        constants = {"DTYPE_HERE": number, "ROWS": 16, "BLOCK_D": side}
+        yield compile_kernel(f"gram columns, {dtype}", _columns.columns_kernel, capability, constants)
+    yield compile_kernel("gram add columns", _columns.add_columns_kernel, capability, {"BLOCK_D": side})
+    yield compile_kernel("gram add products", gram.add_products_kernel, capability, {"ROWS": 16, "BLOCK_D": side})
+    yield compile_kernel("planes", _planes._planes_kernel, capability, {"COUNT": 3, "BLOCK": 1024})
+    constants = {"BATCH": _table.BATCH, "OFFSET": _table._OFFSET}
+    yield compile_kernel("table", _table._write_kernel, capability, constants)
+
+
+if __name__ == "__main__":
+    print(f"Triton {triton.__version__}\n")
+    print("| Kernel | Compute capability | Warps | Registers a thread | Stack, bytes | Shared memory, bytes |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for at in CAPABILITIES:
+        for row in (products(at), products(at, half=True), scores(at), scores(at, 1, False), *others(at)):
+            cells = (row.name, ".".join(map(str, at)), row.warps, row.registers, row.stack, row.shared)
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)

@@ -1,0 +1,74 @@
+"""Every Triton kernel down to machine code for three kinds of GPU, without one: nothing spills, everything fits."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[2]
+CODE = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import compiled
+at = tuple(json.loads(sys.argv[1]))
+hot = [compiled.products(at), compiled.products(at, half=True), compiled.scores(at), compiled.scores(at, 1, False)]
+rows = [vars(row) | {{"hot": row in hot, "fits": row.shared <= compiled.SHARED[at]}}
+        for row in (*hot, *compiled.others(at))]
+print(json.dumps(rows))
+"""
+"""In a process of its own: in this one Triton interprets."""
+
+
+@pytest.fixture(scope="module", params=[(8, 0), (9, 0), (10, 0)], ids=["sm_80", "sm_90", "sm_100"])
+def kernels(request):
+    """Name -> what the compiler made of it, all for one compute capability."""
+    code = CODE.format(tests=str(Path(__file__).parent))
+    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(request.param)],
+        capture_output=True, text=True, env=environment, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {row["name"]: row | {"capability": request.param} for row in json.loads(done.stdout)}
+
+
+def test_no_thread_needs_memory_of_its_own(kernels):
+    assert {name: row["stack"] for name, row in kernels.items() if row["stack"]} == {}
+
+
+def test_every_kernel_does_something(kernels):
+    # Triton 3.6 once made an empty kernel of a loop, without a word: four registers.
+    assert {name for name, row in kernels.items() if row["registers"] < 10 and name != "table"} == set()
+
+
+def test_shared_memory_fits(kernels):
+    assert all(row["fits"] for row in kernels.values())
+
+
+def test_rows_are_fetched_ahead_16_bytes_at_a_time(kernels):
+    for row in kernels.values():
+        if row["hot"]:
+            copies = re.findall(r"cp\.async\.c[ag]\.shared\.global.*?(0x10|, 16),", row["ptx"])
+            assert len(copies) >= 8, row["name"]
+
+
+def test_hopper_multiplies_by_warp_groups(kernels):
+    for row in kernels.values():
+        if row["hot"] and row["capability"] == (9, 0):
+            assert "wgmma.mma_async" in row["ptx"], row["name"]
+
+
+def test_chains_are_added_up_outside_of_the_tensor_core(kernels):
+    # Were a chain's accumulator the sum itself there would be no addition for each of its numbers.
+    for row in kernels.values():
+        if row["hot"] and row["name"].startswith("gram"):
+            side = 64 if row["capability"] >= (10, 0) else 128
+            additions = len(re.findall(r"\badd(?:\.rn)?(?:\.f32|\.f32x2)\b", row["ptx"]))
+            numbers = side * side // (32 * row["warps"])
+            assert additions >= numbers / 2, row["name"]  # two at a time where f32x2 is
