@@ -54,13 +54,12 @@ class Operation:
 
     def refusals(self, *args: Any, **kwargs: Any) -> dict[str, str | None]:
         """Why each backend would refuse these arguments; ``None`` where it takes them."""
-        reasons: dict[str, str | None] = {}
-        for backend in BACKENDS:
-            if backend in self._implementations:
-                reasons[backend] = self._implementations[backend][1](*args, **kwargs)
-            else:
-                reasons[backend] = f"{self.name} has no {backend} implementation in this version"
-        return reasons
+        return {backend: self._refusal(backend, *args, **kwargs) for backend in BACKENDS}
+
+    def _refusal(self, backend: str, *args: Any, **kwargs: Any) -> str | None:
+        if backend not in self._implementations:
+            return f"{self.name} has no {backend} implementation in this version"
+        return self._implementations[backend][1](*args, **kwargs)
 
     def choose(self, *args: Any, backend: str = "auto", **kwargs: Any) -> str:
         """The backend that a call with these arguments runs on.
@@ -72,14 +71,17 @@ class Operation:
             backend = os.environ.get("FASTPROBE_BACKEND", "auto")
         if backend != "auto" and backend not in BACKENDS:
             raise BackendError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS)}")
-        reasons = self.refusals(*args, **kwargs)
         if backend == "auto":
-            takers = [name for name, reason in reasons.items() if reason is None]
-            return next(n for n in takers if n not in self._passed_over or not self._passed_over[n](*args, **kwargs))
-        if reasons[backend] is not None:
-            others = ", ".join(name for name, reason in reasons.items() if reason is None)
-            raise BackendError(f"backend {backend!r}: {reasons[backend]}; these arguments can run on: {others}")
+            return next(name for name in BACKENDS if self._takes_by_itself(name, *args, **kwargs))
+        if reason := self._refusal(backend, *args, **kwargs):
+            takers = ", ".join(name for name, refusal in self.refusals(*args, **kwargs).items() if refusal is None)
+            raise BackendError(f"backend {backend!r}: {reason}; these arguments can run on: {takers}")
         return backend
+
+    def _takes_by_itself(self, backend: str, *args: Any, **kwargs: Any) -> bool:
+        if self._refusal(backend, *args, **kwargs) is not None:
+            return False
+        return backend not in self._passed_over or not self._passed_over[backend](*args, **kwargs)
 
     def __call__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> Any:
         self._check(*args, **kwargs)

@@ -86,26 +86,23 @@ def gram_(
 
     if not len(fold):
         return
-    totals: list[Tensor | None] = [None] * len(rows)
-    square_totals: list[Tensor | None] = [None] * len(rows)
-    for block, total in zip(summed, sums, strict=True):
-        totals[block] = total
-    for block, total in zip(squared, squares, strict=True):
-        square_totals[block] = total
+    couples = list(zip(pairs[::2], pairs[1::2], strict=True))
 
-    def launch(config: Any, out: Sequence[Tensor]) -> None:
-        couples = list(zip(pairs[::2], pairs[1::2], strict=True))
-        gram.gram_(out, totals, square_totals, rows, couples, fold, origins, weight=weight, config=config)
+    def launch(config: Any, grams: Sequence[Tensor], sums: Sequence[Tensor], squares: Sequence[Tensor]) -> None:
+        totals, square_totals = (
+            [dict(zip(blocks, given, strict=True)).get(i) for i in range(len(rows))]
+            for blocks, given in ((summed, sums), (squared, squares))
+        )
+        gram.gram_(grams, totals, square_totals, rows, couples, fold, origins, weight=weight, config=config)
+
+    def try_out(config: Any) -> None:
+        launch(config, *([torch.zeros_like(out) for out in outs] for outs in (grams, sums, squares)))
 
     widest = max(block.shape[1] for block in rows)
-    config = _tuning.choose(
-        f"gram_ {'/'.join(sorted({str(block.dtype).removeprefix('torch.') for block in rows}))}",
-        (len(fold), widest),
-        fold.device,
-        gram.configs(_capability(fold.device)),
-        lambda config: launch(config, [torch.zeros_like(gram) for gram in grams]),
-    )
-    launch(config, grams)
+    dtypes = "/".join(sorted({str(block.dtype).removeprefix("torch.") for block in rows}))
+    configs = gram.configs(_capability(fold.device))
+    config = _tuning.choose(f"gram_ {dtypes}", (len(fold), widest), fold.device, configs, try_out)
+    launch(config, grams, sums, squares)
 
 
 @gram_.register_fake

@@ -4,6 +4,8 @@ The gate of a Gram entry is 1e-6 of sqrt(G_ii G_jj), that of 1 - R² from moment
 chain of a kernel fails here.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -74,7 +76,7 @@ def test_the_chain_keeps_the_gate_and_twice_as_long_a_one_does_not(rows):
 def test_the_error_grows_with_the_chain(rows):
     errors = [error(rows, chain) for chain in (CHAIN, 4 * CHAIN, 16 * CHAIN, 64 * CHAIN)]
 
-    assert all(longer > 2 * shorter for shorter, longer in zip(errors, errors[1:], strict=False))
+    assert all(longer > 2 * shorter for shorter, longer in itertools.pairwise(errors))
     assert errors[-1] > 1e-5
 
 

@@ -1,0 +1,194 @@
+"""The Triton kernels as operators of torch: when they refuse, under ``torch.compile``, and in which configuration."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from fastprobe.errors import BackendError
+from fastprobe.ops import ResidualSums, _triton, _tuning, gram_, score, tuning
+
+pytest.importorskip("triton")
+
+CPU = torch.device("cpu")
+
+
+def arguments(dtype=torch.float32, n=40, device=CPU):
+    x, y = (torch.linspace(-1, 2, n * width, device=device).reshape(n, width).to(dtype) for width in (5, 3))
+    grams = [torch.zeros(1, 5, 5, dtype=torch.float64), torch.zeros(1, 5, 3, dtype=torch.float64)]
+    sums, squares = ([torch.zeros(1, width, dtype=torch.float64) for width in (5, 3)] for _ in range(2))
+    fold = torch.zeros(n, dtype=torch.int64)
+    origins = [torch.zeros(width, dtype=torch.float64) for width in (5, 3)]
+    return grams, sums, squares, [x, y], [(0, 0), (0, 1)], fold, origins
+
+
+def test_auto_leaves_the_interpreter_to_those_who_ask_for_it():
+    assert gram_.refusals(*arguments())["triton"] is None
+    assert gram_.choose(*arguments()) != "triton"
+    assert gram_.choose(*arguments(), backend="triton") == "triton"
+
+
+def test_without_the_interpreter_a_cpu_is_refused(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+
+    with pytest.raises(BackendError, match=r"backend 'triton': a tensor is on cpu; .*TRITON_INTERPRET=1; .* run on: "):
+        gram_.on("triton")(*arguments())
+
+
+def test_float64_rows_are_refused_by_name():
+    with pytest.raises(BackendError, match="it takes bfloat16, float16 and float32 rows, not float64"):
+        gram_.on("triton")(*arguments(torch.float64))
+
+
+def test_tensors_on_several_devices_are_refused():
+    grams, *rest = arguments()
+
+    assert "several devices: cpu, meta" in gram_.refusals([gram.to("meta") for gram in grams], *rest)["triton"]
+
+
+def test_a_missing_triton_is_said(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    assert gram_.refusals(*arguments())["triton"] == "Triton is not installed; `pip install triton`"
+
+
+@pytest.mark.parametrize(("capability", "reason"), [((7, 5), "compute capability 7.5 is below 8.0"), ((9, 0), None)])
+def test_a_gpu_without_bfloat16_is_refused(capability, reason, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+
+    assert _triton._device_refuses.__wrapped__(torch.device("cuda")) == reason
+
+
+def test_layouts_that_are_not_written_to_are_refused():
+    grams, sums, *rest = arguments()
+
+    reason = gram_.refusals([gram.mT.contiguous().mT for gram in grams], sums, *rest)["triton"]
+    assert reason == "the columns of a gram do not lie side by side"
+    reason = gram_.refusals(grams, [torch.zeros(1, 10).double()[:, ::2], None], *rest)["triton"]
+    assert reason == "sums and squares must be contiguous"
+
+
+def test_gram_is_an_operator_that_torch_can_trust():
+    grams, sums, squares, rows, pairs, fold, origins = arguments()
+    flat = [block for pair in pairs for block in pair]
+
+    torch.library.opcheck(
+        _triton.gram_,
+        (grams, [sums[1]], squares, [1], [0, 1], rows, flat, fold, origins, 1.0),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_score_is_an_operator_that_torch_can_trust(residual):
+    x, y = arguments()[3]
+    sums = list(ResidualSums.zero(5, 3)) if residual else []
+
+    torch.library.opcheck(
+        _triton.score,
+        (x, torch.ones(5, 3), torch.ones(3), y, sums),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_one_graph_of_torch_compile_holds_both():
+    def both(args, coef, intercept):
+        gram_(*args, backend="triton")
+        return score(*args[3][:1], coef, intercept, args[3][1], backend="triton").error
+
+    coef, intercept = torch.full((5, 3), 0.5), torch.ones(3)
+    eager, compiled = arguments(), arguments()
+
+    expected = both(eager, coef, intercept)
+    got = torch.compile(both, fullgraph=True, backend="aot_eager")(compiled, coef, intercept)
+
+    assert torch.equal(got, expected)
+    assert all(map(torch.equal, compiled[0], eager[0]))
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int
+
+
+CONFIGS = [Config(1), Config(2), Config(3)]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The file of measurements, in a folder of this test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "fastprobe" / "tuning.json"
+
+
+def choose(sizes=(1000, 384), run=lambda config: None):
+    return _tuning.choose("gram_ bfloat16", sizes, CPU, CONFIGS, run)
+
+
+def test_nothing_is_measured_unless_asked_for(cache):
+    assert choose(run=None) == Config(1)
+    assert not cache.exists()
+
+
+def test_the_fastest_is_measured_once_and_kept_for_other_processes(cache):
+    clock = {1: 3.0, 2: 1.0, 3: 2.0}
+    ran = []
+
+    def seconds(run):
+        run()
+        return clock[ran[-1].size]
+
+    with tuning(seconds):
+        assert choose(run=ran.append) == Config(2)
+        assert choose(run=ran.append) == Config(2)
+
+    assert ran == CONFIGS
+    _tuning._read.clear()  # as a process that has just begun
+    assert choose(run=None) == Config(2)
+    assert choose(sizes=(600, 300), run=None) == Config(2)  # the same class of shapes
+    assert choose(sizes=(5000, 384), run=None) == Config(1)  # another
+    (key,) = json.loads(cache.read_text())
+    assert "gram_ bfloat16 [1024, 512] on cpu" in key
+
+
+@pytest.mark.parametrize("text", ["", "[]", "no json", '{"a": ', "3"])
+def test_a_broken_file_is_as_none(cache, text):
+    cache.parent.mkdir()
+    cache.write_text(text)
+
+    assert choose(run=None) == Config(1)
+    with tuning(lambda run: 1.0):
+        assert choose() == Config(1)
+    assert json.loads(cache.read_text())
+
+
+def test_a_configuration_of_another_version_is_measured_anew(cache):
+    with tuning(lambda run: 1.0):
+        choose()
+    held = json.loads(cache.read_text())
+    cache.write_text(json.dumps(dict.fromkeys(held, "Config(size=9, gone=True)")))
+    _tuning._read.clear()
+
+    assert choose(run=None) == Config(1)
+
+
+def test_kernels_run_in_what_was_measured(cache, monkeypatch):
+    from fastprobe.kernels import gram
+
+    small, large = gram.GramConfig(block_d=32), gram.GramConfig(block_d=64)
+    monkeypatch.setattr(gram, "configs", lambda capability: [large, small])
+    used = []
+    launch = gram.gram_
+    monkeypatch.setattr(gram, "gram_", lambda *a, config, **k: used.append(config) or launch(*a, config=config, **k))
+    args = arguments()
+
+    with tuning(lambda run: run() or -len(used)):
+        gram_.on("triton")(*args)
+
+    assert used == [large, small, small]
+    expected = arguments()
+    gram_.on("torch")(*expected)
+    torch.testing.assert_close(args[1], expected[1], rtol=1e-6, atol=1e-6)  # measured on sums of its own
