@@ -1,11 +1,12 @@
 # demo: the first number · test: the whole suite · check: linters and types · bench: timings on this machine
 # compile: the C++ kernels again, after a change to csrc/ · sanitize: their tests under two sanitizers
+# resources: registers and memory of the Triton kernels, without a GPU · gpu: tests and timings on a machine with one
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check compile sanitize bench
+.PHONY: demo test check compile sanitize bench resources gpu
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity
@@ -47,3 +48,17 @@ bench: $(VENV)/dev
 	$(BIN)/python -m pytest benchmarks -m 'not slow' -o python_files='bench_*.py' -o python_functions='bench_*' \
 		--benchmark-json=benchmarks/results/latest.json
 	$(BIN)/python benchmarks/report.py benchmarks/results/latest.json
+
+resources: $(VENV)/dev
+	TRITON_INTERPRET=0 $(BIN)/python tests/kernels/compiled.py
+
+# For a machine that has torch, Triton, pytest and pytest-benchmark, but no package index: nothing is installed. Where a
+# compiler is missing its kernels are left out, and the table says so.
+GPU_ENV = TRITON_INTERPRET=0 PYTHONPATH=$(CURDIR) PYTHONUNBUFFERED=1
+GPU_OUT ?= benchmarks/results/latest.json
+gpu:
+	-$(PYTHON) setup.py --quiet build_ext --inplace --build-temp build/native --build-lib build/native
+	-$(GPU_ENV) $(PYTHON) -m pytest tests -m gpu -q
+	$(GPU_ENV) timeout 330 $(PYTHON) -m pytest benchmarks/bench_gpu.py benchmarks/bench_fit.py -o python_files='bench_*.py' \
+		-o python_functions='bench_*' -q --benchmark-json=$(GPU_OUT)
+	$(PYTHON) benchmarks/report.py $(GPU_OUT) | tee $(GPU_OUT:.json=.md)

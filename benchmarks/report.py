@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = ("Task", "Case", "Against", "Times as fast, median [IQR]", "Our error", "Its error", "Our GFLOP/s", "Our ms")
+CEILING = "Of a large bf16 product"
 MEMORY = ("Tokens", "Model loaded, MB", "Peak of the scan, MB", "Moments, MB")
 
 
@@ -17,11 +18,18 @@ def report(results: dict[str, Any]) -> str:
     benchmarks = [benchmark["extra_info"] for benchmark in results["benchmarks"]]
     machine = results["machine_info"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    rows = [row for info in benchmarks if "peers" in info for row in _rows(info)]
+    ceiling = next((info["ceiling_gflops"] for info in benchmarks if "ceiling_gflops" in info), None)
+    columns = (*COLUMNS, CEILING) if ceiling else COLUMNS
+    rows = [row for info in benchmarks if "peers" in info for row in _rows(info, ceiling)]
     loads = [info["load"] for info in benchmarks if "load" in info]
     load = f" Load average {min(loads):.1f} to {max(loads):.1f}." if loads else ""
-    lines = [f"{machine['device']}; {versions}.{load}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
+    lines = [f"{machine['device']}; {versions}.{load}", "", _line(columns), _line(["---"] * len(columns))]
     lines += map(_line, rows)
+    if ceiling:
+        lines.append(f"\nThe large bf16 product of this run: {ceiling:.0f} GFLOP/s.")
+    for info in benchmarks:
+        if "sweep" in info:
+            lines += ["", f"Sums in the tensor core, {info['name']}:", "", *_sweep(info["sweep"])]
     left_out = [f"* {info['case']}: {peer} left out: {why}" for info in benchmarks for peer, why in _left_out(info)]
     memory = [_line(row) for info in benchmarks for row in _memory(info)]
     if left_out:
@@ -31,7 +39,7 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rows(info: dict[str, Any]) -> Iterator[list[str]]:
+def _rows(info: dict[str, Any], ceiling: float | None) -> Iterator[list[str]]:
     for name, peer in info["peers"].items():
         low, high = peer["iqr"]
         ratio = f"{peer['ratio']:.2f} [{low:.2f}, {high:.2f}]"
@@ -42,7 +50,17 @@ def _rows(info: dict[str, Any]) -> Iterator[list[str]]:
             error += " (misses the gate)"
         rate = "–" if info["gflops"] is None else f"{info['gflops']:.0f}"
         milliseconds = f"{1000 * info['seconds']:.0f}"
-        yield [info["task"], info["case"], name, ratio, f"{info['error']:.1e}", error, rate, milliseconds]
+        row = [info["task"], info["case"], name, ratio, f"{info['error']:.1e}", error, rate, milliseconds]
+        if ceiling:
+            row.append("–" if info["gflops"] is None else f"{info['gflops'] / ceiling:.0%}")
+        yield row
+
+
+def _sweep(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield _line(rows[0])
+    yield _line(["---"] * len(rows[0]))
+    for row in rows:
+        yield _line(str(cell) if isinstance(cell, int) else f"{cell:.2e}" for cell in row.values())
 
 
 def _left_out(info: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,247 @@
+"""Our kernels on a GPU against what torch does there (``make gpu``). First of all: does the card add as we think?
+
+On a machine without a GPU everything here runs once at tiny sizes in Triton's interpreter, so that a slip of the pen
+does not cost time on a card. Rates count the operations that a task needs: the triangle of x^T x once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.models import DEVICE, generator, residual_rows
+from fastprobe import tensor_core
+from fastprobe.ops import gram_, score
+
+pytest.importorskip("triton")
+
+from fastprobe.kernels import gram as kernels
+
+ON_GPU = DEVICE.type == "cuda"
+TOKENS = 2**20 if ON_GPU else 128
+WIDTH = 768 if ON_GPU else 16
+STATES = 13 if ON_GPU else 3
+SWEEP = [2**k for k in range(12, 25 if ON_GPU else 14)]
+GATE = 1e-6
+
+Pairs = list[tuple[int, int]]
+
+
+@pytest.fixture(params=["cuda", "triton"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def _rows(count: int, dtype: torch.dtype = torch.bfloat16, tokens: int = TOKENS) -> list[Tensor]:
+    seeded = generator()
+    return [residual_rows(tokens, WIDTH, seeded).to(dtype) for _ in range(count)]
+
+
+def _grams(rows: list[Tensor], pairs: Pairs, backend: str) -> list[Tensor]:
+    """The products by one of our backends, (D, D) float64 each; a refusal skips the benchmark with its reason."""
+    grams = [torch.zeros(1, WIDTH, WIDTH, dtype=torch.float64, device=DEVICE) for _ in pairs]
+    fold = torch.zeros(len(rows[0]), dtype=torch.int64, device=DEVICE)
+    origins = [torch.zeros(WIDTH, dtype=torch.float64, device=DEVICE) for _ in rows]
+    arguments = grams, [None] * len(rows), [None] * len(rows), rows, pairs, fold, origins
+    if reason := gram_.refusals(*arguments)[backend]:
+        pytest.skip(f"{backend}: {reason}")
+    gram_.on(backend)(*arguments)
+    return [gram[0].triu() if i == j else gram[0] for gram, (i, j) in zip(grams, pairs, strict=True)]
+
+
+def _torch(rows: list[Tensor], pairs: Pairs, dtype: torch.dtype, tf32: bool = False) -> list[Tensor]:
+    """The products as a user would write them, the cast counted; bfloat16 ones leave in float32 where torch can."""
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    wide = [block.to(dtype) for block in rows]
+    if dtype == torch.bfloat16 and ON_GPU:
+        return [torch.mm(wide[i].mT, wide[j], out_dtype=torch.float32) for i, j in pairs]
+    return [wide[i].mT @ wide[j] for i, j in pairs]
+
+
+def _exact(rows: list[Tensor], pairs: Pairs) -> list[Tensor]:
+    """Products and norms in float64, over rows a slice at a time so that they fit."""
+    outs = [torch.zeros(WIDTH, WIDTH, dtype=torch.float64, device=DEVICE) for _ in pairs]
+    squares = torch.zeros(len(rows), WIDTH, dtype=torch.float64, device=DEVICE)
+    for start in range(0, len(rows[0]), 2**17):
+        wide = [block[start : start + 2**17].double() for block in rows]
+        for out, (i, j) in zip(outs, pairs, strict=True):
+            out += wide[i].mT @ wide[j]
+        squares += torch.stack([block.square().sum(0) for block in wide])
+    return [*outs, squares.sqrt()]
+
+
+def _error(pairs: Pairs) -> Callable[[list[Tensor], list[Tensor]], float]:
+    def largest(got: list[Tensor], exact: list[Tensor]) -> float:
+        norms, errors = exact[-1], []
+        for ours, right, (i, j) in zip(got, exact, pairs, strict=False):
+            error = (ours.double() - right).abs() / torch.outer(norms[i], norms[j])
+            errors.append(float((error.triu() if i == j else error).max()))
+        return max(errors)
+
+    return largest
+
+
+def _flops(tokens: int, pairs: Pairs) -> int:
+    return sum(tokens * WIDTH * (WIDTH + 1 if i == j else 2 * WIDTH) for i, j in pairs)
+
+
+@pytest.mark.benchmark(group="sums in the tensor core")
+def bench_chain_model(benchmark: Any) -> None:
+    """Are the sums of a chain those of ``fastprobe.tensor_core``, bit for bit? Counted for each length."""
+    rows = torch.rand(2**12, 32, generator=generator(), device=DEVICE).add(1).to(torch.bfloat16)
+    host = rows.float().cpu().numpy()
+    found = []
+    for chain in (128, 512, 2048):
+        config = kernels.GramConfig(block_d=64, num_warps=4, chain=chain)
+        out = torch.zeros(1, 32, 32, dtype=torch.float64, device=DEVICE)
+        none = [torch.zeros(32, dtype=torch.float64, device=DEVICE)]
+        fold = torch.zeros(len(rows), dtype=torch.int64, device=DEVICE)
+        kernels.gram_([out], [None], [None], [rows], [(0, 0)], fold, none, config=config)
+        model = torch.from_numpy(tensor_core.gram(host, host, chain=chain)).to(DEVICE).triu()
+        got, exact = out[0].triu(), (rows.double().mT @ rows.double()).triu()
+        found.append(
+            {
+                "chain": chain,
+                "entries that differ from the model": int((got != model).sum()),
+                "largest difference": float(((got - model).abs() / exact.clamp(min=1)).max()),
+                "bias measured": float((got / exact - 1).diagonal().mean()),
+                "bias of the model": float((model / exact - 1).diagonal().mean()),
+            }
+        )
+    _keep(benchmark, "chains", found)
+
+
+@pytest.mark.parametrize("column", ["constant", "uniform"])
+@pytest.mark.benchmark(group="sums in the tensor core")
+def bench_length(benchmark: Any, column: str) -> None:
+    """How far off is the sum of squares of a positive column as it gets longer: a plain bfloat16 product, and ours?"""
+    found = []
+    for n in SWEEP:
+        rows = torch.full((n, 64), 1.9921875, device=DEVICE)
+        if column == "uniform":
+            rows = torch.rand(n, 64, generator=generator(), device=DEVICE).add(1)
+        rows = rows.to(torch.bfloat16)
+        exact = sum(part.double().square().sum(0) for part in rows.split(2**20))
+        (plain,) = _torch([rows], [(0, 0)], torch.bfloat16)
+        out, zero = (torch.zeros(*shape, dtype=torch.float64, device=DEVICE) for shape in ((1, 64, 64), (64,)))
+        fold = torch.zeros(n, dtype=torch.int64, device=DEVICE)
+        gram_.on("triton")([out], [None], [None], [rows], [(0, 0)], fold, [zero])
+        biases = (float((got.diagonal().double() / exact - 1).mean()) for got in (plain, out[0]))
+        found.append(dict(zip(("rows", "torch bf16", "triton"), (n, *biases), strict=True)))
+    _keep(benchmark, f"a {column} column", found)
+
+
+def _keep(benchmark: Any, name: str, found: list[dict[str, Any]]) -> None:
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info.update(name=name, sweep=found)
+
+
+@pytest.mark.benchmark(group="ceiling")
+def bench_ceiling(benchmark: Any) -> None:
+    """What does a large bfloat16 product run at on this card today? The rates below are read against it."""
+    side = 8192 if ON_GPU else 64
+    a, b = (torch.randn(side, side, generator=generator(i), device=DEVICE).to(torch.bfloat16) for i in (0, 1))
+
+    def run() -> None:
+        torch.mm(a, b)
+        if ON_GPU:
+            torch.cuda.synchronize()
+
+    benchmark.pedantic(run, rounds=20 if ON_GPU else 1, warmup_rounds=3)
+    if benchmark.stats is not None:
+        benchmark.extra_info.update(ceiling_gflops=2 * side**3 / benchmark.stats.stats.median / 1e9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.benchmark(group="products of one pair")
+def bench_pair(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> None:
+    """G1 to G4 of the goals: x^T x and x^T y of one pair, 768 wide, against torch's products in every precision."""
+    pairs: Pairs = [(0, 0), (0, 1)]
+    rows = _rows(2, dtype)
+    duel(
+        ours=lambda: _grams(rows, pairs, backend),
+        peers={
+            "torch bf16, sums in fp32": lambda: _torch(rows, pairs, torch.bfloat16),
+            "torch tf32": lambda: _torch(rows, pairs, torch.float32, tf32=True),
+            "torch fp32": lambda: _torch(rows, pairs, torch.float32),
+            "torch fp64": lambda: _torch(rows, pairs, torch.float64),
+        },
+        exact=lambda: _exact(rows, pairs),
+        error=_error(pairs),
+        gate=GATE,
+        flops=_flops(TOKENS, pairs),
+        bytes=sum(block.nbytes for block in rows),
+    )
+
+
+@pytest.mark.benchmark(group="products of a layer")
+def bench_layer(duel: Callable[..., None], backend: str) -> None:
+    """G8: five elements of one layer that share two sources, against G and C of every pair by itself."""
+    rows = _rows(5, tokens=TOKENS // 4)
+    targets: Pairs = [(0, 2), (0, 1), (0, 4), (1, 3), (1, 4)]
+    pairs = [(0, 0), (1, 1), *targets]
+    everyone = [pair for x, y in targets for pair in ((x, x), (x, y))]
+    duel(
+        ours=lambda: _grams(rows, pairs, backend),
+        peers={"torch bf16, pair by pair": lambda: _only(_torch(rows, everyone, torch.bfloat16), everyone, pairs)},
+        exact=lambda: _exact(rows, pairs),
+        error=_error(pairs),
+        gate=GATE,
+        flops=_flops(TOKENS // 4, pairs),
+    )
+
+
+@pytest.mark.benchmark(group="products of all states")
+def bench_states(duel: Callable[..., None], backend: str) -> None:
+    """G9: the products of all states of a model with each other, against G and C of every span by itself."""
+    rows = _rows(STATES, tokens=TOKENS // 8)
+    spans: Pairs = [(i, j) for i in range(STATES) for j in range(i + 1, STATES)]
+    pairs = [(i, i) for i in range(STATES - 1)] + spans
+    everyone = [pair for x, y in spans for pair in ((x, x), (x, y))]
+    duel(
+        ours=lambda: _grams(rows, pairs, backend),
+        peers={"torch bf16, span by span": lambda: _only(_torch(rows, everyone, torch.bfloat16), everyone, pairs)},
+        exact=lambda: _exact(rows, pairs),
+        error=_error(pairs),
+        gate=GATE,
+        flops=_flops(TOKENS // 8, pairs),
+    )
+
+
+def _only(products: list[Tensor], of: Pairs, wanted: Pairs) -> list[Tensor]:
+    """The products of ``wanted``, all of which were made, each of them once or more."""
+    made = dict(zip(of, products, strict=True))
+    return [made[pair] for pair in wanted]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.benchmark(group="score of a map on a GPU")
+def bench_score_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
+    """G10 and G11: four sums a row of a map's errors, against torch and torch.compile, which write the prediction."""
+    x, y = _rows(2, dtype, TOKENS // 4)
+    coef = torch.randn(WIDTH, WIDTH, generator=generator(), device=DEVICE) / WIDTH**0.5
+    intercept = torch.randn(WIDTH, generator=generator(), device=DEVICE)
+
+    def expression(x: Tensor, y: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
+        p, y = (x @ coef.to(x.dtype)).float() + intercept, y.float()
+        return torch.stack([(p * y).sum(1), p.square().sum(1), y.square().sum(1), (y - p).square().sum(1)])
+
+    compiled = torch.compile(expression) if ON_GPU else expression
+    torch.backends.cuda.matmul.allow_tf32 = False
+    duel(
+        ours=lambda: score.on("triton")(x, coef, intercept, y).error,
+        peers={
+            "torch": lambda: expression(x, y, coef, intercept)[3],
+            "torch.compile": lambda: compiled(x, y, coef, intercept)[3],
+            "torch fp32": lambda: expression(x.float(), y, coef, intercept)[3],
+        },
+        exact=lambda: (y.double() - x.double() @ coef.double() - intercept.double()).square().sum(1),
+        error=lambda got, exact: float((got / exact - 1).abs().max()),
+        gate=1e-5,
+        flops=2 * len(x) * WIDTH * WIDTH,
+        bytes=x.nbytes + y.nbytes + 16 * len(x),
+    )
