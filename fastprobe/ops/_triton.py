@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.errors import BackendError
 from fastprobe.ops import _tuning
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -46,7 +47,7 @@ def refuses(tensors: Iterable[Tensor], rows: Iterable[Tensor]) -> str | None:
         return f"a tensor is on {device}, not on an NVIDIA GPU"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; `pip install triton`"
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.compiler.is_compiling():  # which cannot ask a driver; `_capability` will
         return _device_refuses(device)
     return None
 
@@ -155,4 +156,6 @@ def _(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Sequence[
 
 @functools.cache
 def _capability(device: torch.device) -> tuple[int, int] | None:
+    if device.type == "cuda" and (reason := _device_refuses(device)):
+        raise BackendError(f"backend 'triton': {reason}")
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None

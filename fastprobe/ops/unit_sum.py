@@ -12,6 +12,10 @@ from fastprobe.ops import _native
 from fastprobe.ops._operation import operation
 
 ROWS = 2048
+"""Rows of a part, few enough to be in a CPU's cache twice."""
+
+ROWS_ON_A_GPU = 65_536
+"""There a part costs the wait for one number, and reading rows twice costs little beside products of them."""
 
 
 class UnitSum(NamedTuple):
@@ -50,7 +54,8 @@ def unit_sum(rows: Tensor, valid: Tensor) -> UnitSum:
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     count = torch.zeros((), dtype=torch.int64, device=rows.device)
     finite = torch.ones((), dtype=torch.bool, device=rows.device)
-    for part, counts in zip(rows.split(ROWS), valid.split(ROWS), strict=True):  # few enough to be in a cache twice
+    length = ROWS if rows.device.type == "cpu" else ROWS_ON_A_GPU
+    for part, counts in zip(rows.split(length), valid.split(length), strict=True):
         norms = torch.linalg.vector_norm(part, dim=1, dtype=wide)
         fine = norms.isfinite()
         finite &= (fine | ~counts).all()

@@ -66,7 +66,7 @@ def test_within_the_gate(backend, dtype, shape, residual_rows, randn):
     n, d = shape
     if backend == "triton" and n * d > 50_000:
         pytest.skip(
-            "triton: takes minutes in the interpreter; tests/kernels/test_gram.py has several slots of few rows"
+            "triton: takes minutes in the interpreter; tests/kernels/test_gram_triton.py has several slots of few rows"
         )
     x, y = residual_rows(n, d, dtype), randn(n, d + 3, dtype=dtype)
     if reason := gram_.refusals(*arguments(x, y, one_fold(x)))[backend]:

@@ -43,7 +43,7 @@ def assert_within_gate(got, x, y, gate=GATE):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [1, 3, 65, 385])
 def test_any_width(dtype, width, residual_rows, randn):
-    x, y = residual_rows(70, width, dtype), randn(70, 2, dtype=dtype)
+    x, y = residual_rows(50, width, dtype), randn(50, 2, dtype=dtype)
 
     got = moments(x, y, config=GramConfig())
 
@@ -51,7 +51,7 @@ def test_any_width(dtype, width, residual_rows, randn):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("n", [1, 63, 129, 300, 700])
+@pytest.mark.parametrize("n", [1, 63, 129, 300])
 def test_any_number_of_rows(dtype, n, residual_rows, randn):
     x, y = residual_rows(n, 20, dtype), randn(n, 9, dtype=dtype)
 
@@ -83,9 +83,9 @@ def test_rows_of_no_fold_do_not_matter_whatever_they_hold(dtype, pooled, residua
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("origin", [30.0, 29.37])
 def test_products_are_about_origins_with_every_digit(dtype, origin, randn):
-    x, y = (randn(500, 70) + 30).to(dtype), randn(500, 9, dtype=dtype)
+    x, y = (randn(200, 20) + 30).to(dtype), randn(200, 9, dtype=dtype)
     x[::100] = x[::100] * 0.01  # far from the origin: more digits than two bfloat16 numbers have
-    origins = [torch.full((70,), origin, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)]
+    origins = [torch.full((20,), origin, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)]
     origins[0][3:] = 0
 
     got = moments(x, y, origins=origins)
@@ -112,21 +112,21 @@ def test_two_planes_are_a_preview(residual_rows, randn):
 
 
 def test_the_same_rows_give_the_same_bits(residual_rows, randn):
-    x, y = residual_rows(700, 70), randn(700, 20, dtype=torch.bfloat16)
-    fold = torch.arange(700) % 3
+    x, y = residual_rows(300, 20), randn(300, 9, dtype=torch.bfloat16)
+    fold = torch.arange(300) % 2
 
-    assert all(map(torch.equal, moments(x, y, fold, folds=3), moments(x, y, fold, folds=3)))
+    assert all(map(torch.equal, moments(x, y, fold, folds=2), moments(x, y, fold, folds=2)))
 
 
 @pytest.mark.parametrize("name", ["PLANES", "WORKSPACE"])
 def test_what_does_not_fit_into_memory_is_added_part_by_part(name, monkeypatch, residual_rows, randn):
-    x, y = residual_rows(700, 70), randn(700, 20, dtype=torch.float32)
-    fold = torch.arange(700) % 3
-    whole = moments(x, y, fold, folds=3)
+    x, y = residual_rows(300, 20), randn(300, 9, dtype=torch.bfloat16)
+    fold = torch.arange(300) % 2
+    whole = moments(x, y, fold, folds=2)
 
     monkeypatch.setattr(gram, name, 1)
 
-    for parts, once in zip(moments(x, y, fold, folds=3), whole, strict=True):
+    for parts, once in zip(moments(x, y, fold, folds=2), whole, strict=True):
         torch.testing.assert_close(parts, once, rtol=1e-6, atol=1e-6 * float(once.abs().max()))
 
 
