@@ -307,13 +307,8 @@ def _add(
 
 def _readable(block: Tensor) -> Tensor:
     """The block itself where 16 bytes of a row can be read at once, else a copy with zeros up to such a width."""
-    size = block.element_size()
-    if (
-        block.stride(1) == 1
-        and block.data_ptr() % 16 == 0
-        and block.stride(0) * size % 16 == 0
-        and block.shape[1] % 8 == 0
-    ):
+    strides = block.stride(1) == 1 and block.stride(0) % 8 == 0
+    if strides and block.data_ptr() % 16 == 0 and block.shape[1] % 8 == 0:
         return block
     copy = block.new_zeros(len(block), triton.cdiv(block.shape[1], 8) * 8)
     copy[:, : block.shape[1]] = block

@@ -71,7 +71,7 @@ def score_kernel(
 ):
     many = tl.cdiv(K, BLOCK_K)
     tile = tl.program_id(0) % many
-    # int64: n times a stride may pass 2^31.
+    # int64: a number of rows or planes times what one takes may pass 2^31.
     n = (tl.program_id(0) // many).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
     counts = (n < N)[:, None]
@@ -85,8 +85,8 @@ def score_kernel(
         part = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
         for piece in tl.static_range(CHAIN // BLOCK_D):
             d = chain * CHAIN + piece * BLOCK_D + tl.arange(0, BLOCK_D)
-            x = tl.load(x_rows + i * plane_x + d[None, :], mask=counts & (d < D)[None, :], other=0.0)
-            w_rows = w_ptr + (j * D + d)[:, None] * columns
+            x = tl.load(x_rows + i.to(tl.int64) * plane_x + d[None, :], mask=counts & (d < D)[None, :], other=0.0)
+            w_rows = w_ptr + (j.to(tl.int64) * D + d)[:, None] * columns
             w = tl.load(w_rows + k[None, :], mask=(d < D)[:, None] & (k < columns)[None, :], other=0.0)
             part = tl.dot(x.to(OPERAND), w.to(OPERAND), part)
         p += part

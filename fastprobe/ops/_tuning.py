@@ -26,7 +26,7 @@ _timer: ContextVar[Timer | None] = ContextVar("timer", default=None)
 
 def cache_file() -> Path:
     """Where measurements are kept: ``fastprobe/tuning.json`` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastprobe" / "tuning.json"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fastprobe" / "tuning.json"
 
 
 def device_seconds(run: Callable[[], object]) -> float:
@@ -87,7 +87,6 @@ def choose(
         return configs[0]
     seconds = {name: timer(lambda config=config: run(config)) for name, config in known.items()}  # type: ignore[misc]
     best = min(seconds, key=lambda name: seconds[name])
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_measured(path) | {key: best}, indent=1))
     _read.pop(path, None)

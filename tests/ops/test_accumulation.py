@@ -9,12 +9,13 @@ import itertools
 import numpy as np
 import pytest
 
-from fastprobe.tensor_core import gram
+from fastprobe import tensor_core
 
 pytest.importorskip("triton")
 
+from fastprobe.kernels import gram, score
 from fastprobe.kernels._planes import CHAIN
-from fastprobe.kernels.gram import FLUSH, configs
+from fastprobe.kernels.gram import FLUSH
 
 GATE = 1e-6
 
@@ -28,7 +29,7 @@ def error(x, chain):
     """Largest error of an entry of x^T x over sqrt(G_ii G_jj)."""
     exact = x.T.astype(float) @ x
     norms = np.sqrt(exact.diagonal())
-    return (np.abs(gram(x, x, chain=chain, flush=FLUSH) - exact) / np.outer(norms, norms)).max()
+    return (np.abs(tensor_core.gram(x, x, chain=chain, flush=FLUSH) - exact) / np.outer(norms, norms)).max()
 
 
 @pytest.fixture
@@ -65,7 +66,8 @@ def unexplained(moments):
 
 
 def test_every_configuration_keeps_to_the_chain_that_is_tested_here():
-    assert all(c.chain <= CHAIN for at in ((8, 0), (9, 0), (10, 0), None) for c in configs(at))
+    for at in ((8, 0), (9, 0), (10, 0), None):
+        assert all(config.chain <= CHAIN for config in (*gram.configs(at), *score.configs(at)))
 
 
 def test_the_chain_keeps_the_gate_and_twice_as_long_a_one_does_not(rows):
@@ -95,7 +97,7 @@ def test_r2_from_moments_keeps_its_gate_and_loses_it_in_long_chains():
     exact = unexplained(data.T.astype(float) @ data)
 
     def off(chain):
-        return abs(unexplained(gram(data, data, chain=chain, flush=FLUSH)) / exact - 1)
+        return abs(unexplained(tensor_core.gram(data, data, chain=chain, flush=FLUSH)) / exact - 1)
 
     assert exact == pytest.approx(1e-3, rel=0.05)
     assert off(CHAIN) <= 1e-3
