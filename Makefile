@@ -55,10 +55,12 @@ resources: $(VENV)/dev
 # For a machine that has torch, Triton, pytest and pytest-benchmark, but no package index: nothing is installed. Where a
 # compiler is missing its kernels are left out, and the table says so.
 GPU_ENV = TRITON_INTERPRET=0 PYTHONPATH=$(CURDIR) PYTHONUNBUFFERED=1
-GPU_OUT ?= benchmarks/results/latest.json
+GPU_BENCH = $(GPU_ENV) timeout $(1) $(PYTHON) -m pytest $(2) -q -o python_files='bench_*.py' -o python_functions='bench_*' \
+	--benchmark-json=$(3) && $(PYTHON) benchmarks/report.py $(3)
+GPU_OUT ?= benchmarks/results/latest
 gpu:
 	-$(PYTHON) setup.py --quiet build_ext --inplace --build-temp build/native --build-lib build/native
-	-$(GPU_ENV) $(PYTHON) -m pytest tests -m gpu -q
-	$(GPU_ENV) timeout 330 $(PYTHON) -m pytest benchmarks/bench_gpu.py benchmarks/bench_fit.py -o python_files='bench_*.py' \
-		-o python_functions='bench_*' -q --benchmark-json=$(GPU_OUT)
-	$(PYTHON) benchmarks/report.py $(GPU_OUT) | tee $(GPU_OUT:.json=.md)
+	-$(GPU_ENV) timeout 120 $(PYTHON) -m pytest tests -m gpu -q
+	$(call GPU_BENCH,240,benchmarks/bench_gpu.py,$(GPU_OUT).json) > $(GPU_OUT).md
+	-$(call GPU_BENCH,90,benchmarks/bench_fit.py,$(GPU_OUT)-fit.json) >> $(GPU_OUT).md
+	cat $(GPU_OUT).md
