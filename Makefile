@@ -45,7 +45,7 @@ sanitize-%: $(VENV)/dev
 		rm fastprobe/_cpu.*; $(MAKE) compile; exit $$passed
 
 bench: $(VENV)/dev
-	$(BIN)/python -m pytest benchmarks -m 'not slow' -o python_files='bench_*.py' -o python_functions='bench_*' \
+	$(BIN)/python -m pytest benchmarks -m 'not slow and not gpu' -o python_files='bench_*.py' -o python_functions='bench_*' \
 		--benchmark-json=benchmarks/results/latest.json
 	$(BIN)/python benchmarks/report.py benchmarks/results/latest.json
 

@@ -1,7 +1,8 @@
 """Our kernels on a GPU against what torch does there (``make gpu``). First of all: does the card add as we think?
 
-On a machine without a GPU everything here runs once at tiny sizes in Triton's interpreter, so that a slip of the pen
-does not cost time on a card. Rates count the operations that a task needs: the triangle of x^T x once.
+On a machine without a GPU everything here runs at tiny sizes in Triton's interpreter, so that a slip of the pen does
+not cost time on a card: ``TRITON_INTERPRET=1``, and no number of it means anything.
+Rates count the operations that a task needs: the triangle of x^T x once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from fastprobe.ops import gram_, score
 pytest.importorskip("triton")
 
 from fastprobe.kernels import gram as kernels
+
+pytestmark = pytest.mark.gpu
 
 ON_GPU = DEVICE.type == "cuda"
 TOKENS = 2**20 if ON_GPU else 128
@@ -92,7 +95,7 @@ def _flops(tokens: int, pairs: Pairs) -> int:
 @pytest.mark.benchmark(group="sums in the tensor core")
 def bench_chain_model(benchmark: Any) -> None:
     """Are the sums of a chain those of ``fastprobe.tensor_core``, bit for bit? Counted for each length."""
-    rows = torch.rand(2**12, 32, generator=generator(), device=DEVICE).add(1).to(torch.bfloat16)
+    rows = torch.randn(2**12, 32, generator=generator(), device=DEVICE).to(torch.bfloat16)
     host = rows.float().cpu().numpy()
     found = []
     for chain in (128, 256, 512):
