@@ -22,7 +22,6 @@
 namespace fastprobe {
 
 constexpr int GRAM_THREADS = 3 * 128;  // a producer, two consumers
-constexpr int GRAM_SHARED = STAGES * STAGE_BYTES + ATOM_BYTES;  // the last for aligning the first
 
 struct GramArguments {
     CUtensorMap rows[MAX_BLOCKS];      // as the caller has them

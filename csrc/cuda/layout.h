@@ -22,6 +22,7 @@ constexpr int STAGES = 3;
 constexpr int STEP = 16;                             // tokens of one wgmma
 constexpr int STEPS = SLAB / STEP;
 constexpr int ATOM_BYTES = 8 * ROW_BYTES;            // 8 rows: the swizzle's period, 1,024 bytes
+constexpr int GRAM_SHARED = STAGES * STAGE_BYTES + ATOM_BYTES;  // the last, so that the ring can begin at an atom
 constexpr int ACCUMULATORS = BOX * TILE / 128;       // float32 registers of a thread for 64 x 128
 
 // One copy: 64 columns of a slab, from column and row of a block on, to an address in shared memory.

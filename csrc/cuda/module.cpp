@@ -81,7 +81,7 @@ void call_rows(const RowsArguments& block, uintptr_t index, uintptr_t fold_slabs
 PYBIND11_MODULE(_cuda, m) {
     m.doc() = "Kernels in CUDA C++; fastprobe.ops calls them.";
     m.attr("INTERFACE") = 1;  // fastprobe/ops/_cuda.py has the same number
-    m.attr("ARCHITECTURES") = FASTPROBE_ARCHITECTURES;  // compute capabilities with machine code here: "8.0 9.0a"
+    m.attr("ARCHITECTURES") = FASTPROBE_ARCHITECTURES;  // compute capabilities with machine code here: "8.0,9.0a"
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("bfloat16"), py::arg("n"), py::arg("positions"),
           py::arg("is_gathered"), py::arg("pairs"), py::arg("splits"), py::arg("folds"), py::arg("fold_slabs"),
           py::arg("workspace"), py::arg("weight"), py::arg("device"), py::arg("stream"));

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def library() -> Any:
     return library if getattr(library, "INTERFACE", 0) == INTERFACE else None
 
 
-# -- what the kernels take ----------------------------------------------------------------------------------------------
+# -- what the kernels take ---------------------------------------------------------------------------------------------
 
 
 def gram_refuses(
@@ -114,7 +115,7 @@ def _moves(origin: Tensor) -> bool:
 def _cannot_run(device: torch.device, exact: bool) -> str | None:
     """Why this build does not run on this device, or ``None``; once a device and kernel it is tried against torch."""
     capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
-    built = library().ARCHITECTURES.split()
+    built = library().ARCHITECTURES.split(",")
     if not exact and capability != "9.0":
         return f"wgmma is for compute capability 9.0; {device} has {capability}"
     if capability not in (name.rstrip("a") for name in built):
@@ -176,11 +177,12 @@ def folds_of(grams: Sequence[Tensor], sums: Sequence[Tensor | None], squares: Se
     return min((len(t) for t in by_fold), default=1)
 
 
-class Slabs(NamedTuple):
+@dataclass(frozen=True)
+class Slabs:
     """Rows in the order of their folds, each fold filled up to whole slabs."""
 
-    index: Tensor  # (positions,) int32: the row at a position, -1 for none
-    fold_slabs: Tensor  # (folds + 1,) int32: the first slab of each fold, and the end of the last
+    row: Tensor  # (positions,) int32: the row at a position, -1 for none
+    first: Tensor  # (folds + 1,) int32: the first slab of each fold, and the end of the last
 
 
 def slabs_of(fold: Tensor, folds: int) -> Slabs:
@@ -238,7 +240,8 @@ class _Call:
         exact: bool,
     ):
         self._rows, self._fold, self._folds, self._weight, self._exact = rows, fold, folds, weight, exact
-        self._index, self._fold_slabs = slabs_of(fold, folds)
+        slabs = slabs_of(fold, folds)
+        self._index, self._fold_slabs = slabs.row, slabs.first
         self._slabs = max(1, len(fold) // SLAB // folds)  # of one fold, about
         self._processors = torch.cuda.get_device_properties(fold.device).multi_processor_count
         self._where = {"device": fold.device.index, "stream": torch.cuda.current_stream().cuda_stream}

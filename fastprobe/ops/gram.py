@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops import _native
+from fastprobe.ops import _cuda, _native
 from fastprobe.ops._operation import operation
 from fastprobe.ops._rows import pick_rows
 
@@ -40,6 +40,7 @@ def _check(
     origins: Sequence[Tensor],
     *,
     weight: float = 1.0,
+    exact: bool = False,
 ) -> None:
     if fold.ndim != 1 or fold.dtype != torch.int64:
         raise ShapeError(f"gram_: fold must be (N,) int64, got {tuple(fold.shape)} {fold.dtype}")
@@ -84,6 +85,7 @@ def gram_(
     origins: Sequence[Tensor],
     *,
     weight: float = 1.0,
+    exact: bool = False,
 ) -> None:
     """Add the products of column blocks, fold by fold, to float64 sums, in place.
 
@@ -94,6 +96,7 @@ def gram_(
 
     Of a pair (i, i) only the upper triangle is part of the contract. 16-bit rows are widened before anything is
     done with them; products of float32 rows are summed in float32 over at most ``FLUSH`` rows, all else in float64.
+    With ``exact``, or beside a block of float64 rows, everything is widened to float64 first.
 
     Args:
         grams: one ``(F, D_i, D_j)`` float64 a pair; ``(1, D_i, D_j)`` pools all folds.
@@ -105,6 +108,7 @@ def gram_(
         origins: one ``(D_i,)`` float64 a block; near the mean of its rows where that is many standard deviations from
             zero, so that float32 digits are kept for what varies, and zero elsewhere: rows about zero are not copied.
         weight: 1 adds rows, -1 takes them out again.
+        exact: for audits: multiply in float64 whatever the rows are.
 
     Raises:
         ShapeError: an argument does not match ``rows`` or ``fold``.
@@ -114,7 +118,7 @@ def gram_(
         if f < 0:
             continue
         for chunk in (fold == f).nonzero().flatten().split(FLUSH):
-            packed = _Packed(rows, chunk, origins, scratch)
+            packed = _Packed(rows, chunk, origins, scratch, exact)
             for gram, (left, right) in zip(grams, pairs, strict=True):
                 out = gram[f if len(gram) > 1 else 0]
                 if left == right:
@@ -126,6 +130,10 @@ def gram_(
                     total[f].add_(packed.sums(i), alpha=weight)
                 if square is not None:
                     square[f].add_(packed.squares(i), alpha=weight)
+
+
+def _is_exact(rows: Sequence[Tensor], exact: bool) -> bool:
+    return exact or any(block.dtype == torch.float64 for block in rows)
 
 
 class _Scratch:
@@ -146,8 +154,10 @@ class _Scratch:
 class _Packed:
     """Some rows of every block about their origins: the caller's own memory where nothing has to be done to it."""
 
-    def __init__(self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch):
-        wide = torch.float64 if any(block.dtype == torch.float64 for block in rows) else torch.float32
+    def __init__(
+        self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch, exact: bool
+    ):
+        wide = torch.float64 if _is_exact(rows, exact) else torch.float32
         self._blocks: list[Tensor] = []
         for i, (block, origin) in enumerate(zip(rows, origins, strict=True)):
             raw = pick_rows(block, chunk)
@@ -197,7 +207,10 @@ def _cpu_refuses(
     origins: Sequence[Tensor],
     *,
     weight: float = 1.0,
+    exact: bool = False,
 ) -> str | None:
+    if exact:
+        return "the C++ kernels multiply in float32"
     totals = [total for total in (*sums, *squares) if total is not None]
     if reason := _native.not_on_a_cpu((*grams, *totals, fold, *origins)):
         return reason
@@ -219,6 +232,7 @@ def _cpu(
     origins: Sequence[Tensor],
     *,
     weight: float = 1.0,
+    exact: bool = False,
 ) -> None:
     """``csrc/cpu/gram.cpp``: sums of 128 rows in registers, of 2,048 in float32, the rest in float64."""
     about = [origin.float() if origin.any() else None for origin in origins]  # kept here while C++ reads it
@@ -243,3 +257,35 @@ def _cpu(
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _cuda_refuses(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+    exact: bool = False,
+) -> str | None:
+    return _cuda.gram_refuses(grams, sums, squares, rows, fold, origins, _is_exact(rows, exact))
+
+
+@gram_.register("cuda", unless=_cuda_refuses)
+def _on_cuda(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+    exact: bool = False,
+) -> None:
+    """``csrc/cuda/gram.cu``: 16-bit rows on Hopper's wgmma, sums of 128 rows in it; any rows in float64 if exact."""
+    _cuda.gram_(grams, sums, squares, rows, pairs, fold, origins, weight, _is_exact(rows, exact))

@@ -16,23 +16,21 @@ namespace {
 // What a launch does, with the numbers that a kernel would have in its registers handed in.
 class PlanOnHost {
    public:
-    // left, right, their widths, gram (folds, left width, right width), folds
-    using PairArguments = std::tuple<int, int, int, int, py::array_t<double>, int>;
+    // As csrc/cuda/module.cpp has it: left, right, their widths, address, fold stride, row stride, folds
+    using PairArguments = std::tuple<int, int, int, int, uintptr_t, int64_t, int64_t, int>;
 
-    PlanOnHost(const std::vector<PairArguments>& pairs, int tile, int splits, std::vector<int> fold_slabs, double weight)
-        : tile_(tile), fold_slabs_(std::move(fold_slabs)) {
-        for (const auto& [left, right, left_width, right_width, gram, folds] : pairs) {
-            auto out = gram;  // shares its memory
-            plan_.pairs[plan_.pair_count++] = {left, right, left_width, right_width, out.mutable_data(),
-                                               out.strides(0) / 8, out.strides(1) / 8, folds, 0};
-        }
+    PlanOnHost(const std::vector<PairArguments>& pairs, int tile, int splits, int folds, uintptr_t fold_slabs,
+               uintptr_t workspace, double weight)
+        : tile_(tile) {
+        for (const auto& [left, right, left_width, right_width, gram, fold_stride, row_stride, pair_folds] : pairs)
+            plan_.pairs[plan_.pair_count++] = {left,        right,      left_width, right_width, (double*)gram,
+                                               fold_stride, row_stride, pair_folds, 0};
         plan_.units = number_units(plan_.pairs, plan_.pair_count, tile);
         plan_.splits = splits;
-        plan_.folds = int(fold_slabs_.size()) - 1;
-        plan_.fold_slabs = fold_slabs_.data();
+        plan_.folds = folds;
+        plan_.fold_slabs = reinterpret_cast<const int*>(fold_slabs);
+        plan_.workspace = reinterpret_cast<double*>(workspace);
         plan_.weight = weight;
-        workspace_.assign(size_t(plan_.items()) * tile * tile, 1e300);  // poison: every number must be written
-        plan_.workspace = workspace_.data();
     }
 
     int items() const { return plan_.items(); }
@@ -42,6 +40,11 @@ class PlanOnHost {
     std::tuple<int, int, int, int, int, bool> work(int index) const {
         const Work work = work_at(plan_, tile_, index);
         return {work.item.pair, work.item.row, work.item.column, work.slabs.begin, work.slabs.end, work.diagonal};
+    }
+
+    std::tuple<int, int> blocks(int index) const {
+        const Work work = work_at(plan_, tile_, index);
+        return {work.pair.left, work.pair.right};
     }
 
     // block, column, row, address
@@ -70,8 +73,6 @@ class PlanOnHost {
 
    private:
     int tile_;
-    std::vector<int> fold_slabs_;
-    std::vector<double> workspace_;
     Plan plan_{};
 };
 
@@ -85,14 +86,20 @@ double sum_of_chains(py::array_t<float> chains) {
 
 PYBIND11_MODULE(layout, m) {
     py::class_<PlanOnHost>(m, "Plan")
-        .def(py::init<std::vector<PlanOnHost::PairArguments>, int, int, std::vector<int>, double>(), py::arg("pairs"),
-             py::arg("tile"), py::arg("splits"), py::arg("fold_slabs"), py::arg("weight"))
+        .def(py::init<std::vector<PlanOnHost::PairArguments>, int, int, int, uintptr_t, uintptr_t, double>(),
+             py::arg("pairs"), py::arg("tile"), py::arg("splits"), py::arg("folds"), py::arg("fold_slabs"),
+             py::arg("workspace"), py::arg("weight"))
         .def_property_readonly("items", &PlanOnHost::items)
         .def_property_readonly("units", &PlanOnHost::units)
         .def("work", &PlanOnHost::work)
+        .def("blocks", &PlanOnHost::blocks)
         .def("boxes", &PlanOnHost::boxes)
         .def("put", &PlanOnHost::put)
         .def("add_parts", &PlanOnHost::add_parts);
+    m.def("slabs_of", [](std::vector<int> fold_slabs, int fold, int split, int splits) {
+        const Slabs slabs = slabs_of(fold_slabs.data(), fold, fold + 1, split, splits);
+        return std::pair(slabs.begin, slabs.end);
+    });
     m.def("sum_of_chains", &sum_of_chains);
     m.def("left_operand", py::vectorize(left_operand));
     m.def("right_operand", py::vectorize(right_operand));
@@ -111,7 +118,7 @@ PYBIND11_MODULE(layout, m) {
     m.def("c_row", py::vectorize(c_row));
     m.def("c_column", py::vectorize(c_column));
     for (const auto& [name, value] : std::vector<std::pair<const char*, int>>{
-             {"TILE", TILE}, {"SLAB", SLAB}, {"STAGES", STAGES}, {"STAGE_BYTES", STAGE_BYTES}, {"STEPS", STEPS},
+             {"TILE", TILE}, {"SLAB", SLAB}, {"STAGES", STAGES}, {"STAGE_BYTES", STAGE_BYTES}, {"STEPS", STEPS}, {"GRAM_SHARED", GRAM_SHARED},
              {"EXACT_TILE", EXACT_TILE}, {"EXACT_DEPTH", EXACT_DEPTH}, {"EXACT_STRIDE", EXACT_STRIDE},
              {"EXACT_THREADS", EXACT_THREADS}, {"MAX_PAIRS", MAX_PAIRS}})
         m.attr(name) = value;

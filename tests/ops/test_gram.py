@@ -284,5 +284,5 @@ def test_arguments_that_do_not_fit_are_named(change, message):
 def test_a_forced_backend_never_falls_back():
     x = torch.ones(4, 2)
 
-    with pytest.raises(BackendError, match=r"gram_ has no cuda implementation in this version; .* run on: .*torch"):
+    with pytest.raises(BackendError, match=r"cuda': a tensor is on cpu, not on a GPU; .* run on: .*torch"):
         gram_.on("cuda")(*arguments(x, x, one_fold(x)))
