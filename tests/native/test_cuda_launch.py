@@ -193,7 +193,7 @@ def test_every_refusal_says_why(hopper, on_gpu, monkeypatch):
     assert reason([x], grams=[gram.mT]) == "the columns of a gram do not lie side by side"
     assert reason([on_gpu(10, 0)]) == "a block of rows has no columns"
     monkeypatch.setattr(_cuda, "_moves", lambda origin: True)
-    assert reason([x], origins=[gram[0, 0]]).startswith("rows about an origin have more digits than 16 bits hold")
+    assert reason([x], origins=[on_gpu(8)]).startswith("rows about an origin have more digits than 16 bits hold")
 
 
 def test_a_gpu_that_the_build_is_not_for_is_named(hopper, on_gpu, monkeypatch):
