@@ -110,12 +110,15 @@ void gram_exact(const std::vector<AnyRows>& blocks, const int* index, const Plan
     add_up(plan, EXACT_TILE, stream_of(launch));
 }
 
-void rows(const AnyRows& block, const int* index, const int* fold_slabs, int folds, int splits, const int* is_gathered,
-          void* gathered, int64_t gathered_stride, double* sums, Launch launch) {
+void rows(const AnyRows& block, const int* columns, int width, const int* index, const int* fold_slabs, int folds,
+          int splits, const int* is_gathered, void* gathered, int64_t gathered_stride, bool low, double* sums,
+          Launch launch) {
     const Device device(launch.device);
-    const RowsArguments arguments{as_rows(block), index,           fold_slabs, splits, is_gathered,
-                                  static_cast<uint16_t*>(gathered), gathered_stride, sums};
-    const dim3 grid(folds * splits, (block.width + ROWS_COLUMNS - 1) / ROWS_COLUMNS);
+    const RowsArguments arguments{as_rows(block), columns,     width,
+                                  index,          fold_slabs,  splits,
+                                  is_gathered,    static_cast<uint16_t*>(gathered),
+                                  gathered_stride, low,        sums};
+    const dim3 grid(folds * splits, (width + ROWS_COLUMNS - 1) / ROWS_COLUMNS);
     rows_kernel<<<grid, ROWS_WARPS * 32, 0, stream_of(launch)>>>(arguments);
     check(cudaGetLastError());
 }

@@ -33,7 +33,8 @@ struct Launch {
 void gram(const std::vector<Block>& blocks, bool bfloat16, int rows, int positions, const int* is_gathered,
           const Plan& plan, Launch launch);
 void gram_exact(const std::vector<AnyRows>& blocks, const int* index, const Plan& plan, Launch launch);
-void rows(const AnyRows& block, const int* index, const int* fold_slabs, int folds, int splits, const int* is_gathered,
-          void* gathered, int64_t gathered_stride, double* sums, Launch launch);
+void rows(const AnyRows& block, const int* columns, int width, const int* index, const int* fold_slabs, int folds,
+          int splits, const int* is_gathered, void* gathered, int64_t gathered_stride, bool low, double* sums,
+          Launch launch);
 
 }  // namespace fastprobe

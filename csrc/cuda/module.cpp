@@ -68,12 +68,13 @@ void call_gram_exact(const std::vector<RowsArguments>& block_arguments, uintptr_
     gram_exact(blocks, pointer<int>(index), plan, {device, stream});
 }
 
-void call_rows(const RowsArguments& block, uintptr_t index, uintptr_t fold_slabs, int folds, int splits,
-               uintptr_t is_gathered, uintptr_t gathered, int64_t gathered_stride, uintptr_t sums, int device,
-               uintptr_t stream) {
+void call_rows(const RowsArguments& block, uintptr_t columns, int width, uintptr_t index, uintptr_t fold_slabs, int folds,
+               int splits, uintptr_t is_gathered, uintptr_t gathered, int64_t gathered_stride, bool low, uintptr_t sums,
+               int device, uintptr_t stream) {
     py::gil_scoped_release release;
-    rows(any_rows(block), pointer<int>(index), pointer<int>(fold_slabs), folds, splits, pointer<int>(is_gathered),
-         pointer<void>(gathered), gathered_stride, pointer<double>(sums), {device, stream});
+    rows(any_rows(block), pointer<int>(columns), width, pointer<int>(index), pointer<int>(fold_slabs), folds, splits,
+         pointer<int>(is_gathered), pointer<void>(gathered), gathered_stride, low, pointer<double>(sums),
+         {device, stream});
 }
 
 }  // namespace
@@ -88,7 +89,7 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("gram_exact", &call_gram_exact, py::arg("blocks"), py::arg("index"), py::arg("pairs"), py::arg("splits"),
           py::arg("folds"), py::arg("fold_slabs"), py::arg("workspace"), py::arg("weight"), py::arg("device"),
           py::arg("stream"));
-    m.def("rows", &call_rows, py::arg("block"), py::arg("index"), py::arg("fold_slabs"), py::arg("folds"),
-          py::arg("splits"), py::arg("is_gathered"), py::arg("gathered"), py::arg("gathered_stride"), py::arg("sums"),
-          py::arg("device"), py::arg("stream"));
+    m.def("rows", &call_rows, py::arg("block"), py::arg("columns"), py::arg("width"), py::arg("index"),
+          py::arg("fold_slabs"), py::arg("folds"), py::arg("splits"), py::arg("is_gathered"), py::arg("gathered"),
+          py::arg("gathered_stride"), py::arg("low"), py::arg("sums"), py::arg("device"), py::arg("stream"));
 }

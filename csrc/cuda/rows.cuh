@@ -1,14 +1,16 @@
-// Rows of any floating dtype and any strides: read as float64, gathered fold after fold, summed.
+// Rows of any floating dtype and any strides: read as float64 about an origin, gathered fold after fold, summed.
 //
 // Layout     index[position] is the row at a position of the gathered order, or -1 for an empty one; slabs of 128
-//            positions belong to one fold.
+//            positions belong to one fold. Of 16-bit rows about an origin two planes are gathered.
 // Work       A warp reads 32 columns of one row; a block of threads one part of a fold's rows.
-// Precision  float64 throughout. Each (fold, part, column) has one owner; the caller adds up the parts.
+// Precision  float64 throughout; each (fold, part, column) has one owner, and the caller adds up the parts. The difference
+//            of two 16-bit numbers, rounded to 16 bits, leaves an error that is a 16-bit number: two planes hold it all.
 // Floor      One read of the rows; one write where they are gathered.
 //
 // It has not run on a GPU yet: `make gpu` is to be the first command.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "plan.h"
@@ -32,6 +34,16 @@ struct Rows {
         return origin ? value - origin[column] : value;
     }
 
+    // The 16-bit number next to a value, or, as the low plane, next to what that one leaves.
+    __device__ uint16_t plane(double value, bool low) const {
+        if (dtype == Dtype::BFLOAT16) {
+            const __nv_bfloat16 high = __float2bfloat16_rn(float(value));
+            return __bfloat16_as_ushort(low ? __float2bfloat16_rn(float(value - double(__bfloat162float(high)))) : high);
+        }
+        const __half high = __float2half_rn(float(value));
+        return __half_as_ushort(low ? __float2half_rn(float(value - double(__half2float(high)))) : high);
+    }
+
    private:
     __device__ double raw(int64_t here) const {
         switch (dtype) {
@@ -45,12 +57,15 @@ struct Rows {
 
 struct RowsArguments {
     Rows rows;
+    const int* columns;  // which ones, or nullptr for all
+    int width;           // how many these are
     const int* index;
     const int* fold_slabs;  // (folds + 1)
     int splits;
     const int* is_gathered;  // whether a copy is wanted
     uint16_t* gathered;      // nullptr: never; else (positions, gathered_stride), for 16-bit rows
     int64_t gathered_stride;
+    bool low;      // the low plane
     double* sums;  // nullptr, or (folds, splits, 2, width): of the numbers, of their squares
 };
 
@@ -65,28 +80,26 @@ __global__ void __launch_bounds__(ROWS_WARPS * 32) rows_kernel(const __grid_cons
     const int fold = blockIdx.x / arguments.splits, split = blockIdx.x % arguments.splits;
     const Slabs slabs = slabs_of(arguments.fold_slabs, fold, fold + 1, split, arguments.splits);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.y * ROWS_COLUMNS + lane;
+    const bool inside = column < arguments.width;
+    const int from = !inside ? rows.width : arguments.columns ? arguments.columns[column] : column;
     double sum = 0, square = 0;
 #pragma unroll 4
     for (int position = slabs.begin * SLAB + warp; position < slabs.end * SLAB; position += ROWS_WARPS) {
-        const int row = arguments.index[position];
-        if (gathers && column < rows.width)
-            arguments.gathered[position * arguments.gathered_stride + column] =
-                row < 0 ? 0 : static_cast<const uint16_t*>(rows.data)[row * rows.row_stride + column * rows.column_stride];
-        if (arguments.sums) {
-            const double value = rows.at(row, column);
-            sum += value;
-            square += value * value;
-        }
+        const double value = rows.at(arguments.index[position], from);
+        if (gathers && inside)
+            arguments.gathered[position * arguments.gathered_stride + column] = rows.plane(value, arguments.low);
+        sum += value;
+        square += value * value;
     }
     if (!arguments.sums) return;
     __shared__ double partial[2][ROWS_WARPS][ROWS_COLUMNS];
     partial[0][warp][lane] = sum;
     partial[1][warp][lane] = square;
     __syncthreads();
-    if (warp >= 2 || column >= rows.width) return;
+    if (warp >= 2 || !inside) return;
     double total = 0;
     for (int w = 0; w < ROWS_WARPS; ++w) total += partial[warp][w][lane];
-    arguments.sums[(int64_t(blockIdx.x) * 2 + warp) * rows.width + column] = total;
+    arguments.sums[(int64_t(blockIdx.x) * 2 + warp) * arguments.width + column] = total;
 }
 
 }  // namespace fastprobe

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops import _cuda, _native
+from fastprobe.ops import _cuda, _cuda_gram, _native
 from fastprobe.ops._operation import operation
 from fastprobe.ops._rows import pick_rows
 
@@ -288,4 +288,4 @@ def _on_cuda(
     exact: bool = False,
 ) -> None:
     """``csrc/cuda/gram.cu``: 16-bit rows on Hopper's wgmma, sums of 128 rows in it; any rows in float64 if exact."""
-    _cuda.gram_(grams, sums, squares, rows, pairs, fold, origins, weight, _is_exact(rows, exact))
+    _cuda_gram.gram_(grams, sums, squares, rows, pairs, fold, origins, weight, _is_exact(rows, exact))

@@ -18,7 +18,7 @@ import numpy as np
 import pybind11
 import torch
 
-from fastprobe.ops._cuda import DTYPES, EXACT_TILE, SLAB, TILE
+from fastprobe.ops._cuda_gram import DTYPES, EXACT_TILE, SLAB, TILE
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "native" / "layout.cpp"
@@ -163,17 +163,33 @@ class HostLibrary:
         self._layout = layout
 
     def rows(
-        self, block, index, fold_slabs, folds, splits, is_gathered, gathered, gathered_stride, sums, device, stream
+        self,
+        block,
+        columns,
+        width,
+        index,
+        fold_slabs,
+        folds,
+        splits,
+        is_gathered,
+        gathered,
+        gathered_stride,
+        low,
+        sums,
+        device,
+        stream,
     ):
-        width = block[3]
         first = _numbers(fold_slabs, np.int32, (folds + 1,))
         used = _numbers(index, np.int32, (int(first[-1]) * SLAB,))
+        values = _positions(block, used)[:, _numbers(columns, np.int32, (width,)) if columns else slice(None)]
         if gathered and _numbers(is_gathered, np.int32, (1,))[0]:
-            bits = _numbers(block[0], np.uint16, (_end(used), width), (block[1], block[2]))
-            to = _numbers(gathered, np.uint16, (len(used), width), (gathered_stride, 1))
-            to[:] = np.where(used[:, None] < 0, 0, bits[used])
+            to = _numbers(gathered, np.int16, (len(used), width), (gathered_stride, 1))
+            dtype = next(dtype for dtype, number in DTYPES.items() if number == block[4])
+            high = torch.from_numpy(values).to(dtype)
+            plane = (torch.from_numpy(values) - high.double()).to(dtype) if low else high
+            to[:] = plane.view(torch.int16).numpy()
         if sums:
-            values, out = _positions(block, used), _numbers(sums, np.float64, (folds, splits, 2, width))
+            out = _numbers(sums, np.float64, (folds, splits, 2, width))
             for fold in range(folds):
                 for split in range(splits):
                     begin, end = self._layout.slabs_of(first.tolist(), fold, split, splits)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastprobe.ops import _cuda, gram_
+from fastprobe.ops import _cuda_gram, gram_
 
 GATE = {False: 1e-6, True: 1e-13}  # of sqrt(G_ii G_jj); exact or not
 DTYPES = [torch.bfloat16, torch.float16]
@@ -145,7 +145,7 @@ def test_a_graph_may_hold_the_launch(rows, folds, exact):
     run(arguments([block], [(0, 0)], fold, folds), exact)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        _cuda.gram_(*args, 1.0, exact)
+        _cuda_gram.gram_(*args, 1.0, exact)
     block.copy_(rows(4000, 136) / 2)
     for sums in args[:3]:
         sums[0].zero_()

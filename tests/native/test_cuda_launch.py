@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fastprobe.ops import _cuda, gram_
+from fastprobe.ops import _cuda, _cuda_gram, gram_
 from tests.native.cuda_on_host import HostLibrary, host_layout
 
 
@@ -15,8 +15,9 @@ from tests.native.cuda_on_host import HostLibrary, host_layout
 def library(monkeypatch):
     """The stand-in, in the place of ``fastprobe._cuda``, for a GPU of six multiprocessors."""
     library = HostLibrary(host_layout() or pytest.skip("no C++ compiler"))
-    monkeypatch.setattr(_cuda, "library", lambda: library)
-    monkeypatch.setattr(_cuda, "PART", 1)  # parts even of the few rows of a test
+    for module in (_cuda, _cuda_gram):
+        monkeypatch.setattr(module, "library", lambda: library)
+    monkeypatch.setattr(_cuda_gram, "PART", 1)  # parts even of the few rows of a test
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=6))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
@@ -42,7 +43,7 @@ def assert_same_as_the_definition(args, weight=1.0, exact=False):
     """The stand-in computes in float64, so it is held against the definition in float64."""
     expected = copied(args)
     gram_.on("torch")(*expected, weight=weight, exact=True)
-    _cuda.gram_(*args, weight=weight, exact=exact)
+    _cuda_gram.gram_(*args, weight=weight, exact=exact)
     for gram, other, (i, j) in zip(args[0], expected[0], args[4], strict=True):
         some = torch.triu if i == j else torch.clone
         torch.testing.assert_close(some(gram), some(other), rtol=1e-11, atol=1e-9)
@@ -69,7 +70,7 @@ def test_products_and_sums_of_16_bit_rows(library, dtype, folds, masked, residua
 def test_rows_that_the_copy_engine_cannot_read_are_gathered(library, folds, randn):
     wide = randn(300, 200, dtype=torch.bfloat16)
     rows = [wide[:, :50], wide[:, 3:103:2], wide.mT.contiguous().mT[:, :9], wide[::2].repeat(2, 1)[:, 1:2]]
-    assert sum(_cuda._fits_the_copy_engine(block) for block in rows) == 1
+    assert sum(_cuda_gram._fits_the_copy_engine(block) for block in rows) == 1
 
     assert_same_as_the_definition(arguments(rows, [(0, 0), (1, 2), (3, 1)], torch.arange(300) % folds, folds))
 
@@ -87,6 +88,20 @@ def test_exact_products_of_any_rows_about_origins(library, dtypes, residual_rows
     args[-1][0].fill_(29.5)
 
     assert_same_as_the_definition(args, exact=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("pairs", [[(0, 0)], [(0, 1), (1, 0)], [(0, 0), (0, 2), (2, 2)]], ids=str)
+def test_two_planes_hold_every_digit_of_16_bit_rows_about_origins(library, dtype, pairs, randn):
+    rows = [randn(300, width, dtype=dtype) for width in (140, 70, 9)]
+    fold = torch.arange(300) % 3 - 1
+    args = arguments(rows, pairs, fold, folds=2)
+    for block, column, mean in ((0, 5, 30.0), (0, 139, -7.0), (1, 0, 1000.0), (1, 64, 9.0)):
+        rows[block][:, column] += mean
+        rows[block][::11, column] = randn(28, dtype=dtype) * 2.0**-6  # far from the mean, with finer digits
+        args[-1][block][column] = mean
+
+    assert_same_as_the_definition(args, weight=-1.0)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -192,8 +207,8 @@ def test_every_refusal_says_why(hopper, on_gpu, monkeypatch):
     assert reason([x, y]).startswith("it takes bfloat16 rows or float16 rows, not bfloat16 and float32")
     assert reason([x], grams=[gram.mT]) == "the columns of a gram do not lie side by side"
     assert reason([on_gpu(10, 0)]) == "a block of rows has no columns"
-    monkeypatch.setattr(_cuda, "_moves", lambda origin: True)
-    assert reason([x], origins=[on_gpu(8)]).startswith("rows about an origin have more digits than 16 bits hold")
+    monkeypatch.setattr(_cuda, "moved_by", lambda origin: _cuda_gram.Moved(origin, frozenset({torch.float16}), 0))
+    assert reason([x], origins=[on_gpu(8)]) == "origins[0] has numbers that bfloat16 rows cannot have"
 
 
 def test_a_gpu_that_the_build_is_not_for_is_named(hopper, on_gpu, monkeypatch):
@@ -218,7 +233,10 @@ def test_what_was_not_built_says_how_it_is(on_gpu, monkeypatch):
 def test_an_origin_is_asked_about_once_unless_it_changes():
     origin = torch.zeros(3)
 
-    assert not _cuda._moves(origin)
+    assert not len(_cuda_gram.moved_by(origin).columns)
     origin[1] = 2.0
-    assert _cuda._moves(origin)
-    assert _cuda._moves(origin) is _cuda._moving[origin][1]
+    assert _cuda_gram.moved_by(origin).columns.tolist() == [1]
+    assert _cuda_gram.moved_by(origin) is _cuda_gram.moved_by(origin)
+    assert torch.bfloat16 in _cuda_gram.moved_by(origin).fits
+    origin[1] = 1 + 2**-9  # a number of float16 only
+    assert _cuda_gram.moved_by(origin).fits == {torch.float16}
