@@ -34,9 +34,8 @@ template <bool BFLOAT16>
 __global__ void __launch_bounds__(GRAM_THREADS, 1) gram_kernel(const __grid_constant__ GramArguments arguments) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     const Plan& plan = arguments.plan;
-    extern __shared__ uint8_t unaligned[];
     __shared__ uint64_t full[STAGES], empty[STAGES];
-    const uint32_t stages = (shared_address(unaligned) + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
+    const uint32_t stages = (shared_address(dynamic_shared()) + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
 
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; ++stage) {

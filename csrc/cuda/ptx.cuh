@@ -7,6 +7,12 @@
 
 namespace fastprobe {
 
+// What a launch asked for.
+__device__ inline uint8_t* dynamic_shared() {
+    extern __shared__ uint8_t memory[];
+    return memory;
+}
+
 __device__ inline uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 
 // -- mbarrier ---------------------------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ class _Call:
         self._index, self._fold_slabs = slabs.row, slabs.first
         self._slabs = max(1, len(fold) // SLAB // folds)  # of one fold, about
         self._processors = torch.cuda.get_device_properties(fold.device).multi_processor_count
-        self._where = {"device": fold.device.index, "stream": torch.cuda.current_stream().cuda_stream}
+        self._where = {"device": torch.cuda.current_device(), "stream": torch.cuda.current_stream().cuda_stream}
         self._moved = {i: columns for i, o in enumerate(origins) if len(columns := moved_by(o).columns)}
         self._origins = {i: origins[i].double().contiguous() for i in self._moved}
         self._is_gathered = torch.zeros(1, dtype=torch.int32, device=fold.device)

@@ -1,10 +1,8 @@
-"""The CUDA kernels without a GPU: their index arithmetic as a Python module, models of the units it is for, and, from
-both, a stand-in for ``fastprobe._cuda`` that computes what a GPU would.
+"""The CUDA kernels without a GPU: their index arithmetic, or all of them, as Python modules built for the CPU.
 
 The models of the copy engine, of wgmma and of the registers follow the PTX ISA and share nothing with the kernels.
 """
 
-import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -16,29 +14,51 @@ from types import ModuleType
 
 import numpy as np
 import pybind11
-import torch
 
-from fastprobe.ops._cuda_gram import DTYPES, EXACT_TILE, SLAB, TILE
+from fastprobe.ops._cuda_gram import SLAB
+from tests.native.cuda_resources import nvcc
 
-ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "tests" / "native" / "layout.cpp"
-HEADERS = [ROOT / "csrc" / "cuda" / name for name in ("layout.h", "plan.h")]
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "csrc" / "cuda"
+BUILD = HERE.parents[1] / "build"
 ROW, BOX, TOKENS = 128, 64, 16  # bytes of a row of a box, its columns, tokens of one wgmma
 
 
 @functools.cache
 def host_layout() -> ModuleType | None:
-    """``csrc/cuda/layout.h`` as a Python module, built once for these sources; ``None`` without a C++ compiler."""
-    if (compiler := shutil.which("c++")) is None:
-        return None
-    key = hashlib.sha256(b"".join(path.read_bytes() for path in [SOURCE, *HEADERS])).hexdigest()[:16]
-    built = ROOT / "build" / f"layout-{key}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not built.exists():
-        built.parent.mkdir(exist_ok=True)
-        include = [f"-I{path}" for path in (HEADERS[0].parent, sysconfig.get_path("include"), pybind11.get_include())]
-        command = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", *include, SOURCE, "-o", built]
-        subprocess.run(list(map(str, command)), check=True)
-    spec = importlib.util.spec_from_file_location("layout", built)
+    """``csrc/cuda/layout.h`` as a Python module; ``None`` without a C++ compiler."""
+    files = {path.name: path for path in (HERE / "layout.cpp", KERNELS / "layout.h", KERNELS / "plan.h")}
+    compiler = shutil.which("c++")
+    return compiler and _built("layout", [compiler, "-fPIC"], files, ["layout.cpp"])
+
+
+@functools.cache
+def simulator() -> ModuleType | None:
+    """``fastprobe._cuda`` for the CPU, its kernels as they are; ``None`` without nvcc, whose headers they take.
+
+    Only ``ptx.cuh`` is another: ``simulated_units.h`` does what its instructions do.
+    """
+    names = ("gram.cuh", "gram_exact.cuh", "rows.cuh", "gram.h", "layout.h", "plan.h", "module.cpp")
+    files = {name: KERNELS / name for name in names}
+    files |= {"ptx.cuh": HERE / "simulated_units.h", "simulator.cpp": HERE / "simulator.cpp"}
+    flags = ["-Xcompiler=-fPIC,-Wno-attributes", '-DFASTPROBE_ARCHITECTURES="9.0a"']
+    return nvcc() and _built("_cuda", [nvcc(), *flags], files, ["simulator.cpp", "module.cpp"])
+
+
+def _built(name: str, compiler: list[str], files: dict[str, Path], sources: list[str]) -> ModuleType:
+    """A module built from copies of these files under these names, once for their contents."""
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in files.values())).hexdigest()[:16]
+    folder = BUILD / f"{name}-{key}"
+    library = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for copy, path in files.items():
+            shutil.copy(path, folder / copy)
+        include = [f"-I{path}" for path in (sysconfig.get_path("include"), pybind11.get_include())]
+        subprocess.run(
+            [*compiler, "-std=c++17", "-O1", "-shared", *include, *sources, "-o", library], cwd=folder, check=True
+        )
+    spec = importlib.util.spec_from_file_location(name, library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -133,111 +153,3 @@ def exact_products(layout, left, right):
                     lanes // 4 + i // 2 * 8, lanes % 4 * 2 + i % 2
                 ]
     return products
-
-
-def run_exact(layout, plan, blocks):
-    """The float64 kernel's items, one after the other."""
-    rows, columns = np.mgrid[:EXACT_TILE, :EXACT_TILE]
-    padded = [np.pad(block, ((0, 0), (0, EXACT_TILE))) for block in blocks]
-    for index in range(plan.items):
-        _, row, column, begin, end, _ = plan.work(index)
-        left, right = plan.blocks(index)
-        sums = np.zeros((EXACT_TILE, EXACT_TILE))
-        for at in range(begin * SLAB, end * SLAB, layout.EXACT_DEPTH):
-            tokens = slice(at, at + layout.EXACT_DEPTH)
-            a, b = padded[left][tokens, row : row + EXACT_TILE], padded[right][tokens, column : column + EXACT_TILE]
-            sums += exact_products(layout, a, b)
-        plan.put(index, rows, columns, sums)
-    plan.add_parts()
-
-
-# -- the stand-in -----------------------------------------------------------------------------------------------------
-
-
-class HostLibrary:
-    """``fastprobe._cuda`` for tensors on a CPU: the same arguments, read from the same addresses."""
-
-    ARCHITECTURES = "9.0a"
-
-    def __init__(self, layout: ModuleType):
-        self._layout = layout
-
-    def rows(
-        self,
-        block,
-        columns,
-        width,
-        index,
-        fold_slabs,
-        folds,
-        splits,
-        is_gathered,
-        gathered,
-        gathered_stride,
-        low,
-        sums,
-        device,
-        stream,
-    ):
-        first = _numbers(fold_slabs, np.int32, (folds + 1,))
-        used = _numbers(index, np.int32, (int(first[-1]) * SLAB,))
-        values = _positions(block, used)[:, _numbers(columns, np.int32, (width,)) if columns else slice(None)]
-        if gathered and _numbers(is_gathered, np.int32, (1,))[0]:
-            to = _numbers(gathered, np.int16, (len(used), width), (gathered_stride, 1))
-            dtype = next(dtype for dtype, number in DTYPES.items() if number == block[4])
-            high = torch.from_numpy(values).to(dtype)
-            plane = (torch.from_numpy(values) - high.double()).to(dtype) if low else high
-            to[:] = plane.view(torch.int16).numpy()
-        if sums:
-            out = _numbers(sums, np.float64, (folds, splits, 2, width))
-            for fold in range(folds):
-                for split in range(splits):
-                    begin, end = self._layout.slabs_of(first.tolist(), fold, split, splits)
-                    part = values[begin * SLAB : end * SLAB]
-                    out[fold, split] = part.sum(0), (part**2).sum(0)
-
-    def gram(self, blocks, bfloat16, n, positions, is_gathered, device, stream, **plan):
-        chosen = _numbers(is_gathered, np.int32, (1,))[0]
-        dtype = 1 if bfloat16 else 2
-        matrices = []
-        for rows, row_stride, gathered, gathered_stride, width in blocks:
-            address, stride, length = (gathered, gathered_stride, positions) if chosen else (rows, row_stride, n)
-            assert address % 16 == 0
-            assert stride % 8 == 0
-            matrices.append(_values(address, dtype, (length, width), (stride, 1)))
-        run_wgmma(self._layout, self._layout.Plan(tile=TILE, **plan), matrices)
-
-    def gram_exact(self, blocks, index, device, stream, folds, fold_slabs, **plan):
-        used = _numbers(index, np.int32, (int(_numbers(fold_slabs, np.int32, (folds + 1,))[-1]) * SLAB,))
-        plan = self._layout.Plan(tile=EXACT_TILE, folds=folds, fold_slabs=fold_slabs, **plan)
-        run_exact(self._layout, plan, [_positions(block, used) for block in blocks])
-
-
-def _end(index):
-    return int(index.max(initial=-1)) + 1
-
-
-def _positions(block, index):
-    """(positions, width) numbers about the origin, zero where there is no row."""
-    address, row_stride, column_stride, width, dtype, origin = block
-    values = _values(address, dtype, (_end(index), width), (row_stride, column_stride))
-    if origin:
-        values = values - _numbers(origin, np.float64, (width,))
-    return np.where(index[:, None] < 0, 0.0, values[index])
-
-
-def _values(address, dtype, shape, strides):
-    """Numbers of a dtype of ``DTYPES``, as float64."""
-    if dtype == DTYPES[torch.bfloat16]:
-        return (_numbers(address, np.uint16, shape, strides).astype(np.uint32) << 16).view(np.float32).astype(float)
-    kinds = {DTYPES[torch.float32]: np.float32, DTYPES[torch.float16]: np.float16, DTYPES[torch.float64]: np.float64}
-    return _numbers(address, kinds[dtype], shape, strides).astype(float)
-
-
-def _numbers(address, dtype, shape, strides=None):
-    """A view of memory; strides count numbers."""
-    size = np.dtype(dtype).itemsize
-    steps = strides or tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-    reach = sum((n - 1) * step for n, step in zip(shape, steps, strict=True)) + 1 if min(shape) else 0
-    memory = np.frombuffer((ctypes.c_char * (reach * size)).from_address(address), dtype)
-    return np.lib.stride_tricks.as_strided(memory, shape, [step * size for step in steps])

@@ -1,4 +1,4 @@
-"""The CUDA backend of ``gram_`` from its arguments to its sums, on a stand-in for the GPU that runs on the CPU."""
+"""The CUDA backend of ``gram_``, from its arguments to its sums: its own kernels, run by threads of the CPU."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -8,18 +8,19 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from fastprobe.ops import _cuda, _cuda_gram, gram_
-from tests.native.cuda_on_host import HostLibrary, host_layout
+from tests.native.cuda_on_host import simulator
 
 
 @pytest.fixture
 def library(monkeypatch):
-    """The stand-in, in the place of ``fastprobe._cuda``, for a GPU of six multiprocessors."""
-    library = HostLibrary(host_layout() or pytest.skip("no C++ compiler"))
+    """A simulated GPU of three multiprocessors, in the place of ``fastprobe._cuda``."""
+    library = simulator() or pytest.skip("no nvcc")
     for module in (_cuda, _cuda_gram):
         monkeypatch.setattr(module, "library", lambda: library)
     monkeypatch.setattr(_cuda_gram, "PART", 1)  # parts even of the few rows of a test
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=6))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=3))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
     return library
 
@@ -40,13 +41,15 @@ def copied(args):
 
 
 def assert_same_as_the_definition(args, weight=1.0, exact=False):
-    """The stand-in computes in float64, so it is held against the definition in float64."""
+    """Held against the definition in float64; what is in float32 is rounded once a chain."""
     expected = copied(args)
     gram_.on("torch")(*expected, weight=weight, exact=True)
     _cuda_gram.gram_(*args, weight=weight, exact=exact)
+    z = [(block.double() - origin)[args[5] >= 0].nan_to_num() for block, origin in zip(args[3], args[6], strict=True)]
+    norms = [torch.linalg.vector_norm(block, dim=0) for block in z]
     for gram, other, (i, j) in zip(args[0], expected[0], args[4], strict=True):
-        some = torch.triu if i == j else torch.clone
-        torch.testing.assert_close(some(gram), some(other), rtol=1e-11, atol=1e-9)
+        error = (gram - other).abs() / (torch.outer(norms[i], norms[j]) + 1e-9)
+        assert (error.triu() if i == j else error).max() <= (1e-13 if exact else 1e-7)
     for ours, theirs in zip((*args[1], *args[2]), (*expected[1], *expected[2]), strict=True):
         if ours is not None:
             torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-9)
@@ -113,6 +116,7 @@ def test_a_gram_of_all_folds_beside_some_by_fold(library, exact, randn):
     assert_same_as_the_definition(args, exact=exact)
 
 
+@pytest.mark.slow
 def test_more_pairs_than_one_launch_takes(library, randn):
     rows = [randn(130, 8, dtype=torch.float16) for _ in range(9)]
     pairs = [(i, j) for i in range(9) for j in range(i, 9)]
@@ -149,12 +153,14 @@ def test_a_gram_may_be_part_of_a_wider_matrix(library, randn):
     assert (around == -7.0).all()
 
 
+@pytest.mark.slow
 def test_a_trial_finds_what_is_right_and_what_is_not(library, monkeypatch):
     cpu = torch.device("cpu")
 
-    assert all(_cuda._error_of_a_trial(cpu, exact) < 1e-12 for exact in (False, True))
+    assert _cuda._error_of_a_trial(cpu, exact=False) < 1e-7
+    assert _cuda._error_of_a_trial(cpu, exact=True) < 1e-13
 
-    monkeypatch.setattr(HostLibrary, "gram", lambda self, **arguments: None)  # a kernel that does nothing
+    monkeypatch.setattr(library, "gram", lambda **arguments: None)  # a kernel that does nothing
     assert _cuda._error_of_a_trial(cpu, exact=False) > 0.1
 
 
