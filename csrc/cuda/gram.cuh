@@ -12,8 +12,8 @@
 // Floor      tokens x (tiles x 128 x 128) x 2 operations; each tile reads 256 columns from the L2 cache, so that the
 //            tensor cores need 64 operations a byte from there.
 //
-// Proven by tests/native/ on a CPU (indices, layouts, order of waits, arithmetic) and by its machine code. It has not run on
-// a GPU yet: `make gpu` is to be the first command.
+// It has never run on a GPU: `make gpu` is to be the first command. On a CPU tests/native/ runs it as it stands, over a
+// model of the units, and reads its machine code.
 #pragma once
 
 #include "layout.h"

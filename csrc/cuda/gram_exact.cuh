@@ -7,7 +7,7 @@
 // Precision  float64 throughout.
 // Floor      tokens x (tiles x 64 x 64) x 2 operations of the float64 tensor cores.
 //
-// It has not run on a GPU yet: `make gpu` is to be the first command.
+// It has never run on a GPU: `make gpu` is to be the first command. See gram.cuh.
 #pragma once
 
 #include "layout.h"

@@ -7,7 +7,7 @@
 //            of two 16-bit numbers, rounded to 16 bits, leaves an error that is a 16-bit number: two planes hold it all.
 // Floor      One read of the rows; one write where they are gathered.
 //
-// It has not run on a GPU yet: `make gpu` is to be the first command.
+// It has never run on a GPU: `make gpu` is to be the first command. See gram.cuh.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -28,6 +28,8 @@ def gram_refuses(
     exact: bool,
 ) -> str | None:
     """Why these arguments are not for the CUDA kernels, or ``None``."""
+    if torch.compiler.is_compiling():
+        return "torch.compile cannot look into it"
     totals = [total for total in (*sums, *squares) if total is not None]
     if reason := _not_on_one_gpu([fold, *grams, *totals, *rows, *origins]):
         return reason

@@ -138,11 +138,11 @@ def test_it_runs_on_the_current_stream_and_leaves_the_device_as_it_was(rows):
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("folds", [1, 3])
 def test_a_graph_may_hold_the_launch(rows, folds, exact):
-    """The launch by itself: the check of ``gram_`` reads the largest fold, which a graph cannot."""
+    """The launch by itself, as the check of ``gram_`` reads the largest fold; after a call that reads the origins."""
     fold = torch.arange(4000, device="cuda") % folds
     block = rows(4000, 136)
     args = arguments([block], [(0, 0)], fold, folds)
-    run(arguments([block], [(0, 0)], fold, folds), exact)
+    run(args, exact)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         _cuda_gram.gram_(*args, 1.0, exact)
