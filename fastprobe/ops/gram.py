@@ -197,6 +197,38 @@ def _add_triangle(out: Tensor, chains: Sequence[Tensor], weight: float) -> None:
         out[start : start + PANEL, start:].add_(panel, alpha=weight)
 
 
+def _cuda_refuses(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+    exact: bool = False,
+) -> str | None:
+    return _cuda.gram_refuses(grams, sums, squares, rows, fold, origins, _is_exact(rows, exact))
+
+
+@gram_.register("cuda", unless=_cuda_refuses)
+def _on_cuda(
+    grams: Sequence[Tensor],
+    sums: Sequence[Tensor | None],
+    squares: Sequence[Tensor | None],
+    rows: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    fold: Tensor,
+    origins: Sequence[Tensor],
+    *,
+    weight: float = 1.0,
+    exact: bool = False,
+) -> None:
+    """``csrc/cuda/gram.cu``: 16-bit rows on Hopper's wgmma, sums of 128 rows in it; any rows in float64 if exact."""
+    _cuda_gram.gram_(grams, sums, squares, rows, pairs, fold, origins, weight, _is_exact(rows, exact))
+
+
 def _cpu_refuses(
     grams: Sequence[Tensor],
     sums: Sequence[Tensor | None],
@@ -257,35 +289,3 @@ def _cpu(
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _cuda_refuses(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-    exact: bool = False,
-) -> str | None:
-    return _cuda.gram_refuses(grams, sums, squares, rows, fold, origins, _is_exact(rows, exact))
-
-
-@gram_.register("cuda", unless=_cuda_refuses)
-def _on_cuda(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-    exact: bool = False,
-) -> None:
-    """``csrc/cuda/gram.cu``: 16-bit rows on Hopper's wgmma, sums of 128 rows in it; any rows in float64 if exact."""
-    _cuda_gram.gram_(grams, sums, squares, rows, pairs, fold, origins, weight, _is_exact(rows, exact))
