@@ -1,17 +1,24 @@
-"""Build fastprobe._cpu from csrc/cpu where a C++ compiler is; without one the package installs and runs on torch.
+"""Build fastprobe._cpu where a C++ compiler is, fastprobe._cuda where CUDA is wanted; without them all runs on torch.
 
-``FASTPROBE_BUILD=none`` leaves it out.
+``FASTPROBE_BUILD``: ``none``, ``cpu``, or ``cuda`` for both. Unset, CUDA is wanted where the torch at hand has it;
+the isolated build of a plain ``pip install`` has no torch. ``TORCH_CUDA_ARCH_LIST``: like "8.0;9.0a", else 9.0a.
 """
 
+import importlib.util
 import os
+import re
+import runpy
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from functools import partial
 from pathlib import Path
 
+import pybind11
 from pybind11.setup_helpers import Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.errors import CompileError
 
 try:
@@ -43,30 +50,61 @@ def compile_with_ninja(compiler, sources, output_dir, macros=None, include_dirs=
     return objects
 
 
+def nvcc():
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=f"{home}/bin" if home else None)
+
+
+def compile_with_nvcc(sources, library):
+    """One command from the sources to the library; the CUDA runtime goes into it, so that none is looked for later."""
+    asked = re.split("[; ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0a").replace("+PTX", ""))
+    capabilities = sorted({"9.0a" if name == "9.0" else name for name in asked})  # without the a, no wgmma
+    names = [name.replace(".", "") for name in capabilities]
+    targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
+    include = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+    defined = f'-DFASTPROBE_ARCHITECTURES="{",".join(capabilities)}"'
+    flags = ["-std=c++17", "-O3", "-shared", "-cudart=static", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
+    Path(library).parent.mkdir(parents=True, exist_ok=True)
+    if subprocess.run([nvcc(), *flags, *targets, *include, defined, *sources, "-o", library]).returncode:
+        raise CompileError("nvcc failed")
+
+
 class Build(build_ext):
-    """setuptools' own build, with ninja for the compiling where it is there."""
+    """setuptools' own build, with ninja for the compiling where it is there, and nvcc for CUDA."""
 
     def build_extension(self, extension):
+        if extension.name == "fastprobe._cuda":
+            return compile_with_nvcc(extension.sources, self.get_ext_fullpath(extension.name))
         if ninja is not None and self.compiler.compiler_type == "unix":
             self.force = True  # ninja knows better what has to be compiled again
             self.compiler.compile = partial(compile_with_ninja, self.compiler)
-        super().build_extension(extension)
+        return super().build_extension(extension)
 
 
-def sources(folder):
-    return sorted(str(path) for path in Path(folder).glob("*.cpp"))
+def sources(folder, *endings):
+    return sorted(str(path) for ending in endings for path in Path(folder).glob(f"*{ending}"))
 
 
 CPU = Pybind11Extension(
     "fastprobe._cpu",
-    sources("csrc/cpu"),
+    sources("csrc/cpu", ".cpp"),
     cxx_std=17,
     extra_compile_args=FLAGS,
     extra_link_args=OPENMP,
     optional=True,
 )
+CUDA = Extension("fastprobe._cuda", sources("csrc/cuda", ".cu", ".cpp"), optional=True)
 
-setup(
-    ext_modules=[] if os.environ.get("FASTPROBE_BUILD") == "none" else [CPU],
-    cmdclass={"build_ext": Build},
-)
+
+def extensions():
+    build = os.environ.get("FASTPROBE_BUILD")
+    if build not in (None, "none", "cpu", "cuda"):
+        raise SystemExit(f"FASTPROBE_BUILD: {build!r} is not one of none, cpu, cuda")
+    torch = importlib.util.find_spec("torch") if build is None else None
+    cuda = build == "cuda" or (torch and runpy.run_path(Path(torch.origin).with_name("version.py")).get("cuda"))
+    if cuda and not nvcc():
+        print("fastprobe._cuda is left out: no nvcc on PATH or in CUDA_HOME/bin", file=sys.stderr)
+    return [] if build == "none" else [CPU, CUDA] if cuda and nvcc() else [CPU]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": Build})

@@ -136,6 +136,46 @@ def test_without_a_compiler_one_line_says_how_to_build(install, environment, che
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_a_wheel_carries_the_cuda_kernels_for_the_architectures_asked_for(environment, checkout, tmp_path):
+    install_wheel(environment, checkout, tmp_path, FASTPROBE_BUILD="cuda", TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX")
+
+    printed = run(environment, "-c", "import fastprobe._cuda as c; print(c.ARCHITECTURES)", cwd=tmp_path)
+
+    assert printed.strip() == "8.0,9.0a"
+
+
+def test_cuda_that_is_asked_for_without_nvcc_is_one_line(tmp_path):
+    _, said = run_both(
+        sys.executable, "setup.py", "--version", cwd=ROOT, FASTPROBE_BUILD="cuda", CUDA_HOME=str(tmp_path)
+    )
+
+    assert said.splitlines() == ["fastprobe._cuda is left out: no nvcc on PATH or in CUDA_HOME/bin"]
+
+
+def test_an_nvcc_that_fails_does_not_fail_the_build(checkout, tmp_path):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.symlink_to("/bin/false")
+    environment = {"FASTPROBE_BUILD": "cuda", "CUDA_HOME": str(tmp_path), "CXX": "/bin/false", "CC": "/bin/false"}
+
+    _, said = run_both(sys.executable, "setup.py", "build_ext", "--inplace", cwd=checkout, **environment)
+
+    assert 'building extension "fastprobe._cuda" failed: nvcc failed' in said
+    assert not list((checkout / "fastprobe").glob("_c*.so"))
+
+
+def test_a_build_that_is_not_known_is_named():
+    command = [sys.executable, "setup.py", "--version"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"FASTPROBE_BUILD": "gpu"}
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.strip() == "FASTPROBE_BUILD: 'gpu' is not one of none, cpu, cuda"
+
+
+@pytest.mark.slow
 def test_the_command_is_installed():
     fastprobe = Path(sys.executable).parent / "fastprobe"
 

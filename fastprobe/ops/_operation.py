@@ -22,10 +22,12 @@ Refusal = Callable[..., str | None]
 class Operation:
     """A callable that runs the first implementation that takes its arguments."""
 
-    def __init__(self, definition: Callable[..., Any], check: Callable[..., None]):
+    def __init__(
+        self, definition: Callable[..., Any], check: Callable[..., None], arguments: Callable[..., Any] | None = None
+    ):
         functools.update_wrapper(self, definition)
         self.name: str = definition.__name__
-        self._check = check
+        self._definition, self._check, self._arguments = definition, check, arguments
         self._implementations: dict[str, tuple[Callable[..., Any], Refusal]] = {
             "torch": (definition, lambda *args, **kwargs: None)
         }
@@ -59,7 +61,11 @@ class Operation:
     def _refusal(self, backend: str, *args: Any, **kwargs: Any) -> str | None:
         if backend not in self._implementations:
             return f"{self.name} has no {backend} implementation in this version"
-        return self._implementations[backend][1](*args, **kwargs)
+        return self._as_one(self._implementations[backend][1], *args, **kwargs)
+
+    def _as_one(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call what takes the arguments as one object, where the operation has such a thing."""
+        return function(*args, **kwargs) if self._arguments is None else function(self._arguments(*args, **kwargs))
 
     def choose(self, *args: Any, backend: str = "auto", **kwargs: Any) -> str:
         """The backend that a call with these arguments runs on.
@@ -81,17 +87,28 @@ class Operation:
     def _takes_by_itself(self, backend: str, *args: Any, **kwargs: Any) -> bool:
         if self._refusal(backend, *args, **kwargs) is not None:
             return False
-        return backend not in self._passed_over or not self._passed_over[backend](*args, **kwargs)
+        return backend not in self._passed_over or not self._as_one(self._passed_over[backend], *args, **kwargs)
 
     def __call__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> Any:
-        self._check(*args, **kwargs)
-        return self._implementations[self.choose(*args, backend=backend, **kwargs)][0](*args, **kwargs)
+        self._as_one(self._check, *args, **kwargs)
+        backend = self.choose(*args, backend=backend, **kwargs)
+        if backend == "torch":
+            return self._definition(*args, **kwargs)
+        return self._as_one(self._implementations[backend][0], *args, **kwargs)
 
     def on(self, backend: str) -> Callable[..., Any]:
         """This operation on one backend, or an error: ``gram_.on("torch")(...)``."""
         return functools.partial(self, backend=backend)
 
 
-def operation(*, check: Callable[..., None]) -> Callable[[Callable[..., Any]], Operation]:
-    """Make the decorated function the definition of an :class:`Operation`."""
-    return lambda definition: Operation(definition, check)
+def operation(
+    *, check: Callable[..., None], arguments: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Operation]:
+    """Make the decorated function the definition of an :class:`Operation`.
+
+    Args:
+        check: raises where arguments do not fit each other.
+        arguments: what is made of a call's arguments for the check, the other implementations and their refusals, which
+            then take one object: for operations of many arguments. They take the call's own by default.
+    """
+    return lambda definition: Operation(definition, check, arguments)

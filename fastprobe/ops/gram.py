@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops import _native, _triton
+from fastprobe.ops import _cuda, _cuda_gram, _native, _triton
 from fastprobe.ops._operation import operation
 from fastprobe.ops._platform import may_wait_for
 from fastprobe.ops._rows import pick_rows
@@ -31,20 +32,37 @@ PANEL = 128
 """Width of the panels a triangle is cut into, so that little below the diagonal is computed."""
 
 
-def _check(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-) -> None:
+class GramCall(NamedTuple):
+    """The arguments of :func:`gram_`, as one."""
+
+    grams: Sequence[Tensor]
+    sums: Sequence[Tensor | None]
+    squares: Sequence[Tensor | None]
+    rows: Sequence[Tensor]
+    pairs: Sequence[tuple[int, int]]
+    fold: Tensor
+    origins: Sequence[Tensor]
+    weight: float = 1.0
+    exact: bool = False
+
+    @property
+    def totals(self) -> list[Tensor]:
+        """The sums and squares that are wanted."""
+        return [total for total in (*self.sums, *self.squares) if total is not None]
+
+    @property
+    def in_float64(self) -> bool:
+        """Whether everything is widened to float64."""
+        return _in_float64(self.rows, self.exact)
+
+
+def _check(call: GramCall) -> None:
+    rows, fold = call.rows, call.fold
     if fold.ndim != 1 or fold.dtype != torch.int64:
         raise ShapeError(f"gram_: fold must be (N,) int64, got {tuple(fold.shape)} {fold.dtype}")
-    if not len(grams) == len(pairs) or not len(sums) == len(squares) == len(origins) == len(rows):
+    if not len(call.grams) == len(call.pairs) or not len(call.sums) == len(call.squares) == len(call.origins) == len(
+        rows
+    ):
         raise ShapeError("gram_: one gram a pair; one sum, one square (or None) and one origin a block of rows")
     for i, block in enumerate(rows):
         if block.ndim != 2 or block.shape[0] != fold.shape[0] or not block.dtype.is_floating_point:
@@ -52,18 +70,20 @@ def _check(
                 f"gram_: rows[{i}] must be ({fold.shape[0]}, D) floating to match fold, "
                 f"got {tuple(block.shape)} {block.dtype}"
             )
-        if origins[i].shape != block.shape[1:]:
-            raise ShapeError(f"gram_: origins[{i}] must be {tuple(block.shape[1:])}, got {tuple(origins[i].shape)}")
-        for name, total in (("sums", sums[i]), ("squares", squares[i])):
+        if call.origins[i].shape != block.shape[1:]:
+            raise ShapeError(
+                f"gram_: origins[{i}] must be {tuple(block.shape[1:])}, got {tuple(call.origins[i].shape)}"
+            )
+        for name, total in (("sums", call.sums[i]), ("squares", call.squares[i])):
             if total is not None and (total.shape[1:] != block.shape[1:] or total.dtype != torch.float64):
                 raise ShapeError(
                     f"gram_: {name}[{i}] must be (folds, {block.shape[1]}) float64, "
                     f"got {tuple(total.shape)} {total.dtype}"
                 )
-    folds = [len(t) for t in (*sums, *squares) if t is not None] + [len(gram) for gram in grams if len(gram) > 1]
+    folds = [len(total) for total in call.totals] + [len(gram) for gram in call.grams if len(gram) > 1]
     if folds and len(fold) and may_wait_for(fold) and int(fold.max()) >= min(folds):
         raise ShapeError(f"gram_: fold must be below {min(folds)}, the folds of the sums, got {int(fold.max())}")
-    for (i, j), gram in zip(pairs, grams, strict=True):
+    for (i, j), gram in zip(call.pairs, call.grams, strict=True):
         if not (0 <= i < len(rows) and 0 <= j < len(rows)):
             raise ShapeError(f"gram_: pair {(i, j)} is not of two of the {len(rows)} blocks of rows")
         shape = (rows[i].shape[1], rows[j].shape[1])
@@ -74,7 +94,7 @@ def _check(
             )
 
 
-@operation(check=_check)
+@operation(check=_check, arguments=GramCall)
 def gram_(
     grams: Sequence[Tensor],
     sums: Sequence[Tensor | None],
@@ -85,6 +105,7 @@ def gram_(
     origins: Sequence[Tensor],
     *,
     weight: float = 1.0,
+    exact: bool = False,
 ) -> None:
     """Add the products of column blocks, fold by fold, to float64 sums, in place.
 
@@ -95,6 +116,7 @@ def gram_(
 
     Of a pair (i, i) only the upper triangle is part of the contract. 16-bit rows are widened before anything is
     done with them; products of float32 rows are summed in float32 over at most ``FLUSH`` rows, all else in float64.
+    With ``exact``, or beside a block of float64 rows, everything is widened to float64 first.
 
     Args:
         grams: one ``(F, D_i, D_j)`` float64 a pair; ``(1, D_i, D_j)`` pools all folds.
@@ -106,6 +128,7 @@ def gram_(
         origins: one ``(D_i,)`` float64 a block; near the mean of its rows where that is many standard deviations from
             zero, so that float32 digits are kept for what varies, and zero elsewhere: rows about zero are not copied.
         weight: 1 adds rows, -1 takes them out again.
+        exact: for audits: multiply in float64 whatever the rows are.
 
     Raises:
         ShapeError: an argument does not match ``rows`` or ``fold``.
@@ -115,7 +138,7 @@ def gram_(
         if f < 0:
             continue
         for chunk in (fold == f).nonzero().flatten().split(FLUSH):
-            packed = _Packed(rows, chunk, origins, scratch)
+            packed = _Packed(rows, chunk, origins, scratch, exact)
             for gram, (left, right) in zip(grams, pairs, strict=True):
                 out = gram[f if len(gram) > 1 else 0]
                 if left == right:
@@ -127,6 +150,10 @@ def gram_(
                     total[f].add_(packed.sums(i), alpha=weight)
                 if square is not None:
                     square[f].add_(packed.squares(i), alpha=weight)
+
+
+def _in_float64(rows: Sequence[Tensor], exact: bool) -> bool:
+    return exact or any(block.dtype == torch.float64 for block in rows)
 
 
 class _Scratch:
@@ -147,8 +174,10 @@ class _Scratch:
 class _Packed:
     """Some rows of every block about their origins: the caller's own memory where nothing has to be done to it."""
 
-    def __init__(self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch):
-        wide = torch.float64 if any(block.dtype == torch.float64 for block in rows) else torch.float32
+    def __init__(
+        self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch, exact: bool
+    ):
+        wide = torch.float64 if _in_float64(rows, exact) else torch.float32
         self._blocks: list[Tensor] = []
         for i, (block, origin) in enumerate(zip(rows, origins, strict=True)):
             raw = pick_rows(block, chunk)
@@ -188,107 +217,77 @@ def _add_triangle(out: Tensor, chains: Sequence[Tensor], weight: float) -> None:
         out[start : start + PANEL, start:].add_(panel, alpha=weight)
 
 
-def _cpu_refuses(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-) -> str | None:
-    totals = [total for total in (*sums, *squares) if total is not None]
-    if reason := _native.not_on_a_cpu((*grams, *totals, fold, *origins)):
-        return reason
-    if any(gram.stride(2) != 1 for gram in grams):
-        return "the columns of a gram do not lie side by side"
-    if not all(total.is_contiguous() for total in totals):
-        return "sums and squares must be contiguous"
-    return _native.cpu_refuses(rows)
+def _cuda_refuses(call: GramCall) -> str | None:
+    return _cuda.gram_refuses(call.grams, call.sums, call.squares, call.rows, call.fold, call.origins, call.in_float64)
+
+
+@gram_.register("cuda", unless=_cuda_refuses)
+def _on_cuda(call: GramCall) -> None:
+    """``csrc/cuda/gram.cu``: 16-bit rows on Hopper's wgmma, sums of 128 rows in it; any rows in float64 if exact."""
+    _cuda_gram.gram_(*call[:-1], call.in_float64)
+
+
+def _triton_refuses(call: GramCall) -> str | None:
+    if call.exact:
+        return "it multiplies planes of bfloat16"
+    return _strided(call) or _triton.refuses(
+        (*call.grams, *call.totals, *call.rows, call.fold, *call.origins), call.rows
+    )
+
+
+@gram_.register("triton", unless=_triton_refuses, passed_over=lambda call: _triton.passed_over(call.grams))
+def _on_triton(call: GramCall) -> None:
+    """``kernels/gram.py``: 16-bit rows as they are, others as planes of bfloat16; sums of 128 rows in tensor cores."""
+    _triton.gram_(
+        call.grams,
+        [total for total in call.sums if total is not None],
+        [total for total in call.squares if total is not None],
+        [i for i, total in enumerate(call.sums) if total is not None],
+        [i for i, total in enumerate(call.squares) if total is not None],
+        call.rows,
+        [block for pair in call.pairs for block in pair],
+        call.fold,
+        call.origins,
+        call.weight,
+    )
+
+
+def _cpu_refuses(call: GramCall) -> str | None:
+    if call.exact:
+        return "the C++ kernels multiply in float32"
+    elsewhere = _native.not_on_a_cpu((*call.grams, *call.totals, call.fold, *call.origins))
+    return elsewhere or _strided(call) or _native.cpu_refuses(call.rows)
 
 
 @gram_.register("cpu", unless=_cpu_refuses)
-def _cpu(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-) -> None:
+def _on_cpu(call: GramCall) -> None:
     """``csrc/cpu/gram.cpp``: sums of 128 rows in registers, of 2,048 in float32, the rest in float64."""
-    about = [origin.float() if origin.any() else None for origin in origins]  # kept here while C++ reads it
-    fold = fold.contiguous()
+    about = [origin.float() if origin.any() else None for origin in call.origins]  # kept here while C++ reads it
+    fold = call.fold.contiguous()
     _native.cpu_library().gram(
         blocks=[
             (_native.rows_argument(block), *map(_address, sums_of))
-            for block, *sums_of in zip(rows, about, sums, squares, strict=True)
+            for block, *sums_of in zip(call.rows, about, call.sums, call.squares, strict=True)
         ],
         pairs=[
             (i, j, gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1))
-            for (i, j), gram in zip(pairs, grams, strict=True)
+            for (i, j), gram in zip(call.pairs, call.grams, strict=True)
         ],
         fold=fold.data_ptr(),
         n=len(fold),
         folds=int(fold.max()) + 1 if len(fold) else 0,
-        weight=weight,
+        weight=call.weight,
         threads=torch.get_num_threads(),
         isa=_native.chosen_instruction_set(),
     )
 
 
+def _strided(call: GramCall) -> str | None:
+    """That the sums do not lie as kernels write them, or ``None``."""
+    if any(gram.stride(2) != 1 for gram in call.grams):
+        return "the columns of a gram do not lie side by side"
+    return None if all(total.is_contiguous() for total in call.totals) else "sums and squares must be contiguous"
+
+
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _triton_refuses(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-) -> str | None:
-    totals = [total for total in (*sums, *squares) if total is not None]
-    if any(gram.stride(2) != 1 for gram in grams):
-        return "the columns of a gram do not lie side by side"
-    if not all(total.is_contiguous() for total in totals):
-        return "sums and squares must be contiguous"
-    return _triton.refuses((*grams, *totals, *rows, fold, *origins), rows)
-
-
-@gram_.register("triton", unless=_triton_refuses, passed_over=lambda grams, *_, **__: _triton.passed_over(grams))
-def _on_triton(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-) -> None:
-    """``kernels/gram.py``: 16-bit rows as they are, others as planes of bfloat16; sums of 128 rows in tensor cores."""
-    summed = [i for i, total in enumerate(sums) if total is not None]
-    squared = [i for i, total in enumerate(squares) if total is not None]
-    _triton.gram_(
-        grams,
-        [total for total in sums if total is not None],
-        [total for total in squares if total is not None],
-        summed,
-        squared,
-        rows,
-        [block for pair in pairs for block in pair],
-        fold,
-        origins,
-        weight,
-    )

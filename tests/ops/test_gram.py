@@ -245,6 +245,23 @@ def test_a_float64_block_keeps_its_digits_beside_a_float32_block(randn):
     same((xx[0], xy[0]), ((x.mT @ x).triu(), x.mT @ y.double()), rtol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_exact_products_are_those_of_the_rows_widened_to_float64(dtype, residual_rows):
+    x, y = residual_rows(3000, 20, dtype), residual_rows(3000, 7, dtype)
+    args = arguments(x, y, one_fold(x))
+
+    gram_(*args, exact=True)
+
+    same(_defined(*args[:3], args[4]), added(x.double(), y.double(), one_fold(x)), rtol=1e-13)
+
+
+def test_exact_products_are_refused_where_sums_are_float32(randn):
+    x = randn(4, 2, dtype=torch.float32)
+
+    with pytest.raises(BackendError, match=r"'cpu': the C\+\+ kernels multiply in float32; .* run on: torch"):
+        gram_.on("cpu")(*arguments(x, x, one_fold(x)), exact=True)
+
+
 def _float(shape):
     return torch.zeros(shape, dtype=torch.float64)
 
@@ -288,5 +305,5 @@ def test_arguments_that_do_not_fit_are_named(change, message):
 def test_a_forced_backend_never_falls_back():
     x = torch.ones(4, 2)
 
-    with pytest.raises(BackendError, match=r"gram_ has no cuda implementation in this version; .* run on: .*torch"):
+    with pytest.raises(BackendError, match=r"cuda': a tensor is on cpu, not on a GPU; .* run on: .*torch"):
         gram_.on("cuda")(*arguments(x, x, one_fold(x)))

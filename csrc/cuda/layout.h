@@ -1,0 +1,100 @@
+// Where a number lies: in shared memory as the copy engine fills it and wgmma reads it, and in the registers of the
+// tensor cores. Compiled for the GPU and for the CPU, where tests replay the kernel with a model of both units.
+//
+// Sources: PTX ISA 9.0, "Matrix fragments for wgmma.mma_async.m64nNk16" (D), "Shared memory matrix layout" and "Strides"
+// (MN-major, 128-byte swizzle), "Matrix descriptor format", "Matrix fragments for mma.m16n8k16" (.f64); the canonical
+// layouts in CUTLASS, cute/atom/mma_traits_sm90_gmma.hpp.
+#pragma once
+
+#include "plan.h"
+
+namespace fastprobe {
+
+// -- wgmma: tiles of 128 x 128, one slab of both operands a stage ---------------------------------------------------
+
+constexpr int TILE = 128;
+constexpr int BOX = 64;                              // columns of 2 bytes that fill the 128 bytes of one swizzled row
+constexpr int ROW_BYTES = 128;                       // of a box
+constexpr int BOX_BYTES = SLAB * ROW_BYTES;          // 64 columns of one slab
+constexpr int OPERAND_BYTES = TILE / BOX * BOX_BYTES;
+constexpr int STAGE_BYTES = 2 * OPERAND_BYTES;
+constexpr int STAGES = 3;
+constexpr int STEP = 16;                             // tokens of one wgmma
+constexpr int STEPS = SLAB / STEP;
+constexpr int ATOM_BYTES = 8 * ROW_BYTES;            // 8 rows: the swizzle's period, 1,024 bytes
+constexpr int GRAM_SHARED = STAGES * STAGE_BYTES + ATOM_BYTES;  // the last, so that the ring can begin at an atom
+constexpr int ACCUMULATORS = BOX * TILE / 128;       // float32 registers of a thread for 64 x 128
+
+// One copy: 64 columns of a slab, from column and row of a block on, to an address in shared memory.
+struct Box {
+    int block, column, row;
+    uint32_t to;
+};
+
+// A stage holds the left operand and, off the diagonal, the right one, each as two boxes.
+FASTPROBE_HD inline int boxes_of(bool diagonal) { return diagonal ? 2 : 4; }
+FASTPROBE_HD inline Box box_at(const Work& work, int slab, uint32_t stage, int i) {
+    const bool right = i >= TILE / BOX;
+    return {right ? work.pair.right : work.pair.left,
+            (right ? work.item.column : work.item.row) + i % (TILE / BOX) * BOX, slab * SLAB, stage + i * BOX_BYTES};
+}
+
+// An operand whose columns lie side by side ("MN-major": a row of shared memory is a token), from a box on at
+// `address`, which is a multiple of ATOM_BYTES. The leading offset leads to the next 64 columns, the stride offset to
+// the next 8 tokens.
+FASTPROBE_HD inline uint64_t descriptor(uint32_t address) {
+    constexpr uint64_t SWIZZLE_128B = 1;
+    return uint64_t((address & 0x3FFFF) >> 4) | uint64_t(BOX_BYTES >> 4) << 16 | uint64_t(ATOM_BYTES >> 4) << 32 |
+           SWIZZLE_128B << 62;
+}
+
+// What a warpgroup multiplies: 64 columns of the left operand by 128 of the right.
+FASTPROBE_HD inline uint64_t left_operand(uint32_t stage, int half) { return descriptor(stage + half * BOX_BYTES); }
+FASTPROBE_HD inline uint64_t right_operand(uint32_t stage, bool diagonal) {
+    return descriptor(diagonal ? stage : stage + OPERAND_BYTES);
+}
+
+// The same operand, `step` times 16 tokens further.
+FASTPROBE_HD inline uint64_t further(uint64_t descriptor, int step) {
+    return descriptor + uint64_t(step * STEP * ROW_BYTES >> 4);
+}
+
+// Register i of a thread of the warpgroup holds this element of its 64 x 128 products.
+FASTPROBE_HD inline int accumulator_row(int thread, int i) { return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8; }
+FASTPROBE_HD inline int accumulator_column(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
+
+// The ring of stages. Slab n of a block of threads lies in stage n % STAGES, and it is this stage's pass number
+// n / STAGES: who waits for a barrier waits for the parity of a pass. A fresh barrier lets pass "-1" through, so the
+// producer's first waits for an empty stage return at once.
+FASTPROBE_HD inline int stage_of(uint32_t n) { return n % STAGES; }
+FASTPROBE_HD inline uint32_t full_parity(uint32_t n) { return n / STAGES & 1; }
+FASTPROBE_HD inline uint32_t empty_parity(uint32_t n) { return full_parity(n) ^ 1; }
+
+// sum += chain, in two float32: `lost` is what rounding has left out of sum (Kahan). The sum is sum - lost.
+FASTPROBE_HD inline void add_chain(float& sum, float& lost, float chain) {
+    const float addend = chain - lost, total = sum + addend;
+    lost = (total - sum) - addend;
+    sum = total;
+}
+
+// -- mma.m16n8k16 in float64: tiles of 64 x 64, 16 tokens at a time -------------------------------------------------
+
+constexpr int EXACT_TILE = 64;
+constexpr int EXACT_DEPTH = 16;
+constexpr int EXACT_THREADS = 128;
+constexpr int EXACT_STRIDE = EXACT_TILE + 4;  // doubles: a half-warp that reads 4 tokens of 4 columns meets 16 banks
+
+// What a thread brings to shared memory, as its i-th number.
+FASTPROBE_HD inline int exact_token(int thread, int i) { return i * (EXACT_THREADS / EXACT_TILE) + thread / EXACT_TILE; }
+FASTPROBE_HD inline int exact_column(int thread) { return thread % EXACT_TILE; }
+
+// Element i of a thread's fragments of A (16 columns of the left block x 16 tokens), B (16 tokens x 8 columns) and of
+// the 16 x 8 products.
+FASTPROBE_HD inline int a_column(int lane, int i) { return lane / 4 + i % 2 * 8; }
+FASTPROBE_HD inline int a_token(int lane, int i) { return i / 2 * 4 + lane % 4; }
+FASTPROBE_HD inline int b_column(int lane) { return lane / 4; }
+FASTPROBE_HD inline int b_token(int lane, int i) { return i * 4 + lane % 4; }
+FASTPROBE_HD inline int c_row(int lane, int i) { return lane / 4 + i / 2 * 8; }
+FASTPROBE_HD inline int c_column(int lane, int i) { return lane % 4 * 2 + i % 2; }
+
+}  // namespace fastprobe

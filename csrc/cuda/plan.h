@@ -1,0 +1,166 @@
+// What is multiplied where: from an item of work to two columns, a fold and a range of rows. Compiled for the GPU and
+// for the CPU, where tests hold every function against a plain model.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define FASTPROBE_HD __host__ __device__
+#else
+#define FASTPROBE_HD
+#endif
+
+namespace fastprobe {
+
+// Rows come in slabs of one fold: where there are several folds, or rows that are left out, rows are gathered into a
+// buffer, fold after fold, each filled up with empty rows to a whole slab.
+constexpr int SLAB = 128;
+
+constexpr int MAX_PAIRS = 32;  // in one launch: its arguments must stay below 32 KB
+constexpr int MAX_BLOCKS = 2 * MAX_PAIRS;
+
+struct Pair {
+    int left, right;  // blocks; of one block with itself only tiles on and above the diagonal are computed
+    int left_width, right_width;
+    double* gram;  // (folds, left_width, right_width)
+    int64_t fold_stride, row_stride;
+    int folds;       // 1: rows of all folds go to one matrix
+    int first_unit;  // where this pair's (fold, tile) units begin among those of all pairs
+};
+
+FASTPROBE_HD inline int tiles_across(int width, int tile) { return (width + tile - 1) / tile; }
+
+FASTPROBE_HD inline int tiles_of(const Pair& pair, int tile) {
+    const int rows = tiles_across(pair.left_width, tile), columns = tiles_across(pair.right_width, tile);
+    return pair.left == pair.right ? rows * (rows + 1) / 2 : rows * columns;
+}
+
+// Gives every pair its first unit; how many there are in all.
+inline int number_units(Pair* pairs, int count, int tile) {
+    int units = 0;
+    for (Pair* pair = pairs; pair < pairs + count; ++pair) {
+        pair->first_unit = units;
+        units += pair->folds * tiles_of(*pair, tile);
+    }
+    return units;
+}
+
+// One tile of one pair, one fold of its rows, one of the parts that these rows are split into.
+struct Item {
+    int pair;
+    int row, column;  // the tile's first column in the left and in the right block
+    int fold, split;
+    int unit;  // what the parts of one sum have in common
+};
+
+// Tiles are innermost, so that the blocks of threads that run together read the same rows.
+FASTPROBE_HD inline Item item_at(const Pair* pairs, int pair_count, int splits, int tile, int item) {
+    int p = 0;
+    while (p + 1 < pair_count && pairs[p + 1].first_unit * splits <= item) ++p;
+    const Pair& pair = pairs[p];
+    const int tiles = tiles_of(pair, tile), across = tiles_across(pair.right_width, tile);
+    const int local = item - pair.first_unit * splits, part = local / tiles;
+    int t = local % tiles, row = 0, column = 0;
+    if (pair.left == pair.right) {  // row r of the triangle has across - r tiles
+        while (t >= across - row) t -= across - row++;
+        column = row + t;
+    } else {
+        row = t / across;
+        column = t % across;
+    }
+    const int fold = part / splits;
+    return {p, row * tile, column * tile, fold, part % splits, pair.first_unit + fold * tiles + local % tiles};
+}
+
+struct Slabs {
+    int begin, end;
+};
+
+// Part `split` of the rows of one fold, or of all. fold_slabs[f] is the first slab of fold f, fold_slabs[folds] the end.
+FASTPROBE_HD inline Slabs slabs_of(const int* fold_slabs, int first_fold, int end_fold, int split, int splits) {
+    const int begin = fold_slabs[first_fold];
+    const int64_t length = fold_slabs[end_fold] - begin;
+    return {begin + int(length * split / splits), begin + int(length * (split + 1) / splits)};
+}
+
+// What a launch computes; the kernels get it by value, so that nothing has to be copied to the device before.
+struct Plan {
+    Pair pairs[MAX_PAIRS];
+    int pair_count;
+    int units;   // (fold, tile) of all pairs
+    int splits;  // parts of the rows of every unit
+    int folds;
+    const int* fold_slabs;  // (folds + 1), on the device
+    double* workspace;      // (units, splits, tile, tile) where splits > 1
+    double weight;
+
+    FASTPROBE_HD int items() const { return units * splits; }
+};
+
+struct Work {
+    const Pair& pair;
+    Item item;
+    Slabs slabs;
+    bool diagonal;  // one block of columns with itself
+};
+
+FASTPROBE_HD inline Work work_at(const Plan& plan, int tile, int index) {
+    const Item item = item_at(plan.pairs, plan.pair_count, plan.splits, tile, index);
+    const Pair& pair = plan.pairs[item.pair];
+    const bool pooled = pair.folds == 1;
+    return {pair, item,
+            slabs_of(plan.fold_slabs, pooled ? 0 : item.fold, pooled ? plan.folds : item.fold + 1, item.split,
+                     plan.splits),
+            pair.left == pair.right && item.row == item.column};
+}
+
+// total += value. On the device as a reduction in the L2 cache, which nobody waits for; every total has one owner, so the
+// order of its additions is fixed.
+FASTPROBE_HD inline void add(double& total, double value) {
+#ifdef __CUDA_ARCH__
+    asm volatile("red.relaxed.gpu.global.add.f64 [%0], %1;" ::"l"(__cvta_generic_to_global(&total)), "d"(value) : "memory");
+#else
+    total += value;
+#endif
+}
+
+// Where a tile's sums go: to the matrix itself where one part is all, else to the workspace, which add_parts reads.
+struct Output {
+    double* first;
+    int64_t stride;
+    int height, width;  // how far it is to the matrix's edges
+    bool adds;          // weight * value to what is there
+    double weight;
+
+    FASTPROBE_HD void put(int row, int column, double value) const {
+        if (row >= height || column >= width) return;
+        double& here = first[row * stride + column];
+        if (adds)
+            add(here, weight * value);
+        else
+            here = value;
+    }
+};
+
+FASTPROBE_HD inline Output matrix_of(const Pair& pair, const Item& item, double weight) {
+    return {pair.gram + item.fold * pair.fold_stride + item.row * pair.row_stride + item.column, pair.row_stride,
+            pair.left_width - item.row, pair.right_width - item.column, true, weight};
+}
+
+FASTPROBE_HD inline double* part_of(const Plan& plan, int tile, int unit, int split) {
+    return plan.workspace + (int64_t(unit) * plan.splits + split) * tile * tile;
+}
+
+FASTPROBE_HD inline Output output_of(const Plan& plan, int tile, const Work& work) {
+    if (plan.splits == 1) return matrix_of(work.pair, work.item, plan.weight);
+    return {part_of(plan, tile, work.item.unit, work.item.split), tile, tile, tile, false, plan.weight};
+}
+
+// matrix += weight * the sum of one element's parts, in their order.
+FASTPROBE_HD inline void add_parts(const Plan& plan, int tile, const Item& item, int row, int column) {
+    double total = 0;
+    for (int split = 0; split < plan.splits; ++split) total += part_of(plan, tile, item.unit, split)[row * tile + column];
+    matrix_of(plan.pairs[item.pair], item, plan.weight).put(row, column, total);
+}
+
+}  // namespace fastprobe

@@ -1,0 +1,168 @@
+"""The CUDA kernels on a GPU, against float64 and against the promises of ``gram_``. ``make gpu`` runs this."""
+
+import pytest
+import torch
+
+from fastprobe.ops import _cuda_gram, gram_
+
+GATE = {False: 1e-6, True: 1e-13}  # of sqrt(G_ii G_jj); exact or not
+DTYPES = [torch.bfloat16, torch.float16]
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+@pytest.fixture
+def rows(residual_rows):
+    """``rows(n, d, dtype)`` on the GPU, as a residual stream has them."""
+    return lambda n, d, dtype=torch.bfloat16: residual_rows(n, d, dtype).cuda()
+
+
+def arguments(rows, pairs, fold=None, folds=1):
+    fold = torch.zeros(len(rows[0]), dtype=torch.int64, device="cuda") if fold is None else fold
+    widths = [block.shape[1] for block in rows]
+
+    def zeros(*shape):
+        return torch.zeros(shape, dtype=torch.float64, device="cuda")
+
+    grams = [zeros(folds, widths[i], widths[j]) for i, j in pairs]
+    sums, squares = ([zeros(folds, width) for width in widths] for _ in range(2))
+    args = [grams, sums, squares, rows, pairs, fold, [zeros(width) for width in widths]]
+    return args
+
+
+def run(args, exact=False, weight=1.0):
+    if reason := gram_.refusals(*args, exact=exact)["cuda"]:
+        pytest.skip(f"cuda: {reason}")
+    gram_.on("cuda")(*args, exact=exact, weight=weight)
+
+
+def assert_within_gate(args, exact=False):
+    """Every entry, of the product of its columns' norms in its fold."""
+    grams, sums, squares, rows, pairs, fold, _ = args
+    for f in range(len(grams[0])):
+        kept = [block[fold == f].double() for block in rows]
+        norms = [torch.linalg.vector_norm(block, dim=0) for block in kept]
+        for gram, (i, j) in zip(grams, pairs, strict=True):
+            error = (gram[f] - kept[i].mT @ kept[j]).abs() / torch.outer(norms[i], norms[j])
+            assert (error.triu() if i == j else error).max() <= GATE[exact]
+        for block, norm, total, square in zip(kept, norms, sums, squares, strict=True):
+            assert ((total[f] - block.sum(0)).abs() <= 1e-12 * norm * len(block) ** 0.5).all()
+            assert ((square[f] - norm.square()).abs() <= 1e-12 * norm.square()).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("widths", [(1, 8), (64, 128), (136, 384), (130, 45), (768, 768)], ids=str)
+@pytest.mark.parametrize("n", [1, 127, 129, 5000, 70_000])
+def test_within_the_gate(rows, dtype, widths, n):
+    args = arguments([rows(n, width, dtype) for width in widths], [(0, 0), (0, 1), (1, 0), (1, 1)])
+
+    run(args)
+
+    assert_within_gate(args)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("folds", [1, 5])
+def test_folds_and_rows_that_are_left_out(rows, folds, exact):
+    fold = (torch.arange(9000, device="cuda") // 100) % folds
+    fold[::13] = -1
+    blocks = [rows(9000, width) for width in (200, 72)]
+    for block in blocks:
+        block[fold < 0] = float("nan")
+    args = arguments(blocks, [(0, 0), (0, 1)], fold, folds)
+
+    run(args, exact)
+
+    assert_within_gate(args, exact)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32, torch.float64], ids=str)
+def test_exact_products_have_the_digits_of_float64(rows, dtype):
+    args = arguments([rows(20_000, width, dtype) for width in (100, 70)], [(0, 0), (0, 1)])
+
+    run(args, exact=True)
+
+    assert_within_gate(args, exact=True)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_same_input_gives_the_same_bits(rows, exact):
+    blocks = [rows(100_000, 200), rows(100_000, 384)]
+    results = []
+    for _ in range(3):
+        args = arguments(blocks, [(0, 0), (0, 1)])
+        run(args, exact)
+        results.append([*args[0], *args[1], *args[2]])
+
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("power", range(12, 23, 2))
+def test_a_column_of_one_sign_does_not_come_out_low(power):
+    """What long chains in the tensor core would do: see csrc/cuda/gram.cuh, Precision."""
+    block = (1 + torch.rand(2**power, 8, device="cuda") / 8).bfloat16()
+    args = arguments([block], [(0, 0)])
+
+    run(args)
+
+    assert_within_gate(args)
+
+
+def test_taking_rows_out_again_leaves_nothing(rows):
+    blocks = [rows(3000, 200)]
+    args = arguments(blocks, [(0, 0)])
+
+    run(args)
+    run(args, weight=-1.0)
+
+    assert not args[0][0].any()
+
+
+def test_it_runs_on_the_current_stream_and_leaves_the_device_as_it_was(rows):
+    args = arguments([rows(5000, 128)], [(0, 0)])
+    run(arguments(args[3], [(0, 0)]))  # loads and tries the kernels
+    device, stream = torch.cuda.current_device(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10**8)
+        run(args)
+    early = args[0][0].clone()  # on the other stream, which did not wait
+    stream.synchronize()
+
+    assert not early.any()
+    assert torch.cuda.current_device() == device
+    assert_within_gate(args)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_graph_may_hold_the_launch(rows, folds, exact):
+    """The launch by itself, as the check of ``gram_`` reads the largest fold; after a call that reads the origins."""
+    fold = torch.arange(4000, device="cuda") % folds
+    block = rows(4000, 136)
+    args = arguments([block], [(0, 0)], fold, folds)
+    run(args, exact)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        _cuda_gram.gram_(*args, 1.0, exact)
+    block.copy_(rows(4000, 136) / 2)
+    for sums in args[:3]:
+        sums[0].zero_()
+
+    graph.replay()
+
+    assert_within_gate(args, exact)
+
+
+def test_nothing_is_written_outside_the_sums(rows):
+    args = arguments([rows(6000, 200)], [(0, 0)])
+    around = torch.full((1, 300, 300), -7.0, dtype=torch.float64, device="cuda")
+    args[0] = [around[:, 50:250, 30:230]]
+    args[0][0].zero_()
+
+    run(args)
+
+    assert_within_gate(args)
+    args[0][0].fill_(-7.0)
+    assert (around == -7.0).all()

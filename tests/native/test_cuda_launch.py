@@ -1,0 +1,248 @@
+"""The CUDA backend of ``gram_``, from its arguments to its sums: its own kernels, run by threads of the CPU."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from fastprobe.ops import _cuda, _cuda_gram, gram_
+from tests.native.cuda_on_host import simulator
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """A simulated GPU of three multiprocessors, in the place of ``fastprobe._cuda``."""
+    library = simulator() or pytest.skip("no nvcc")
+    for module in (_cuda, _cuda_gram):
+        monkeypatch.setattr(module, "library", lambda: library)
+    monkeypatch.setattr(_cuda_gram, "PART", 1)  # parts even of the few rows of a test
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=3))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    return library
+
+
+def arguments(rows, pairs, fold, folds, pooled=()):
+    """Sums that are not zero before, and origins that are."""
+    widths = [block.shape[1] for block in rows]
+    grams = [
+        torch.ones(1 if pair in pooled else folds, widths[pair[0]], widths[pair[1]], dtype=torch.float64)
+        for pair in pairs
+    ]
+    sums, squares = ([torch.ones(folds, width, dtype=torch.float64) for width in widths] for _ in range(2))
+    return [grams, sums, squares, rows, pairs, fold, [torch.zeros(width, dtype=torch.float64) for width in widths]]
+
+
+def copied(args):
+    return [[t if t is None else t.clone() for t in totals] for totals in args[:3]] + args[3:]
+
+
+def assert_same_as_the_definition(args, weight=1.0, exact=False):
+    """Held against the definition in float64; what is in float32 is rounded once a chain."""
+    expected = copied(args)
+    gram_.on("torch")(*expected, weight=weight, exact=True)
+    _cuda_gram.gram_(*args, weight=weight, exact=exact)
+    z = [(block.double() - origin)[args[5] >= 0].nan_to_num() for block, origin in zip(args[3], args[6], strict=True)]
+    norms = [torch.linalg.vector_norm(block, dim=0) for block in z]
+    for gram, other, (i, j) in zip(args[0], expected[0], args[4], strict=True):
+        error = (gram - other).abs() / (torch.outer(norms[i], norms[j]) + 1e-9)
+        assert (error.triu() if i == j else error).max() <= (1e-13 if exact else 1e-7)
+    for ours, theirs in zip((*args[1], *args[2]), (*expected[1], *expected[2]), strict=True):
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("folds", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_products_and_sums_of_16_bit_rows(library, dtype, folds, masked, residual_rows):
+    rows = [residual_rows(400, width, dtype) for width in (136, 64, 8)]
+    fold = torch.arange(400) % folds
+    if masked:
+        fold[::7] = -1
+        for block in rows:
+            block[::7] = float("nan")
+
+    assert_same_as_the_definition(arguments(rows, [(0, 0), (0, 1), (2, 0)], fold, folds), weight=-1.0)
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_rows_that_the_copy_engine_cannot_read_are_gathered(library, folds, randn):
+    wide = randn(300, 200, dtype=torch.bfloat16)
+    rows = [wide[:, :50], wide[:, 3:103:2], wide.mT.contiguous().mT[:, :9], wide[::2].repeat(2, 1)[:, 1:2]]
+    assert sum(_cuda_gram._fits_the_copy_engine(block) for block in rows) == 1
+
+    assert_same_as_the_definition(arguments(rows, [(0, 0), (1, 2), (3, 1)], torch.arange(300) % folds, folds))
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [("float64", "float64"), ("float32", "bfloat16"), ("float16", "float32"), ("bfloat16", "bfloat16")],
+    ids="-".join,
+)
+def test_exact_products_of_any_rows_about_origins(library, dtypes, residual_rows):
+    rows = [residual_rows(300, width, getattr(torch, dtype)) for width, dtype in zip((70, 65), dtypes, strict=True)]
+    fold = torch.arange(300) % 4 - 1
+    rows[0][fold < 0] = float("nan")
+    args = arguments(rows, [(0, 0), (0, 1), (1, 1)], fold, folds=3)
+    args[-1][0].fill_(29.5)
+
+    assert_same_as_the_definition(args, exact=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("pairs", [[(0, 0)], [(0, 1), (1, 0)], [(0, 0), (0, 2), (2, 2)]], ids=str)
+def test_two_planes_hold_every_digit_of_16_bit_rows_about_origins(library, dtype, pairs, randn):
+    rows = [randn(300, width, dtype=dtype) for width in (140, 70, 9)]
+    fold = torch.arange(300) % 3 - 1
+    args = arguments(rows, pairs, fold, folds=2)
+    for block, column, mean in ((0, 5, 30.0), (0, 139, -7.0), (1, 0, 1000.0), (1, 64, 9.0)):
+        rows[block][:, column] += mean
+        rows[block][::11, column] = randn(28, dtype=dtype) * 2.0**-6  # far from the mean, with finer digits
+        args[-1][block][column] = mean
+
+    assert_same_as_the_definition(args, weight=-1.0)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_gram_of_all_folds_beside_some_by_fold(library, exact, randn):
+    rows = [randn(500, 130, dtype=torch.bfloat16), randn(500, 20, dtype=torch.bfloat16)]
+    args = arguments(rows, [(0, 0), (0, 1), (1, 1)], torch.arange(500) % 3 - 1, folds=2, pooled=[(0, 1), (1, 1)])
+    args[1][0] = args[2][1] = None
+
+    assert_same_as_the_definition(args, exact=exact)
+
+
+@pytest.mark.slow
+def test_more_pairs_than_one_launch_takes(library, randn):
+    rows = [randn(130, 8, dtype=torch.float16) for _ in range(9)]
+    pairs = [(i, j) for i in range(9) for j in range(i, 9)]
+
+    assert_same_as_the_definition(arguments(rows, pairs, torch.zeros(130, dtype=torch.int64), folds=1))
+
+
+def test_sums_without_products_and_products_without_sums(library, randn):
+    rows = [randn(200, 40, dtype=torch.bfloat16)]
+    fold = torch.arange(200) % 2
+    args = arguments(rows, [(0, 0)], fold, folds=2)
+
+    assert_same_as_the_definition([[], *args[1:4], [], *args[5:]])
+    assert_same_as_the_definition([args[0], [None], [None], *args[3:]])
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_without_a_row_that_counts_nothing_is_added(library, n, randn):
+    rows = [randn(n, 16, dtype=torch.bfloat16)]
+
+    assert_same_as_the_definition(arguments(rows, [(0, 0)], torch.full((n,), -1), folds=2))
+
+
+def test_a_gram_may_be_part_of_a_wider_matrix(library, randn):
+    rows = [randn(150, 24, dtype=torch.bfloat16)]
+    args = arguments(rows, [(0, 0)], torch.arange(150) % 2, folds=2)
+    around = torch.full((2, 40, 50), -7.0, dtype=torch.float64)
+    args[0] = [around[:, 5:29, 9:33]]
+    args[0][0].zero_()
+
+    assert_same_as_the_definition(args)
+
+    args[0][0].fill_(-7.0)
+    assert (around == -7.0).all()
+
+
+@pytest.mark.slow
+def test_a_trial_finds_what_is_right_and_what_is_not(library, monkeypatch):
+    cpu = torch.device("cpu")
+
+    assert _cuda._error_of_a_trial(cpu, exact=False) < 1e-7
+    assert _cuda._error_of_a_trial(cpu, exact=True) < 1e-13
+
+    monkeypatch.setattr(library, "gram", lambda **arguments: None)  # a kernel that does nothing
+    assert _cuda._error_of_a_trial(cpu, exact=False) > 0.1
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def reason(rows, exact=False, origins=None, grams=None, device="cuda:0"):
+    """What ``gram_`` says of rows on a GPU, which need not exist to be asked about."""
+    fold = torch.zeros(len(rows[0]), dtype=torch.int64, device=device)
+    grams = grams or [torch.zeros(1, rows[0].shape[1], rows[0].shape[1], dtype=torch.float64, device=device)]
+    return gram_.refusals(grams, [None], [None], rows, [(0, 0)], fold, origins or [], exact=exact)["cuda"]
+
+
+@pytest.fixture
+def hopper(library, monkeypatch):
+    """A GPU of compute capability 9.0, as far as one is asked about."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(_cuda, "_error_of_a_trial", lambda device, exact: 1e-13)
+    _cuda._cannot_run.cache_clear()
+    yield
+    _cuda._cannot_run.cache_clear()
+
+
+@pytest.fixture
+def on_gpu():
+    with FakeTensorMode():
+        yield lambda *shape, dtype=torch.bfloat16: torch.empty(*shape, dtype=dtype, device="cuda:0")
+
+
+def test_16_bit_rows_on_hopper_are_taken(hopper, on_gpu):
+    assert reason([on_gpu(10, 8)]) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_any_rows_are_taken_in_float64(hopper, on_gpu, dtype):
+    assert reason([on_gpu(10, 7, dtype=dtype)], exact=True) is None
+
+
+def test_float64_rows_are_exact_by_themselves(hopper, on_gpu):
+    assert reason([on_gpu(10, 7, dtype=torch.float64)]) is None
+
+
+def test_every_refusal_says_why(hopper, on_gpu, monkeypatch):
+    x, y = on_gpu(10, 8), on_gpu(10, 8, dtype=torch.float32)
+    gram = on_gpu(1, 8, 8, dtype=torch.float64)
+
+    assert reason([torch.empty(10, 8)], device="cpu") == "a tensor is on cpu, not on a GPU"
+    assert reason([x, x.to("cuda:1")]) == "tensors are on cuda:0 and on cuda:1"
+    assert reason([y]).startswith("it takes bfloat16 rows or float16 rows, not float32 (exact=True")
+    assert reason([x, y]).startswith("it takes bfloat16 rows or float16 rows, not bfloat16 and float32")
+    assert reason([x], grams=[gram.mT]) == "the columns of a gram do not lie side by side"
+    assert reason([on_gpu(10, 0)]) == "a block of rows has no columns"
+    monkeypatch.setattr(_cuda, "moved_by", lambda origin: _cuda_gram.Moved(origin, frozenset({torch.float16}), 0))
+    assert reason([x], origins=[on_gpu(8)]) == "origins[0] has numbers that bfloat16 rows cannot have"
+
+
+def test_a_gpu_that_the_build_is_not_for_is_named(hopper, on_gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+
+    assert reason([on_gpu(10, 8)]) == "wgmma is for compute capability 9.0; cuda:0 has 8.0"
+    assert reason([on_gpu(10, 8)], exact=True) == "fastprobe._cuda was built for 9.0a; cuda:0 has 8.0"
+
+
+def test_a_kernel_that_differs_from_torch_is_not_used(hopper, on_gpu, monkeypatch):
+    monkeypatch.setattr(_cuda, "_error_of_a_trial", lambda device, exact: 2e-6)
+
+    assert reason([on_gpu(10, 8)]) == "on cuda:0 its sums differ from torch's by 2.0e-06 of their size"
+
+
+def test_what_was_not_built_says_how_it_is(on_gpu, monkeypatch):
+    monkeypatch.setattr(_cuda, "library", lambda: None)
+
+    assert reason([on_gpu(10, 8)]).startswith("fastprobe._cuda was not built; with nvcc, `FASTPROBE_BUILD=cuda pip")
+
+
+def test_an_origin_is_asked_about_once_unless_it_changes():
+    origin = torch.zeros(3)
+
+    assert not len(_cuda_gram.moved_by(origin).columns)
+    origin[1] = 2.0
+    assert _cuda_gram.moved_by(origin).columns.tolist() == [1]
+    assert _cuda_gram.moved_by(origin) is _cuda_gram.moved_by(origin)
+    assert torch.bfloat16 in _cuda_gram.moved_by(origin).fits
+    origin[1] = 1 + 2**-9  # a number of float16 only
+    assert _cuda_gram.moved_by(origin).fits == {torch.float16}

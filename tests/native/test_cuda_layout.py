@@ -1,0 +1,247 @@
+"""The CUDA kernels' index arithmetic, compiled for the CPU, against models of the units that it is for."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastprobe.ops._cuda_gram import SLAB, TILE, parts_of, slabs_of, tiles_of
+from tests.native.cuda_on_host import exact_products, host_layout, poisoned, run_wgmma
+from tests.native.cuda_resources import DYNAMIC_SHARED
+
+
+@pytest.fixture
+def layout():
+    return host_layout() or pytest.skip("no C++ compiler")
+
+
+def plan_of(layout, pairs, tile, splits, fold_slabs, weight=1.0):
+    """A plan of (left, right, gram), and the memory that it points to."""
+    fold_slabs = np.asarray(fold_slabs, np.int32)
+    units = sum(len(gram) * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
+    workspace = poisoned(units * splits, tile)
+    plan = layout.Plan(
+        [
+            (left, right, *gram.shape[1:], gram.ctypes.data, gram.strides[0] // 8, gram.strides[1] // 8, len(gram))
+            for left, right, gram in pairs
+        ],
+        tile,
+        splits,
+        len(fold_slabs) - 1,
+        fold_slabs.ctypes.data,
+        workspace.ctypes.data,
+        weight,
+    )
+    return plan, (fold_slabs, workspace)
+
+
+# -- the whole kernel -------------------------------------------------------------------------------------------------
+
+WIDTHS = (200, 64, 130)
+PAIRS = [(0, 0), (0, 1), (2, 0), (2, 2)]  # triangles and rectangles; block 1 is half a tile
+
+
+def gathered(rows, index):
+    """Rows by position, zero where there is none."""
+    return np.where(index[:, None] < 0, 0.0, rows[index])
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_replay_of_the_kernel_gives_the_products(layout, splits, folds, randn):
+    n = 700
+    fold = torch.arange(n) * folds // n  # of unequal lengths, the first rows left out
+    fold[:90] = -1
+    rows = [randn(n, width).numpy() for width in WIDTHS]
+    for block in rows:
+        block[:90] = np.nan
+    slabs = slabs_of(fold, folds)
+    index, fold_slabs = slabs.row.numpy(), slabs.first.numpy()
+    outs = [randn(1 if pair == (2, 0) else folds, WIDTHS[pair[0]], WIDTHS[pair[1]]).numpy() for pair in PAIRS]
+    before = [out.copy() for out in outs]
+    pairs = [(*pair, out) for pair, out in zip(PAIRS, outs, strict=True)]
+    plan, _kept = plan_of(layout, pairs, TILE, splits, fold_slabs, weight=-1.0)
+
+    run_wgmma(layout, plan, [gathered(block, index) for block in rows])
+
+    for (i, j), out, old in zip(PAIRS, outs, before, strict=True):
+        for f in range(len(out)):
+            kept = fold.numpy() == f if len(out) > 1 else fold.numpy() >= 0
+            exact = old[f] - rows[i][kept].T @ rows[j][kept]
+            some = np.triu if i == j else np.asarray
+            np.testing.assert_allclose(some(out[f]), some(exact), rtol=1e-12, atol=1e-10)
+
+
+def test_nothing_below_the_tiles_of_a_triangle_is_written(layout):
+    out = np.zeros((1, 300, 300))
+    plan, _kept = plan_of(layout, [(0, 0, out)], TILE, 1, [0, 1])
+
+    run_wgmma(layout, plan, [np.ones((SLAB, 300))])
+
+    tile = np.arange(300) // TILE
+    assert (out[0][tile[:, None] <= tile] == SLAB).all()
+    assert not out[0][tile[:, None] > tile].any()
+
+
+def test_every_number_of_a_float64_tile_finds_its_place(layout, randn):
+    left, right = randn(16, 64).numpy(), randn(16, 64).numpy()
+
+    np.testing.assert_allclose(exact_products(layout, left, right), left.T @ right, rtol=1e-13)
+
+
+def test_the_ring_fits_into_shared_memory(layout):
+    barriers = 2 * 8 * layout.STAGES
+
+    assert layout.GRAM_SHARED >= layout.STAGES * layout.STAGE_BYTES + 1023  # its begin is moved to a multiple of 1,024
+    assert layout.GRAM_SHARED + barriers <= 227 * 1024
+    assert DYNAMIC_SHARED["gram_kernel"] == layout.GRAM_SHARED
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_float64_fragments_meet_every_bank_once(layout, half):
+    lanes = np.arange(16 * half, 16 * half + 16)  # 16 doubles are what one pass reads
+
+    for i in range(8):
+        assert len(set((layout.a_token(lanes, i) * layout.EXACT_STRIDE + layout.a_column(lanes, i)) % 16)) == 16
+    for i in range(4):
+        assert len(set((layout.b_token(lanes, i) * layout.EXACT_STRIDE + layout.b_column(lanes)) % 16)) == 16
+
+
+# -- who does what ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", [64, 128])
+@pytest.mark.parametrize("splits", [1, 4])
+def test_every_slab_of_every_tile_is_done_once(layout, tile, splits):
+    shapes = [(3, 300, 300), (3, 65, 200), (1, 200, 1), (1, 64, 64)]
+    pairs = [(0, 0 if shape[1] == shape[2] else 1, np.zeros(shape)) for shape in shapes]
+    plan, _kept = plan_of(layout, pairs, tile, splits, fold_slabs=[0, 5, 5, 20])  # three folds, one of them empty
+
+    done = {}
+    for item in range(plan.items):
+        pair, row, column, begin, end, _ = plan.work(item)
+        for slab in range(begin, end):
+            done[pair, row, column, slab] = done.get((pair, row, column, slab), 0) + 1
+
+    expected = {
+        (pair, row, column, slab)
+        for pair, (_, height, width) in enumerate(shapes)
+        for row in range(0, height, tile)
+        for column in range(row if height == width else 0, width, tile)
+        for slab in range(20)
+    }
+    assert set(done) == expected
+    assert set(done.values()) == {1}
+    assert plan.units == sum(f * tiles_of(h, w, h == w, tile) for f, h, w in shapes)
+
+
+class Barrier:
+    """An mbarrier: a phase ends when the expected arrivals and bytes are in."""
+
+    def __init__(self, arrivals):
+        self.arrivals, self.pending, self.bytes, self.phase = arrivals, arrivals, 0, 0
+
+    def arrive(self, expected=0):
+        self.pending, self.bytes = self.pending - 1, self.bytes + expected
+        self._end()
+
+    def deliver(self, size):
+        self.bytes -= size
+        self._end()
+
+    def passed(self, parity):
+        """``mbarrier.try_wait.parity``: whether the phase of this parity has ended, taking phase -1 for ended."""
+        return self.phase % 2 != parity
+
+    def _end(self):
+        if not self.pending and not self.bytes:
+            self.pending, self.phase = self.arrivals, self.phase + 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_ring_never_stops_and_never_overwrites_what_is_read(layout, seed):
+    """Producer, copies and consumer warps take turns at random; some are far ahead for a while."""
+    random, slabs, warps = np.random.default_rng(seed), 40, 8
+    full, empty = ([Barrier(count) for _ in range(layout.STAGES)] for count in (1, warps))
+    holds = [None] * layout.STAGES  # which slab lies in a stage
+    at, copies = [0] * (warps + 1), []  # slabs done by each consumer, then by the producer
+    eager = random.permutation(warps + 2) + 1.0
+
+    def steps():
+        """Who can go on."""
+        for warp in range(warps):
+            if at[warp] < slabs and full[layout.stage_of(at[warp])].passed(layout.full_parity(at[warp])):
+                yield warp
+        if at[warps] < slabs and empty[layout.stage_of(at[warps])].passed(layout.empty_parity(at[warps])):
+            yield warps
+        if copies:
+            yield warps + 1
+
+    while min(at) < slabs:
+        able = list(steps())
+        assert able, f"everybody waits, at slabs {at}"
+        who = random.choice(able, p=eager[able] / eager[able].sum())
+        if who == warps + 1:
+            n, stage = copies.pop(random.integers(len(copies)))
+            holds[stage] = n
+            full[stage].deliver(layout.STAGE_BYTES)
+            continue
+        n = at[who]
+        stage = layout.stage_of(n)
+        if who == warps:
+            assert all(done > n - layout.STAGES for done in at[:warps]), "a stage is filled that is still read"
+            full[stage].arrive(expected=layout.STAGE_BYTES)
+            copies.append((n, stage))
+        else:
+            assert holds[stage] == n
+            empty[stage].arrive()
+        at[who] += 1
+
+
+# -- sums -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_chains_add_up_to_more_digits_than_float32_has(layout, mean, randn):
+    chains = (randn(2**16) + 8 * mean).float().numpy()  # 8 million tokens
+
+    total = layout.sum_of_chains(chains)
+
+    exact, size = chains.astype(np.float64).sum(), np.abs(chains.astype(np.float64)).sum()
+    assert abs(total - exact) <= 2**-26 * size
+
+
+@pytest.mark.parametrize(("n", "folds"), [(1, 1), (128, 1), (129, 3), (1000, 3), (1000, 300)])
+def test_slabs_hold_the_rows_of_one_fold_in_their_order(n, folds, generator):
+    fold = torch.randint(-1, folds, (n,), generator=generator)
+
+    slabs = slabs_of(fold, folds)
+    index, fold_slabs = slabs.row, slabs.first
+
+    assert len(index) == SLAB * (-(-n // SLAB) + folds)
+    assert fold_slabs[0] == 0
+    for f in range(folds):
+        here = index[fold_slabs[f] * SLAB : fold_slabs[f + 1] * SLAB]
+        assert torch.equal(here[here >= 0].long(), (fold == f).nonzero().flatten())
+        assert (here[: (fold == f).sum()] >= 0).all()
+        assert (here < 0).sum() < SLAB
+    assert (index[fold_slabs[-1] * SLAB :] == -1).all()
+
+
+def test_a_single_fold_takes_rows_of_any_and_leaves_out_none():
+    slabs = slabs_of(torch.tensor([4, -1, 0, 7, -3]), 1)
+
+    assert slabs.row[:4].tolist() == [0, 2, 3, -1]
+    assert slabs.first.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("tokens", [4096, 32_768, 1_000_000])
+@pytest.mark.parametrize("units", [1, 15, 57, 75, 285, 3000])
+def test_parts_keep_processors_busy_and_are_not_too_short(tokens, units):
+    slabs = tokens // SLAB
+
+    parts = parts_of(units, slabs, processors=132)
+
+    assert parts == 1 or slabs / parts >= 16
+    if slabs > 132 * 16:
+        waves = -(-units * parts // 132)
+        assert units * parts / (waves * 132) >= 0.9
