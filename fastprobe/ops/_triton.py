@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,16 @@ from torch import Tensor
 
 from fastprobe.errors import BackendError
 from fastprobe.ops import _tuning
+from fastprobe.ops._platform import may_wait_for
+from fastprobe.ops._trial import Pairs, error_of_a_trial
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 OLDEST = (8, 0)
 """Compute capability: the first with bfloat16 in its tensor cores."""
+
+GATE = 1e-6
+"""Largest error of a trial, of the size of its columns."""
 
 RESIDUAL_ROWS = 65_536
 """Rows whose residuals are in memory at once."""
@@ -64,9 +69,40 @@ def _device_refuses(device: torch.device) -> str | None:
     return None
 
 
-def passed_over(tensors: Iterable[Tensor]) -> bool:
-    """Whether ``auto`` does not take the kernels although they would run: in the interpreter they are no gain."""
-    return any(tensor.device.type == "cpu" for tensor in tensors)
+def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool]) -> bool:
+    """Whether ``auto`` does not take a kernel although it would run.
+
+    So in the interpreter, where it is no gain, and on a GPU where it does not agree with torch. That is tried once a device
+    and process, but not while a graph is being made.
+
+    Args:
+        tensors: some that it is to run on.
+        agrees: tries it on a device.
+    """
+    if any(tensor.device.type != "cuda" for tensor in tensors):
+        return True
+    return all(map(may_wait_for, tensors)) and not all(agrees(tensor.device) for tensor in tensors)
+
+
+@functools.cache
+def gram_agrees(device: torch.device) -> bool:
+    """Whether :func:`gram_` gives torch's sums on a device."""
+
+    def launch(grams: list[Tensor], rows: list[Tensor], pairs: Pairs, fold: Tensor, origins: list[Tensor]) -> None:
+        gram_(grams, [], [], [], [], rows, [block for pair in pairs for block in pair], fold, origins, 1.0)
+
+    return error_of_a_trial(launch, device) <= GATE
+
+
+@functools.cache
+def score_agrees(device: torch.device) -> bool:
+    """Whether :func:`score` gives torch's sums on a device."""
+    generator = torch.Generator(device).manual_seed(0)
+    x, y, coef = (torch.randn(*shape, device=device, generator=generator) for shape in ((300, 72), (300, 40), (72, 40)))
+    intercept = torch.arange(40.0, device=device)
+    off = score(x, coef, intercept, y, [])[3].double()
+    exact = (y.double() - x.double() @ coef.double() - intercept.double()).square().sum(1)
+    return bool((off / exact - 1).abs().max() <= GATE)
 
 
 @torch.library.custom_op("fastprobe::triton_gram_", mutates_args=("grams", "sums", "squares"))

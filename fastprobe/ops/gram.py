@@ -235,7 +235,9 @@ def _triton_refuses(call: GramCall) -> str | None:
     )
 
 
-@gram_.register("triton", unless=_triton_refuses, passed_over=lambda call: _triton.passed_over(call.grams))
+@gram_.register(
+    "triton", unless=_triton_refuses, passed_over=lambda call: _triton.passed_over([call.fold], _triton.gram_agrees)
+)
 def _on_triton(call: GramCall) -> None:
     """``kernels/gram.py``: 16-bit rows as they are, others as planes of bfloat16; sums of 128 rows in tensor cores."""
     _triton.gram_(

@@ -137,7 +137,9 @@ def _triton_refuses(
     return _triton.refuses((x, coef, intercept, y, *(residual or ())), (x, y))
 
 
-@score.register("triton", unless=_triton_refuses, passed_over=lambda x, *_, **__: _triton.passed_over((x,)))
+@score.register(
+    "triton", unless=_triton_refuses, passed_over=lambda x, *_, **__: _triton.passed_over([x], _triton.score_agrees)
+)
 def _on_triton(
     x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
 ) -> RowScores:

@@ -1,6 +1,7 @@
 """The CUDA backend of ``gram_``, from its arguments to its sums: its own kernels, run by threads of the CPU."""
 
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from fastprobe.ops import _cuda, _cuda_gram, gram_
+from fastprobe.ops._trial import error_of_a_trial
 from tests.native.cuda_on_host import simulator
 
 
@@ -157,11 +159,11 @@ def test_a_gram_may_be_part_of_a_wider_matrix(library, randn):
 def test_a_trial_finds_what_is_right_and_what_is_not(library, monkeypatch):
     cpu = torch.device("cpu")
 
-    assert _cuda._error_of_a_trial(cpu, exact=False) < 1e-7
-    assert _cuda._error_of_a_trial(cpu, exact=True) < 1e-13
+    assert error_of_a_trial(partial(_cuda._try_out, exact=False), cpu) < 1e-7
+    assert error_of_a_trial(partial(_cuda._try_out, exact=True), cpu) < 1e-13
 
     monkeypatch.setattr(library, "gram", lambda **arguments: None)  # a kernel that does nothing
-    assert _cuda._error_of_a_trial(cpu, exact=False) > 0.1
+    assert error_of_a_trial(partial(_cuda._try_out, exact=False), cpu) > 0.1
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def reason(rows, exact=False, origins=None, grams=None, device="cuda:0"):
 def hopper(library, monkeypatch):
     """A GPU of compute capability 9.0, as far as one is asked about."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(_cuda, "_error_of_a_trial", lambda device, exact: 1e-13)
+    monkeypatch.setattr(_cuda, "error_of_a_trial", lambda launch, device: 1e-13)
     _cuda._cannot_run.cache_clear()
     yield
     _cuda._cannot_run.cache_clear()
@@ -225,7 +227,7 @@ def test_a_gpu_that_the_build_is_not_for_is_named(hopper, on_gpu, monkeypatch):
 
 
 def test_a_kernel_that_differs_from_torch_is_not_used(hopper, on_gpu, monkeypatch):
-    monkeypatch.setattr(_cuda, "_error_of_a_trial", lambda device, exact: 2e-6)
+    monkeypatch.setattr(_cuda, "error_of_a_trial", lambda launch, device: 2e-6)
 
     assert reason([on_gpu(10, 8)]) == "on cuda:0 its sums differ from torch's by 2.0e-06 of their size"
 
