@@ -14,7 +14,7 @@ Launch = Callable[[list[Tensor], list[Tensor], Pairs, Tensor, list[Tensor]], Non
 
 
 def error_of_a_trial(launch: Launch, device: torch.device) -> float:
-    """The largest error, over the size of its columns, of products of random bfloat16 rows in two folds; 1 for a NaN."""
+    """The largest error of products of random bfloat16 rows in two folds, over the size of their columns."""
     generator = torch.Generator(device).manual_seed(0)
     n, widths = 400, (140, 72)
     rows = [torch.randn(n, width, device=device, generator=generator).bfloat16() for width in widths]

@@ -72,8 +72,8 @@ def _device_refuses(device: torch.device) -> str | None:
 def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool]) -> bool:
     """Whether ``auto`` does not take a kernel although it would run.
 
-    So in the interpreter, where it is no gain, and on a GPU where it does not agree with torch. That is tried once a device
-    and process, but not while a graph is being made.
+    So in the interpreter, where it is no gain, and on a GPU where it does not agree with torch. That is tried once a
+    device and process, but not while a graph is being made.
 
     Args:
         tensors: some that it is to run on.
