@@ -48,7 +48,12 @@ class OrderEffects(Result):
     metric: ClassVar[str] = "relative_l2"
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
-        """One metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` where there is no such row."""
+        """One metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` where there is no such row.
+
+        Raises:
+            InputError: no row has the metric.
+        """
+        self.top(1, metric)  # says which metrics there are if this one is not among them
         depth = self.config["layers"]
         matrix = np.full((depth, depth), np.nan)
         for row in self.rows:

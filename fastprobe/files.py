@@ -7,16 +7,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastprobe.errors import InputError
+
+
+def make_folder(path: str | Path) -> Path:
+    """A folder, made with those above it where it is not there.
+
+    Raises:
+        InputError: the system refuses.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: the folder {path} cannot be made: {error.strerror}") from None
+    return Path(path)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path to write to that takes the place of ``path`` when the block ends well, and vanishes when it does not.
 
     Raises:
+        InputError: its folder cannot be made.
         OSError: the system refuses; it names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary

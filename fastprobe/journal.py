@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fastprobe.errors import InputError
+from fastprobe.files import make_folder
 
 FILE = "orders.jsonl"
 
@@ -40,7 +41,7 @@ class Journal:
             return
         head = json.dumps(self._origin | config, sort_keys=True)
         lines = self._lines(head) if self._resume else [head]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         with self._path.open("w", encoding="utf-8") as self._file:
             self._file.writelines(f"{line}\n" for line in lines)
             yield

@@ -145,8 +145,8 @@ def linearity(
     """
     fit = fit or LeastSquares()
     _check_choices(folds, score_sequences, objective, cka)
-    device = device_of(model)
     points = resolve(model)
+    device = device_of(model)
     depth = len(points.layers)
     chosen = [
         Element(name, layer, layer + 1)

@@ -48,6 +48,8 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         InputError: there is none.
     """
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise InputError(f"model: {name!r} has no config.json in it, so it is not the folder of a model")
     try:
         _know_variants(name)  # Transformers reads the model's configuration for the tokenizer too
         return transformers.AutoTokenizer.from_pretrained(name)
@@ -59,7 +61,9 @@ _LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What Transformers says, in one line."""
+    said = " ".join(str(error).split())
+    return said.partition(". ")[0] if said else type(error).__name__
 
 
 def _know_variants(path: str) -> None:

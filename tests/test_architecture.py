@@ -54,7 +54,7 @@ BESIDE = {
     ("points", "errors"),
     ("files", "errors"),
 }
-BESIDE |= {("orders", "orders"), ("orders", "errors"), ("plan", "errors"), ("journal", "errors")}
+BESIDE |= {("orders", "orders"), ("orders", "errors"), ("plan", "errors"), ("journal", "errors"), ("journal", "files")}
 BESIDE |= {("pretraining", "pretraining")}
 INSIDE = {("ops", "kernels"), ("testing", "models")}
 

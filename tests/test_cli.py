@@ -361,3 +361,36 @@ def test_a_training_that_cannot_be_is_one_line(run, tmp_path, arguments, message
     assert code == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_interrupted_command_says_what_is_kept(permute, run, model_folder, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastprobe.runs.OrderRuns.__iter__", interrupted)
+
+    code, _, err = permute("--quiet")
+    assert (code, err) == (
+        130,
+        f"fastprobe: interrupted; {tmp_path / 'out' / 'orders.jsonl'} is kept: go on with --resume\n",
+    )
+
+    code, _, err = run("commutator", model_folder, "--tokens", "600", "--quiet", "--out", tmp_path / "other")
+    assert (code, err) == (130, "fastprobe: interrupted; nothing was kept\n")
+
+
+@pytest.mark.parametrize("command", ["linearity", "permute"])
+def test_a_folder_that_cannot_be_made_gets_one_line(run, model_folder, command, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    code, _, err = run(command, model_folder, "--tokens", "600", "--quiet", "--out", tmp_path / "file" / "out")
+
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be made: Not a directory" in err
+
+
+def test_a_folder_without_a_model_gets_one_line(run, tmp_path):
+    code, _, err = run("points", tmp_path)
+
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no config.json in it, so it is not the folder of a model" in err

@@ -298,3 +298,16 @@ def test_states_that_do_not_fit_in_memory_are_refused_before_they_are_made(monke
 
     with pytest.raises(InputError, match=r"take 43.0 kB at a time and 32.3 kB are free; smaller batches"):
         fp.commutativity(tiny_model("gpt2"), tiny_batches(), ORDERS, progress=False)
+
+
+def test_a_metric_that_no_row_has_is_named():
+    effects = fp.commutativity(tiny_model("bert"), tiny_batches(), ORDERS, progress=False)
+
+    with pytest.raises(InputError, match="no row has 'loss'; the rows have"):
+        effects.matrix("loss")
+
+
+@pytest.mark.parametrize("call", [fp.linearity, lambda model, batches: fp.commutativity(model, batches, ORDERS)])
+def test_the_name_of_a_model_is_no_model(call):
+    with pytest.raises(InputError, match="must be a Hugging Face model, got 'gpt2'; load one with"):
+        call("gpt2", tiny_batches())

@@ -6,6 +6,7 @@ import errno
 import json
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,14 @@ INTERRUPTED = 130  # what Typer returns for Ctrl-C, and shells expect
 _UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
 
 
+_kept: list[Path] = []
+
+
+def keeps(path: Path) -> None:
+    """Say where a command that can be gone on with keeps what it has done: an interrupted one then says so."""
+    _kept.append(path)
+
+
 def note(text: str) -> None:
     """Tell the user something that is not the result."""
     typer.echo(text, err=True)
@@ -36,6 +45,7 @@ def dumps(document: Any) -> str:
 def main() -> None:
     """Run a command; every expected failure is one line on standard error and an exit code."""
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # one line, without the line of code
+    _kept.clear()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -55,5 +65,6 @@ def main() -> None:
         note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; {kept}")
         code = 2
     if code == INTERRUPTED:
-        note("fastprobe: interrupted; what was scanned so far is kept in --out: go on with --resume")
+        there = [path for path in _kept if path.exists()]
+        note(f"fastprobe: interrupted; {f'{there[0]} is kept: go on with --resume' if there else 'nothing was kept'}")
     sys.exit(code or 0)

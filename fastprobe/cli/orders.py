@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import app
+from fastprobe.cli.app import app, keeps
 from fastprobe.cli.options import (
     BatchSize,
     Dataset,
@@ -82,6 +82,7 @@ def permute(
     has_head = has_language_head(loaded)
     metric = drawn_column(metric, type(loaded).__name__, has_head, depths)
     origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
+    keeps(out / JOURNAL)
     with scaled_skips(loaded, skip_scale, skip_parts):
         effects = fp.commutativity(
             loaded,

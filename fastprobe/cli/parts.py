@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import app, note
+from fastprobe.cli.app import app, keeps, note
 from fastprobe.cli.options import (
     BatchSize,
     Dataset,
@@ -92,6 +92,7 @@ def ablate(
     )
     has_head = has_language_head(loaded)
     metric = drawn_column(metric, type(loaded).__name__, has_head)
+    keeps(out / JOURNAL)
     damage = fp.ablation(
         loaded,
         MaskedBatches(batches, tokenizer, seed) if has_head and not loaded.can_generate() else batches,

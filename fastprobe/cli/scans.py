@@ -10,7 +10,7 @@ import typer
 
 import fastprobe as fp
 from fastprobe.checkpoint import FILE, Checkpoint
-from fastprobe.cli.app import VERSIONS, app, dumps, note, stdout
+from fastprobe.cli.app import VERSIONS, app, dumps, keeps, note, stdout
 from fastprobe.cli.options import (
     BatchSize,
     Dataset,
@@ -28,6 +28,7 @@ from fastprobe.cli.options import (
     integer,
     named_batches,
 )
+from fastprobe.files import make_folder
 from fastprobe.loading import load_model
 from fastprobe.merging import merge_scans
 from fastprobe.models.identities import check_points
@@ -73,7 +74,7 @@ def linearity(
     batches, origin = named_batches(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
-    out.mkdir(parents=True, exist_ok=True)
+    keeps(make_folder(out) / FILE)
     scan = fp.linearity(
         loaded,
         batches,

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, note, stdout
+from fastprobe.cli.app import VERSIONS, app, keeps, note, stdout
 from fastprobe.cli.options import Dataset, Device, Json, Out, Quiet, Split, Text, TextColumn
 from fastprobe.errors import InputError
 from fastprobe.loading import load_text, load_tokenizer, parse_count
+from fastprobe.pretraining.run import CHECKPOINTS
 from fastprobe.tables import costs_table, losses_table
 
 PICTURE = "pretraining.png"
@@ -60,6 +61,7 @@ def pretrain(
 ) -> None:
     """Train BERT, or a variant of it, from scratch; runs under torchrun too."""
     source, named = load_text(text or [], dataset, split) if text or dataset else (None, {"text": ["documentation"]})
+    keeps(out / CHECKPOINTS)
     result = fp.pretrain(
         source,
         out,

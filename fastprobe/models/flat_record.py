@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastprobe.models.encoder import Encoder
 from fastprobe.models.flat import FlatTokens
 from fastprobe.models.identities import TOLERANCE
-from fastprobe.models.record import OnLayer, Recorder, evaluating
+from fastprobe.models.record import OnLayer, Recorder, evaluating, without_labels
 from fastprobe.models.refusals import encoder_refuses
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.points import Point
@@ -48,7 +48,8 @@ class FlatRecorder:
 
     @torch.no_grad()
     def run(self, batch: Mapping[str, Any]) -> None:
-        """One pass through the layers, up to the last one that is needed."""
+        """One pass through the layers, up to the last one that is needed; labels are left out."""
+        batch = without_labels(batch)
         held: dict[Point, Tensor] = {}
         flat = FlatTokens.of(batch["attention_mask"].bool())
         state = self._encoder.stem(batch, flat)
@@ -78,6 +79,7 @@ def recorder_for(
         points: where its points are.
         batch: a few sequences of those that are to be run.
     """
+    batch = without_labels(batch)
     with evaluating(model):
         if reason := encoder_refuses(model, batch):
             return Recorder, reason

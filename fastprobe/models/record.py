@@ -77,7 +77,7 @@ class Recorder:
     def run(self, batch: Mapping[str, Any]) -> None:
         """One forward pass of the model without its head, up to the last layer that is needed; labels are left out."""
         self.held.clear()
-        batch = {key: value for key, value in batch.items() if key != "labels"}
+        batch = without_labels(batch)
         try:
             with torch.no_grad(), self._fast:
                 self._body(**batch, **self._extra)
@@ -137,6 +137,11 @@ def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 def first_tensor(result: Any) -> Tensor:
     """The hidden state in a module's result: the result itself or the first of a tuple (Transformers 4 and 5)."""
     return result if isinstance(result, Tensor) else result[0]
+
+
+def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch as a model without its head takes it."""
+    return {key: value for key, value in batch.items() if key != "labels"}
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

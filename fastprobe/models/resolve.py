@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from torch import nn
 
-from fastprobe.errors import UnsupportedModelError
+from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.points import ELEMENTS, POINTS, Point
 
 
@@ -129,8 +129,13 @@ def resolve(model: nn.Module) -> ModelPoints:
     """Find the layers of a Hugging Face model and the points inside them.
 
     Raises:
+        InputError: it is no model.
         UnsupportedModelError: no list of layers has a structure of the table, or the model has two stacks.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: must be a Hugging Face model, got {model!r}; load one with transformers' AutoModel.from_pretrained"
+        )
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{_name(model)}: encoder-decoder models have two stacks of layers; pass one of them"
