@@ -200,7 +200,7 @@ def probes(result: Probes, metric: str, path: str | Path | None) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     if path is not None:
         save(figure, path)
     return figure
@@ -299,4 +299,5 @@ def _heatmap(axes: Axes, matrix: np.ndarray, label: str) -> None:
 def _title(figure: Figure, config: dict[str, Any]) -> None:
     model = str(config.get("model", "")).rstrip("/").split("/")[-1]
     tokens = config.get("tokens")
-    figure.suptitle(f"{model}  ·  {tokens:,} tokens" if model and tokens else "")
+    skips = f"  ·  skips {config['skip_scale']} ({config['skip_parts']})" if config.get("skip_scale") else ""
+    figure.suptitle(f"{model}  ·  {tokens:,} tokens{skips}" if model and tokens else "")
