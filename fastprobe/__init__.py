@@ -15,6 +15,7 @@ from fastprobe.linearity import LinearityScan as LinearityScan
 from fastprobe.linearity import linearity as linearity
 from fastprobe.models.linear_mlp import write_linear_mlp_ as write_linear_mlp_
 from fastprobe.moments import Moments as Moments
+from fastprobe.paper import paper as paper
 from fastprobe.permute import parallel_layers as parallel_layers
 from fastprobe.permute import permute_layers as permute_layers
 from fastprobe.permute import repeat_layers as repeat_layers

@@ -160,6 +160,18 @@ def losses_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def claims_table(rows: list[dict[str, Any]]) -> Table:
+    """One line a claim of the paper: the section, how surely it is known, whether it holds here, and the numbers."""
+    table = _table()
+    for header in ("section", "", "here"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("the paper, and what was found")
+    for row in rows:
+        verdict = {True: "holds", False: "not seen", None: "-"}[row["holds"]]
+        table.add_row(row["section"], f"({row['label']})", verdict, f"{row['claim']} {row['found']}")
+    return table
+
+
 def _cell(value: float | None, decimals: int | None) -> str:
     if value is None:
         return ""

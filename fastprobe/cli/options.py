@@ -25,6 +25,7 @@ BatchSize = Annotated[str, typer.Option(help="Sequences a batch; auto makes 4,09
 Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16 or float64.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is finished in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.")]
 SkipScale = Annotated[
