@@ -59,9 +59,9 @@ SECTION = Section(
     title="FFNs removed and made linear",
     question="What is lost without an FFN, or with the best linear map in its place?",
     protocol=(
-        "One layer at a time; residual and LayerNorm stay. zero takes mlp or attn out; linear puts in the least-squares "
-        "map of held-out folds; random_init untrained matrices, which is what the published script does to what it "
-        f"calls removed. {SCORED} That FFNs cannot be replaced by attention [A] needs models trained from scratch: "
+        "One layer at a time; residual and LayerNorm stay. zero takes mlp or attn out; linear puts in the "
+        "least-squares map of the other folds; random_init untrained matrices, which is what the published script does "
+        f"to what it calls removed. {SCORED} That FFNs cannot be replaced by attention [A] needs models trained from scratch: "
         "fastprobe pretrain --variant attention-for-ffn."
     ),
     analyses=[Analysis(NAME, "Damage by layer, element and what is put in its place.", _command, _run)],
