@@ -64,7 +64,7 @@ def _fuzzily(results: Results) -> Finding:
         return Finding(None, "No task is learnt by layers.")
     several = sum(count > 1 for count in counts.values())
     listed = ", ".join(f"{task} by {count}" for task, count in counts.items())
-    return Finding(2 * several > len(counts), f"Layers that bring in a tenth or more: {listed}.")
+    return Finding(2 * several > len(counts), f"Layers that bring in over {SHARE} of it: {listed}.")
 
 
 def _table(results: Results) -> Table:
@@ -82,21 +82,21 @@ SECTION = Section(
     question="What can a linear read-out tell of a token after every layer, and does a feature go with its layer?",
     protocol=(
         "Least-squares classifiers from every state to labels of its token, r2 on held-out sequences. “Learnt at” is "
-        "the centre of gravity of the gains; the claims are asked of tasks learnt at 0.5 or later. The probe is "
-        "fastprobe's own; the paper follows embeddings through the layers."
+        "the centre of gravity of the gains; the claims are asked of tasks learnt at "
+        f"{BY_LAYERS} or later. The probe is fastprobe's own; the paper follows embeddings through the layers."
     ),
     analyses=[Analysis(NAME, "Held-out r2 by state; dashed with layers 0 and 1 swapped.", _command, _run)],
     claims=[
         Claim(
             "A",
             "Layers have some hierarchy, but extract features in a fuzzy manner.",
-            "for most tasks two layers or more bring in a tenth of the gain each",
+            f"for most tasks two layers or more bring in over {SHARE} of the gain each",
             _fuzzily,
         ),
         Claim(
             "N",
             "Low-level features are extracted first, whichever layer runs first.",
-            "with the first two layers swapped no task is learnt half a layer earlier or later",
+            f"with the first two layers swapped no task is learnt {MOVE} layers or more earlier or later",
             _first_whichever_runs_first,
         ),
     ],

@@ -12,6 +12,7 @@ NAME = "ffns"
 ELEMENTS = ("mlp", "attn")
 MODES = ("zero", "linear", "random_init")
 REPAIRED = 0.2
+"""Of the damage of removal: a linear map that repairs less does about as well as none."""
 
 
 def _run(subject: Subject) -> Result:
@@ -61,8 +62,8 @@ SECTION = Section(
     protocol=(
         "One layer at a time; residual and LayerNorm stay. zero takes mlp or attn out; linear puts in the "
         "least-squares map of the other folds; random_init untrained matrices, which is what the published script does "
-        f"to what it calls removed. {SCORED} That FFNs cannot be replaced by attention [A] needs models trained from scratch: "
-        "fastprobe pretrain --variant attention-for-ffn."
+        f"to what it calls removed. {SCORED} That FFNs cannot be replaced by attention [A] needs models trained from "
+        "scratch: fastprobe pretrain --variant attention-for-ffn."
     ),
     analyses=[Analysis(NAME, "Damage by layer, element and what is put in its place.", _command, _run)],
     claims=[
@@ -75,7 +76,7 @@ SECTION = Section(
         Claim(
             "N",
             "MLPs made linear do about as well as none: what matters is the non-linear part.",
-            "the linear map repairs less than 0.2 of the mean damage of removal",
+            f"the linear map repairs less than {REPAIRED} of the mean damage of removal",
             _linear_is_as_removed,
         ),
     ],

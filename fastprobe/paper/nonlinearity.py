@@ -12,7 +12,10 @@ from fastprobe.results import Result
 
 NAME = "nonlinearity"
 ELEMENTS = ("layer", "attention", "ffn", "attn", "attn_proj", "mlp")
-HALF = 0.5
+STRONG = 0.5
+"""Of the variance: more of it is out of a linear map's reach than within."""
+TREND = 0.5
+"""A correlation over layers."""
 
 
 def _elements(subject: Subject) -> list[str]:
@@ -43,7 +46,7 @@ def _strong(results: Results) -> Finding:
     values = _by_layer(results, "mlp")
     if not values:
         return Finding(None, "This model has no MLPs.")
-    return Finding(mean(values) > HALF, f"The mean is {number(mean(values))}.")
+    return Finding(mean(values) > STRONG, f"The mean is {number(mean(values))}.")
 
 
 def _in_the_middle(results: Results) -> Finding:
@@ -64,7 +67,7 @@ def _alike(results: Results) -> Finding:
     if len(mlp) < 3:
         return Finding(None, f"{len(mlp)} layers with MLPs make no trend.")
     correlation = float(np.corrcoef(mlp, attn)[0, 1])
-    return Finding(correlation > HALF, f"The correlation is {number(correlation)}.")
+    return Finding(correlation > TREND, f"The correlation is {number(correlation)}.")
 
 
 def _table(results: Results) -> Table:
@@ -85,12 +88,14 @@ SECTION = Section(
     ),
     analyses=[Analysis(NAME, "Non-linearity of every element over layers.", _command, _run)],
     claims=[
-        Claim("N", "MLPs are strongly non-linear.", "non-linearity of mlp over 0.5 in the mean over layers", _strong),
+        Claim(
+            "N", "MLPs are strongly non-linear.", f"non-linearity of mlp over {STRONG} in the mean over layers", _strong
+        ),
         Claim("N", "They are most so in middle layers.", "mlp is most non-linear in the middle third", _in_the_middle),
         Claim(
             "N",
             "Self-attention follows the same trend.",
-            "attn and mlp correlate over layers by more than 0.5",
+            f"attn and mlp correlate over layers by more than {TREND}",
             _alike,
         ),
     ],
