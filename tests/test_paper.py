@@ -77,14 +77,13 @@ def test_the_page_has_every_section_and_says_what_the_results_say(written):
     damage = fp.load(folder / "ffns").to_pandas().groupby(["element", "mode"]).delta_loss.mean()
     assert f"Without mlp {damage['mlp', 'zero']:.3f}, without attn {damage['attn', 'zero']:.3f}." in text
     verdicts = {claim["claim"]: claim["holds"] for claim in claims}
-    assert (
-        min(abs(value) for value in (*means, *damage[damage.index != ("", "none")])) > 0.001
-    )  # or the text would have no digits to tell
+    edited = damage[damage.index != ("", "none")]
+    assert min(abs(value) for value in (*means, *edited)) > 0.001  # or the text would have no digits to tell apart
     assert verdicts["Except for the very first and last layers."] is bool(means[1] < means[0])
     assert verdicts["Removing MLPs costs less than removing self-attention."] is bool(
         damage["mlp", "zero"] < damage["attn", "zero"]
     )
-    assert set(verdicts.values()) == {True, False}
+    assert {True, False} <= set(verdicts.values())
     for row in fp.load(folder / "commutators").rows:
         assert f"<td>{row['i']} {row['j']}</td><td>{row['relative_l2']:.3f}</td>" in text
 
