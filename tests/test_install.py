@@ -106,10 +106,10 @@ def test_a_wheel_carries_every_module(checkout, tmp_path):
     )
 
     (wheel,) = tmp_path.glob("fastprobe-*.whl")
-    carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".jinja"))}
     modules = {path.relative_to(checkout).as_posix() for path in (checkout / "fastprobe").rglob("*.py")}
     kernels = {f"fastprobe/kernels/{path.name}" for path in (checkout / "kernels").glob("*.py")}  # behind a link
-    assert carried == modules | kernels
+    assert carried == modules | kernels | {"fastprobe/paper/page.html.jinja"}
 
 
 @pytest.mark.slow
