@@ -47,7 +47,7 @@ def _first_whichever_runs_first(results: Results) -> Finding:
     result = results[NAME]
     swapped = result.orders[1]
     after = result.expected_state(swapped)
-    best = [np.nanmax(result.matrix("r2_cv", order), axis=1) for order in (None, swapped)]
+    best = [np.nan_to_num(result.matrix("r2_cv", order)).max(axis=1) for order in (None, swapped)]
     later, listed = [], []
     for task, centre in _learnt(results).items():
         own, other = (float(values[result.tasks.index(task)]) for values in best)

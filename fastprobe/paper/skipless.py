@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastprobe.commutator import commutator
 from fastprobe.paper.section import Analysis, Claim, Finding, Results, Section, Subject, Table, mean, number
 from fastprobe.results import Result
-from fastprobe.skips import skip_scale
+from fastprobe.skips import PARTS, skip_scale
 
 WITH, WITHOUT = "commutators", "commutators-without-skips"
 MAINLY = 2
@@ -18,7 +18,9 @@ def _run(subject: Subject) -> Result:
 
 def _run_without(subject: Subject) -> Result:
     with skip_scale(subject.model, 0.0):
-        return _run(subject)
+        result = _run(subject)
+    result.config.update(skip_scale="0", skip_parts=",".join(PARTS))  # as the command has it, for the picture
+    return result
 
 
 def _mainly_skips(results: Results) -> Finding:
