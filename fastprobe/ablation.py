@@ -43,7 +43,7 @@ SWEEPS = ("each", "forward", "backward")
 _EDITABLE = ", ".join(EDITABLE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ablations(Result):
     """What every ablation does to the output: the model itself, then one row an element, mode and set of layers.
 

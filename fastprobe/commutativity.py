@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _SWAP = re.compile(r"swap (?:attention |ffn )?(\d+) (\d+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OrderEffects(Result):
     """What every order does to the output: one row an order, the first one the model's own.
 

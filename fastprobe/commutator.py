@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 OWN = "own"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Commutators(Result):
     """One row for every pair of layers i < j."""
 

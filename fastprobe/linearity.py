@@ -38,7 +38,7 @@ OBJECTIVES = ("least-squares", "cosine")
 CKA = ("auto", "all", "none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearityScan(Result):
     """Scores of every element: one row an element and layer, then one a span.
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probes(Result):
     """One row an order, task and state; state k is what k steps of the order make, state 0 what the first one gets."""
 

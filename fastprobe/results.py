@@ -37,6 +37,11 @@ class Result(ABC):
     def __init_subclass__(cls) -> None:
         KINDS[cls.kind] = cls
 
+    def __repr__(self) -> str:
+        of = f" of {self.config['model']}" if "model" in self.config else ""
+        tokens = f", {self.config['tokens']:,} tokens" if self.config.get("tokens") else ""
+        return f"<{type(self).__name__}{of}: {len(self.rows)} rows{tokens}>"
+
     @abstractmethod
     def plot(self, path: str | Path | None = None, metric: str = ...) -> Figure:
         """Draw the result, and save the picture where a path is given; never shows a window."""

@@ -389,6 +389,10 @@ def test_a_folder_that_cannot_be_made_gets_one_line(run, model_folder, command, 
     assert "cannot be made: Not a directory" in err
 
 
+def test_the_version_is_printed(run):
+    assert run("--version") == (0, f"{fp.__version__}\n", "")
+
+
 def test_a_folder_without_a_model_gets_one_line(run, tmp_path):
     code, _, err = run("points", tmp_path)
 

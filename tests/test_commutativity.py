@@ -311,3 +311,9 @@ def test_a_metric_that_no_row_has_is_named():
 def test_the_name_of_a_model_is_no_model(call):
     with pytest.raises(InputError, match="must be a Hugging Face model, got 'gpt2'; load one with"):
         call("gpt2", tiny_batches())
+
+
+def test_a_result_says_what_it_is_in_one_line():
+    effects = fp.commutativity(tiny_model("bert"), tiny_batches(), ORDERS, progress=False)
+
+    assert repr(effects) == f"<OrderEffects: 7 rows, {effects.config['tokens']} tokens>"

@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import transformers
@@ -22,6 +22,21 @@ stdout = Console(soft_wrap=False)
 VERSIONS = {"fastprobe": fp.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
 INTERRUPTED = 130  # what Typer returns for Ctrl-C, and shells expect
 _UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(fp.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 _kept: list[Path] = []
