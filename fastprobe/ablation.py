@@ -7,7 +7,7 @@ comes before the first edited layer is run once for all of them, and effects are
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,7 +32,7 @@ from fastprobe.orders import Order, Step
 from fastprobe.points import ELEMENTS, Element, Point, range_text, select_elements, select_layers
 from fastprobe.results import Result
 from fastprobe.ridge import best_ridge
-from fastprobe.runs import mask_of
+from fastprobe.runs import check_repeatable, mask_of
 from fastprobe.stand_ins import AffineMaps, Constant, Resampled, same
 
 if TYPE_CHECKING:
@@ -216,11 +216,7 @@ def _sets(layers: str | Iterable[int] | Iterable[Iterable[int]], depth: int) -> 
 
 def _widths(model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]]) -> Mapping[Point, int]:
     """The width of every point, seen with its identities on the first sequences."""
-    if isinstance(batches, Iterator):
-        raise InputError(
-            f"batches: an ablation goes through them more than once, and a {type(batches).__name__} can be only once; "
-            "pass a list, a DataLoader or token_batches(...)"
-        )
+    check_repeatable(batches, "an ablation goes through them more than once")
     for batch in batches:
         mask_of(batch, 0)
         few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}

@@ -130,12 +130,7 @@ def commutativity(
     """
     points = resolve(model)
     depth = len(points.layers)
-    wanted = [orders.identity(depth)]
-    for order in which:
-        order = order if isinstance(order, Order) else Order(tuple(order))
-        orders.check(order, depth)
-        if order not in wanted:
-            wanted.append(order)
+    wanted = orders.wanted_of(which, depth)
     sums = EffectSums(len(wanted), metrics or {})
     journal = journal or Journal()
     device = device_of(model)

@@ -22,7 +22,7 @@ from fastprobe.errors import InputError
 from fastprobe.linear import Factorisation, LeastSquares
 from fastprobe.linearity import LinearityScan
 from fastprobe.memory import freed_memory_kept
-from fastprobe.models.record import device_of, evaluating, to_device
+from fastprobe.models.record import device_of, evaluating, to_device, without_labels
 from fastprobe.models.resolve import resolve
 from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
@@ -102,7 +102,7 @@ def commutator(
     progressing = OrderProgress(getattr(batches, "tokens", None), len(pairs), progress, "pairs")
     with progressing, evaluating(model), torch.no_grad(), FastLinear():
         for number, batch in enumerate(batches):
-            batch = {key: value for key, value in to_device(batch, device).items() if key != "labels"}
+            batch = without_labels(to_device(batch, device))
             mask = mask_of(batch, number)
             if number == 0:
                 make_stack, runner = check_stack(model, points, batch)

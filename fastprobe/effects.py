@@ -14,6 +14,7 @@ from fastprobe.models.flat_stack import FlatStack
 from fastprobe.models.stack import LayerStack, has_language_head
 from fastprobe.predictions import Predictions
 from fastprobe.results import BY_DEPTH
+from fastprobe.text import MaskedBatches
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 Sums = dict[str, list[float]]
@@ -111,6 +112,20 @@ def _predicted(stack: LayerStack | FlatStack, mask: Tensor, labels: Tensor | Non
         at = mask & (following != -100)
         return at, following[at]
     return mask, torch.full((int(mask.sum()),), -100, device=mask.device)
+
+
+def predicted_batches(model: Any, batches: Any, tokenizer: Any, seed: int) -> Any:
+    """The batches with labels where a model predicts hidden tokens, as encoders do; else as they are.
+
+    Args:
+        model: with or without a language-model head.
+        batches: from :func:`fastprobe.token_batches`.
+        tokenizer: what the ids are of.
+        seed: of the choice of hidden tokens.
+    """
+    if not has_language_head(model) or model.can_generate():
+        return batches
+    return MaskedBatches(batches, tokenizer, seed)
 
 
 class EffectSums:

@@ -64,9 +64,7 @@ def linearity(scan: LinearityScan, metric: str, path: str | Path | None) -> Figu
     if has_spans:
         _spans(axes.pop(0), scan, metric)
     _title(figure, scan.config)
-    if path is not None:
-        save(figure, path)
-    return figure
+    return _saved(figure, path)
 
 
 def order_effects(effects: OrderEffects, metric: str, path: str | Path | None) -> Figure:
@@ -87,15 +85,11 @@ def order_effects(effects: OrderEffects, metric: str, path: str | Path | None) -
         _curve(axes, np.array(kept), np.array([row[metric] for row in rows]), metric)
     else:
         _dots(axes, rows[::-1], metric)
-    if path is not None:
-        save(figure, path)
-    return figure
+    return _saved(figure, path)
 
 
 def _profiles(effects: OrderEffects, metric: str, path: str | Path | None) -> Figure:
     """A heatmap of orders and depths, the orders that end furthest from the model's own on top."""
-    from matplotlib.ticker import MaxNLocator
-
     figure, axes = _one_panel(effects.config)
     matrix = effects.profile(metric)
     last = np.array([row["relative_l2"] for row in effects.rows])
@@ -107,11 +101,9 @@ def _profiles(effects: OrderEffects, metric: str, path: str | Path | None) -> Fi
         range(len(chosen)), [effects.rows[at]["name"] or effects.rows[at]["order"] for at in chosen], fontsize=8
     )
     axes.set_xlabel("layers that have run")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole_numbers(axes)
     figure.colorbar(image, ax=axes, label=NAMES.get(metric, metric))
-    if path is not None:
-        save(figure, path)
-    return figure
+    return _saved(figure, path)
 
 
 def losses(result: Pretraining, metric: str, path: str | Path | None) -> Figure:
@@ -127,11 +119,8 @@ def losses(result: Pretraining, metric: str, path: str | Path | None) -> Figure:
     axes.set_xlabel("step")
     axes.set_ylabel(NAMES.get(metric, metric))
     axes.legend(frameon=False)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if path is not None:
-        save(figure, path)
-    return figure
+    _open(axes)
+    return _saved(figure, path)
 
 
 def pairs(result: OrderEffects | Commutators, metric: str, with_whom: str, path: str | Path | None) -> Figure:
@@ -145,9 +134,7 @@ def pairs(result: OrderEffects | Commutators, metric: str, with_whom: str, path:
     _heatmap(axes, result.matrix(metric), NAMES.get(metric, metric))
     axes.set_xlabel("layer")
     axes.set_ylabel(with_whom)
-    if path is not None:
-        save(figure, path)
-    return figure
+    return _saved(figure, path)
 
 
 def ablations(result: Ablations, metric: str, path: str | Path | None) -> Figure:
@@ -171,12 +158,9 @@ def ablations(result: Ablations, metric: str, path: str | Path | None) -> Figure
     axes.set_xticks(range(len(sets)), map(str, range(len(sets))) if sweep in labels else sets)
     axes.set_xlabel(labels.get(sweep, "layers"))
     axes.set_ylabel(NAMES.get(metric, metric))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    if path is not None:
-        save(figure, path)
-    return figure
+    _open(axes)
+    _legend_beside(axes)
+    return _saved(figure, path)
 
 
 def probes(result: Probes, metric: str, path: str | Path | None) -> Figure:
@@ -185,8 +169,6 @@ def probes(result: Probes, metric: str, path: str | Path | None) -> Figure:
     Raises:
         InputError: no row has the metric.
     """
-    from matplotlib.ticker import MaxNLocator
-
     result.top(1, metric)
     figure, axes = _one_panel(result.config)
     for number, order in enumerate(result.orders):
@@ -197,13 +179,10 @@ def probes(result: Probes, metric: str, path: str | Path | None) -> Figure:
         "layers run" if len(result.orders) == 1 else f"layers run (dashed: {'; '.join(result.orders[1:4])})"
     )
     axes.set_ylabel(NAMES.get(metric, metric))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    if path is not None:
-        save(figure, path)
-    return figure
+    _whole_numbers(axes)
+    _open(axes)
+    _legend_beside(axes)
+    return _saved(figure, path)
 
 
 def _one_panel(config: dict[str, Any]) -> tuple[Figure, Axes]:
@@ -212,6 +191,31 @@ def _one_panel(config: dict[str, Any]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.8, 5.4), layout="constrained", dpi=130)
     _title(figure, config)
     return figure, figure.subplots()
+
+
+def _open(axes: Axes) -> None:
+    """A grid, and no frame but the two axes."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend_beside(axes: Axes) -> None:
+    """A legend outside, where no line runs through it."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """Layers are counted, so the x axis has no fractions."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _saved(figure: Figure, path: str | Path | None) -> Figure:
+    """The figure, written where a path is given."""
+    if path is not None:
+        save(figure, path)
+    return figure
 
 
 def _kept(order: str, depth: int) -> int | None:
@@ -230,8 +234,7 @@ def _curve(axes: Axes, kept: np.ndarray, values: np.ndarray, metric: str) -> Non
     axes.set_xticks(counts)
     axes.set_xlabel("layers kept in place")
     axes.set_ylabel(NAMES.get(metric, metric))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    _open(axes)
 
 
 def _dots(axes: Axes, rows: list[dict[str, Any]], metric: str) -> None:
@@ -242,8 +245,7 @@ def _dots(axes: Axes, rows: list[dict[str, Any]], metric: str) -> None:
     else:
         axes.set_ylabel("orders, from least to most")
     axes.set_xlabel(NAMES.get(metric, metric))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    _open(axes)
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -260,20 +262,17 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def _profile(axes: Axes, scan: LinearityScan, metric: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     matrix = scan.matrix(metric)
     for name, values in zip(scan.elements, matrix, strict=True):
         colour, line, marker = STYLES[name]
         axes.plot(values, line, color=colour, marker=marker, markersize=4.5, linewidth=1.5, label=name)
     axes.set_xlabel("layer")
     axes.set_ylabel(NAMES.get(metric, metric))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole_numbers(axes)
     if metric == "nonlinearity":
         axes.set_ylim(bottom=min(0.0, float(np.nanmin(matrix))) - 0.01)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    _open(axes)
+    _legend_beside(axes)
 
 
 def _spans(axes: Axes, scan: LinearityScan, metric: str) -> None:

@@ -144,7 +144,8 @@ def linearity(
         >>> scan.top(3, "nonlinearity")  # doctest: +SKIP
     """
     fit = fit or LeastSquares()
-    _check_choices(folds, score_sequences, objective, cka)
+    _check_choices(folds, objective, cka)
+    sample = SequenceSample.of(score_sequences, seed)
     points = resolve(model)
     device = device_of(model)
     depth = len(points.layers)
@@ -180,7 +181,6 @@ def linearity(
         "cka": cka,
     }
     clock = Clock(device)
-    sample = SequenceSample(None if score_sequences == "all" else int(score_sequences), seed)
     checkpoint = checkpoint or Checkpoint()
     moments, batches_done = checkpoint.resume(summed, Moments.zero(scan.moments, device))
     first_pass = MomentPass(model, points, scan, moments, sample, clock, backend, recorder)
@@ -256,15 +256,13 @@ def solve_rows(
     return [rows[f] for f in fits]
 
 
-def _check_choices(folds: int, score_sequences: int | str, objective: str, cka: str) -> None:
+def _check_choices(folds: int, objective: str, cka: str) -> None:
     if folds < 0:
         raise InputError(f"folds: must be 0 or more, got {folds}")
     if objective not in OBJECTIVES:
         raise InputError(f"objective: {objective!r} is not one of {', '.join(OBJECTIVES)}")
     if cka not in CKA:
         raise InputError(f"cka: {cka!r} is not one of {', '.join(CKA)}")
-    if score_sequences != "all" and not (isinstance(score_sequences, int) and score_sequences >= 0):
-        raise InputError(f"score_sequences: must be a number of sequences or 'all', got {score_sequences!r}")
 
 
 def _a_few(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +24,7 @@ from fastprobe.orders import Order
 from fastprobe.plan import OrderPlan
 from fastprobe.probe_passes import ProbeSums, StateProbes, StateRows, block
 from fastprobe.results import Result
-from fastprobe.runs import check_stack
+from fastprobe.runs import check_repeatable, check_stack
 from fastprobe.sample import SequenceSample
 from fastprobe.scores import cross_validated, explained
 from fastprobe.token_labels import OF_IDS, OF_TEXT, TokenLabels
@@ -142,17 +142,8 @@ def probe(
     """
     points = resolve(model)
     depth = len(points.layers)
-    wanted = [orders.identity(depth)]
-    for order in which:
-        order = order if isinstance(order, Order) else Order(tuple(order))
-        orders.check(order, depth)
-        if order not in wanted:
-            wanted.append(order)
-    if isinstance(batches, Iterator):
-        raise InputError(
-            f"batches: a probe goes through them twice, and a {type(batches).__name__} can be only once; pass a list, "
-            "a DataLoader or token_batches(...)"
-        )
+    wanted = orders.wanted_of(which, depth)
+    check_repeatable(batches, "a probe goes through them twice")
     if folds < 0:
         raise InputError(f"folds: must be 0 or more, got {folds}")
     if tasks is None:
@@ -162,12 +153,10 @@ def probe(
         raise InputError(
             f"tasks: there is none; name some of {', '.join((*OF_IDS, *OF_TEXT))}, or a key of the batches"
         )
-    if score_sequences != "all" and not (isinstance(score_sequences, int) and score_sequences >= 0):
-        raise InputError(f"score_sequences: must be a number of sequences or 'all', got {score_sequences!r}")
+    sample = SequenceSample.of(score_sequences, seed)
     fit, labels = fit or LeastSquares(), TokenLabels(chosen, batches, tokenizer)
     prefixes = list(dict.fromkeys(order.steps[:k] for order in wanted for k in range(1, len(order) + 1)))
     states = StateRows(model, points, labels, prefixes, memory)
-    sample = SequenceSample(None if score_sequences == "all" else int(score_sequences), seed)
     sums: ProbeSums | None = None
     sequences = largest = 0
     bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.memory import free_bytes, human
 from fastprobe.models.flat_stack import FlatStack, MakeStack, stack_of
 from fastprobe.models.identities import TOLERANCE
+from fastprobe.models.record import without_labels
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Order
@@ -70,6 +71,23 @@ class OrderRuns:
                 del states[node]
 
 
+def check_repeatable(batches: Iterable[Any], why: str) -> None:
+    """That batches can be gone through more than once.
+
+    Args:
+        batches: what a user gave.
+        why: what goes through them how often, as a sentence goes on after ``batches:``.
+
+    Raises:
+        InputError: they are used up when they were gone through.
+    """
+    if isinstance(batches, Iterator):
+        raise InputError(
+            f"batches: {why}, and a {type(batches).__name__} can be only once; "
+            "pass a list, a DataLoader or token_batches(...)"
+        )
+
+
 def mask_of(batch: Mapping[str, Any], number: int) -> Tensor:
     """Tokens of a batch that are no padding, ``(batch, length)`` bool.
 
@@ -94,7 +112,7 @@ def check_stack(
     Raises:
         UnsupportedModelError: they are not.
     """
-    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items() if key != "labels"}
+    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in without_labels(batch).items()}
     make, not_flat = (LayerStack.record, "a layer is edited") if edited else stack_of(model, points, few)
     if not not_flat:
         return make, "encoder"

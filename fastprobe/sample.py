@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.errors import InputError
+
 Sequence = tuple[int, dict[str, Tensor]]
 """(fold, what the model takes of one sequence: tensors without their batch dimension)."""
 
@@ -27,6 +29,19 @@ class SequenceSample:
         self._key = seed.to_bytes(8, "little", signed=True)
         self._heap: list[tuple[int, int, Sequence]] = []  # (-hash, -number, sequence): the largest hash on top
         self._seen = 0
+
+    @classmethod
+    def of(cls, sequences: int | str, seed: int) -> SequenceSample:
+        """The sample that a user asks for by ``score_sequences``: a number, or ``"all"``.
+
+        Raises:
+            InputError: it is neither.
+        """
+        if sequences == "all":
+            return cls(None, seed)
+        if not isinstance(sequences, int) or sequences < 0:
+            raise InputError(f"score_sequences: must be a number of sequences or 'all', got {sequences!r}")
+        return cls(sequences, seed)
 
     def __len__(self) -> int:
         return len(self._heap)

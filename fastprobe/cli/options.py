@@ -28,6 +28,9 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results."
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is finished in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.")]
+DrawnMetric = Annotated[
+    str, typer.Option(help="The column to draw; auto is delta_loss, or relative_l2 for a model without a head.")
+]
 SkipScale = Annotated[
     str | None, typer.Option(help="Scale skip connections: 0 cuts them all, 3=0,4=0.5 those of layers 3 and 4.")
 ]
@@ -87,6 +90,13 @@ def _scales(text: str) -> float | dict[int, float]:
         return {int(layer): float(scale) for layer, scale in pairs}
     except ValueError:
         raise InputError(f"--skip-scale: {text!r} is neither a number nor layer=number,...") from None
+
+
+def number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option}: {text!r} is not a number") from None
 
 
 def integer(option: str, text: str) -> int:

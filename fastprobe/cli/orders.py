@@ -13,6 +13,7 @@ from fastprobe.cli.options import (
     BatchSize,
     Dataset,
     Device,
+    DrawnMetric,
     Dtype,
     Json,
     MaxSeqLen,
@@ -30,6 +31,7 @@ from fastprobe.cli.options import (
     scaled_skips,
 )
 from fastprobe.cli.showing import drawn_column, show
+from fastprobe.effects import predicted_batches
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
 from fastprobe.loading import load_model
@@ -37,7 +39,6 @@ from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import has_language_head
 from fastprobe.skips import PARTS
 from fastprobe.tables import orders_table, pairs_table
-from fastprobe.text import MaskedBatches
 
 BOTH = ",".join(PARTS)
 
@@ -61,9 +62,7 @@ def permute(
     batch_size: BatchSize = "auto",
     dtype: Dtype = "auto",
     device: Device = "auto",
-    metric: Annotated[
-        str, typer.Option(help="The column to draw; auto is delta_loss, or relative_l2 for a model without a head.")
-    ] = "auto",
+    metric: DrawnMetric = "auto",
     depths: Annotated[bool, typer.Option("--depths", help="Also compare the states after every step.")] = False,
     skip_scale: SkipScale = None,
     skip_parts: SkipParts = BOTH,
@@ -79,14 +78,13 @@ def permute(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
     depth = len(resolve(loaded).layers)
-    has_head = has_language_head(loaded)
-    metric = drawn_column(metric, type(loaded).__name__, has_head, depths)
+    metric = drawn_column(metric, type(loaded).__name__, has_language_head(loaded), depths)
     origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
     keeps(out / JOURNAL)
     with scaled_skips(loaded, skip_scale, skip_parts):
         effects = fp.commutativity(
             loaded,
-            MaskedBatches(batches, tokenizer, seed) if has_head and not loaded.can_generate() else batches,
+            predicted_batches(loaded, batches, tokenizer, seed),
             [order for family in orders for order in fp.orders.named(family, depth)],
             depths=depths,
             progress=not quiet,

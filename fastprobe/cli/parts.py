@@ -13,6 +13,7 @@ from fastprobe.cli.options import (
     BatchSize,
     Dataset,
     Device,
+    DrawnMetric,
     Dtype,
     Json,
     MaxSeqLen,
@@ -25,8 +26,10 @@ from fastprobe.cli.options import (
     Tokens,
     integer,
     named_batches,
+    number,
 )
 from fastprobe.cli.showing import drawn_column, show
+from fastprobe.effects import predicted_batches
 from fastprobe.errors import InputError
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
@@ -35,7 +38,6 @@ from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import has_language_head
 from fastprobe.points import parse_range
 from fastprobe.tables import ablations_table, probes_table
-from fastprobe.text import MaskedBatches
 
 
 @app.command()
@@ -69,9 +71,7 @@ def ablate(
     batch_size: BatchSize = "auto",
     dtype: Dtype = "auto",
     device: Device = "auto",
-    metric: Annotated[
-        str, typer.Option(help="The column to draw; auto is delta_loss, or relative_l2 for a model without a head.")
-    ] = "auto",
+    metric: DrawnMetric = "auto",
     seed: Annotated[int, typer.Option(help="Seed of resample, random_init and masked tokens.")] = 0,
     write: Annotated[
         Path | None,
@@ -90,17 +90,16 @@ def ablate(
     batches, origin = named_batches(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
-    has_head = has_language_head(loaded)
-    metric = drawn_column(metric, type(loaded).__name__, has_head)
+    metric = drawn_column(metric, type(loaded).__name__, has_language_head(loaded))
     keeps(out / JOURNAL)
     damage = fp.ablation(
         loaded,
-        MaskedBatches(batches, tokenizer, seed) if has_head and not loaded.can_generate() else batches,
+        predicted_batches(loaded, batches, tokenizer, seed),
         elements=elements.split(","),
         mode=mode.split(","),
         layers=sets,
         folds=folds,
-        alpha=None if alpha == "auto" else _number("--alpha", alpha),
+        alpha=None if alpha == "auto" else number("--alpha", alpha),
         seed=seed,
         progress=not quiet,
         journal=Journal(out, origin | {"seed": seed}, resume=resume),
@@ -174,10 +173,3 @@ def _sets(layers: list[str]) -> str | list[list[int]]:
     if len(layers) == 1 and layers[0].isalpha():
         return layers[0]
     return [[i for part in one.split(",") for i in range(*parse_range(part))] for one in layers]
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{option}: {text!r} is not a number") from None

@@ -31,3 +31,4 @@ from fastprobe.orders.order import load as load
 from fastprobe.orders.order import parse as parse
 from fastprobe.orders.order import save as save
 from fastprobe.orders.order import to_mergekit as to_mergekit
+from fastprobe.orders.order import wanted_of as wanted_of

@@ -190,6 +190,21 @@ def to_mergekit(order: Order, model_id: str, dtype: str = "bfloat16") -> str:
     return f"slices:\n{sources}merge_method: passthrough\ndtype: {dtype}\n"
 
 
+def wanted_of(which: Iterable[Order | Iterable[Step]], n: int) -> list[Order]:
+    """The model's own order of n layers, then each other one once.
+
+    Raises:
+        InputError: one of them cannot be run by a model of n layers.
+    """
+    wanted = [identity(n)]
+    for order in which:
+        order = order if isinstance(order, Order) else Order(tuple(order))
+        check(order, n)
+        if order not in wanted:
+            wanted.append(order)
+    return wanted
+
+
 def check(order: Order, n: int) -> None:
     """That a model of n layers can run an order.
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from fastprobe.effects import predicted_batches
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.files import write_text
-from fastprobe.models.stack import has_language_head
 from fastprobe.paper.page import Answer, render
 from fastprobe.paper.section import Analysis, Subject
 from fastprobe.paper.sections import SECTIONS
 from fastprobe.results import Result, load
-from fastprobe.text import MaskedBatches, TokenBatches
+from fastprobe.text import TokenBatches
 
 PAGE = "paper.html"
 VERSIONS = "versions"
@@ -58,10 +58,7 @@ def paper(
         InputError: a model of one layer, or a result to go on with that is of another run.
         UnsupportedModelError: the layers of the model cannot be found.
     """
-    predicted: Any = batches
-    if has_language_head(model) and not model.can_generate():  # type: ignore[operator]
-        predicted = MaskedBatches(batches, tokenizer, 0)
-    subject = Subject(model, batches, predicted, tokenizer, progress)
+    subject = Subject(model, batches, predicted_batches(model, batches, tokenizer, 0), tokenizer, progress)
     if subject.depth < 2:
         raise InputError("model: one layer has no other to change places with; name a model of two or more")
     about = dict(origin or {}) | {"layers": subject.depth}
