@@ -179,3 +179,12 @@ def test_mergekit_gets_one_slice_a_run_of_layers():
     assert "layer_range: [0, 3]\n" in text
     assert "layer_range: [2, 4]\n" in text
     assert "merge_method: passthrough" in text
+
+
+def test_wanted_orders_are_the_models_own_and_each_other_once():
+    wanted = orders.wanted_of([[0, 2, 1], Order((0, 1, 2), "again"), Order((0, 2, 1), "twice"), (0,)], 3)
+
+    assert [str(order) for order in wanted] == ["0,1,2", "0,2,1", "0"]
+    assert wanted[0].name == "identity"
+    with pytest.raises(InputError, match="there is no layer 3"):
+        orders.wanted_of([[3]], 3)
