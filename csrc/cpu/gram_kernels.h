@@ -117,16 +117,23 @@ bool pair_up(const float* panel, int64_t n, float* pairs) {
 }
 
 template <Left LEFT>
-INLINE void multiply_panels(const float* a, const float* b, int64_t n, double weight, double* out, int64_t stride,
-                            int height, int width) {
-    alignas(64) float total[PANEL * PANEL] = {};
-    const int64_t of = LEFT == Left::PANEL_OF_PAIRS ? 2 : 1, steps = (n + of - 1) / of, chain = CHAIN / of;
-    for (int64_t t = 0; t < steps; t += chain) {
-        const int64_t length = steps - t < chain ? steps - t : chain;
-        for (int r = 0; r < height; r += TILE_ROWS)
-            for (int c = 0; c < width; c += TILE_VECTORS * LANES)
-                add_chain<LEFT>(a + t * PANEL + r, 0, b + t * PANEL + c, length, total + r * PANEL + c);
-    }
+INLINE void multiply_panels(const float* a, const float* b, int64_t steps, int height, int width, float* total,
+                            const float* next) {
+    constexpr int TILE = TILE_ROWS * TILE_VECTORS * LANES, PACE = TILE < 2 * PANEL ? 1 : TILE / (2 * PANEL);
+    for (int r = 0; r < height; r += TILE_ROWS)
+        for (int c = 0; c < width; c += TILE_VECTORS * LANES, next += PACE * steps)
+            add_chain<LEFT>(a + r, 0, b + c, steps, total + r * PANEL + c, {next, PACE});
+}
+
+void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool pairs, int height, int width,
+              float* total, const float* next) {
+#ifdef PAIRS
+    if (pairs) return multiply_panels<Left::PANEL_OF_PAIRS>(a, b, (n + 1) / 2, height, width, total, next);
+#endif
+    multiply_panels<Left::PANEL>(a, b, n, height, width, total, next);
+}
+
+void flush(const float* total, double weight, double* out, int64_t stride, int height, int width) {
     if (width == PANEL)
         for (int r = 0; r < height; ++r)
 #pragma GCC unroll 8
@@ -138,14 +145,6 @@ INLINE void multiply_panels(const float* a, const float* b, int64_t n, double we
     else
         for (int r = 0; r < height; ++r)
             for (int c = 0; c < width; ++c) out[r * stride + c] += weight * total[r * PANEL + c];
-}
-
-void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool pairs, double weight, double* out,
-              int64_t stride, int height, int width) {
-#ifdef PAIRS
-    if (pairs) return multiply_panels<Left::PANEL_OF_PAIRS>(a, b, n, weight, out, stride, height, width);
-#endif
-    multiply_panels<Left::PANEL>(a, b, n, weight, out, stride, height, width);
 }
 
 }  // namespace

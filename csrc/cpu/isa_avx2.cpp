@@ -20,7 +20,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx2() {
-    static const Kernels kernels{"avx2", false, pack, pair_up, multiply, score,
+    static const Kernels kernels{"avx2", false, pack, pair_up, multiply, flush, score,
                                  widen, unit_sum, attend, add_norm, bias_gelu, burn};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }

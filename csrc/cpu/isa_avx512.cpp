@@ -20,7 +20,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512() {
-    static const Kernels kernels{"avx512", false, pack, pair_up, multiply, score,
+    static const Kernels kernels{"avx512", false, pack, pair_up, multiply, flush, score,
                                  widen, unit_sum, attend, add_norm, bias_gelu, burn};
     const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

@@ -37,7 +37,7 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static const Kernels kernels{"avx512-bf16", true, pack, pair_up, multiply, score,
+    static const Kernels kernels{"avx512-bf16", true, pack, pair_up, multiply, flush, score,
                                  widen, unit_sum, attend, add_norm, bias_gelu, burn};
     return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
 }

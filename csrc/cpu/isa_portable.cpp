@@ -11,7 +11,7 @@
 namespace fastprobe {
 
 const Kernels* portable() {
-    static const Kernels kernels{"portable", false, pack, pair_up, multiply, score,
+    static const Kernels kernels{"portable", false, pack, pair_up, multiply, flush, score,
                                  widen, unit_sum, attend, add_norm, bias_gelu, burn};
     return &kernels;
 }

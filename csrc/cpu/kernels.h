@@ -47,9 +47,13 @@ struct Kernels {
     // Make pairs of a panel of floats, if each of them is a bfloat16 number; false if one is not.
     bool (*pair_up)(const float* panel, int64_t n, float* pairs);
 
-    // out[r * stride + c] += weight * sum_n a[n][r] b[n][c] for r < height, c < width; n <= CHUNK tokens.
-    void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, double weight, double* out, int64_t stride,
-                     int height, int width);
+    // total[r * PANEL + c] += sum_n a[n][r] b[n][c] for r < height, c < width; n <= CHAIN tokens. Meanwhile half a chain
+    // of a panel is fetched from next on.
+    void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, int height, int width, float* total,
+                     const float* next);
+
+    // out[r * stride + c] += weight * total[r * PANEL + c] for r < height, c < width.
+    void (*flush)(const float* total, double weight, double* out, int64_t stride, int height, int width);
 
     // Score p = x weights + bias against rows [row, row + height) of y. x holds these rows, dense, with zeros up to
     // PANEL of them; weights are y.width columns in panels of depth rows, bias is as wide as the panels. Unless residual

@@ -21,16 +21,24 @@ INLINE const T* whole_row(const T* from, int64_t stride, int have, T (&copy)[PAN
     return copy;
 }
 
+// Memory to fetch into a near cache during a chain: so many numbers a step, far ahead of what the processor foresees.
+struct Ahead {
+    const float* from;
+    int pace;
+};
+
 enum class Left { PANEL, ROWS, PANEL_OF_PAIRS };
 
 // total += a^T b over one chain, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns; b and total are
 // panels. Of a panel number r of step t lies at a[t * PANEL + r], of rows at a[r * depth + t]. A function of its own,
 // so that the registers are all for the sums: inlined, gcc 12 keeps a vector of b on the stack.
 template <Left LEFT>
-__attribute__((noinline)) void add_chain(const float* a, int64_t depth, const float* b, int64_t steps, float* total) {
+__attribute__((noinline)) void add_chain(const float* a, int64_t depth, const float* b, int64_t steps, float* total,
+                                         Ahead ahead) {
     const int64_t row = LEFT == Left::ROWS ? depth : 1, step = LEFT == Left::ROWS ? 1 : PANEL;
     vec sum[TILE_ROWS][TILE_VECTORS] = {};
-    for (int64_t t = 0; t < steps; ++t, a += step, b += PANEL) {
+    for (int64_t t = 0; t < steps; ++t, a += step, b += PANEL, ahead.from += ahead.pace) {
+        __builtin_prefetch(ahead.from, 0, 2);
         vec right[TILE_VECTORS];
 #pragma GCC unroll 8
         for (int v = 0; v < TILE_VECTORS; ++v) right[v] = load<vec>(b + v * LANES);
@@ -53,6 +61,11 @@ __attribute__((noinline)) void add_chain(const float* a, int64_t depth, const fl
             float* out = total + r * PANEL + v * LANES;
             store(out, load<vec>(out) + sum[r][v]);
         }
+}
+
+template <Left LEFT>
+INLINE void add_chain(const float* a, int64_t depth, const float* b, int64_t steps, float* total) {
+    add_chain<LEFT>(a, depth, b, steps, total, {b, 0});
 }
 
 }  // namespace

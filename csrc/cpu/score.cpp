@@ -9,6 +9,7 @@
 #endif
 
 #include "memory.h"
+#include "products.h"
 
 namespace fastprobe {
 namespace {
@@ -51,7 +52,12 @@ void score(const Rows& x, const float* coef, const float* intercept, const Rows&
     }
 
     const int64_t panel_size = std::min<int64_t>(CHUNK, n) * PANEL, x_panels = (depth + PANEL - 1) / PANEL;
-    const Memory residual(panels * panel_size), x_packed(x_panels * panel_size);
+    const Memory memory((x_panels + panels) * panel_size);
+    std::vector<Packed> packed(x_panels + panels);  // of x, then of the residuals
+    for (int64_t p = 0; p < x_panels + panels; ++p) {
+        const int64_t left = p < x_panels ? depth - p * PANEL : y.width - (p - x_panels) * PANEL;
+        packed[p] = {memory.get() + p * panel_size, nullptr, false, int(std::min<int64_t>(PANEL, left))};
+    }
     std::vector<int64_t> here(CHUNK);
     for (int64_t start = 0; start < n; start += CHUNK) {
         const int64_t length = std::min<int64_t>(CHUNK, n - start);
@@ -60,28 +66,30 @@ void score(const Rows& x, const float* coef, const float* intercept, const Rows&
         {
 #pragma omp for schedule(dynamic) nowait
             for (int64_t p = 0; p < x_panels; ++p)
-                kernels.pack(x, here.data(), length, p * PANEL, nullptr, false, x_packed.get() + p * panel_size,
-                             nullptr, nullptr);
+                kernels.pack(x, here.data(), length, p * PANEL, nullptr, false, packed[p].floats, nullptr, nullptr);
 #pragma omp for schedule(dynamic)
             for (int64_t row = 0; row < length; row += PANEL)
-                score_rows(start + row, start + length, residual.get() + row * PANEL, panel_size);
+                score_rows(start + row, start + length, packed[x_panels].floats + row * PANEL, panel_size);
 #pragma omp for schedule(dynamic)
             for (int64_t p = 0; p < panels; ++p) {
-                const int width = int(std::min<int64_t>(PANEL, y.width - p * PANEL));
-                float* panel = residual.get() + p * panel_size;
+                float* panel = packed[x_panels + p].floats;
                 double panel_sums[PANEL] = {}, panel_squares[PANEL] = {};
                 // Packed onto itself, for the sums.
                 kernels.pack({panel, Dtype::FLOAT32, PANEL, PANEL, 1}, every.data(), length, 0, nullptr, false, panel,
                              panel_sums, panel_squares);
-                for (int c = 0; c < width; ++c) {
+                for (int c = 0; c < packed[x_panels + p].width; ++c) {
                     sums.sums[p * PANEL + c] += panel_sums[c];
                     sums.squares[p * PANEL + c] += panel_squares[c];
                 }
-                for (int64_t left = 0; left < x_panels; ++left)
-                    kernels.multiply(x_packed.get() + left * panel_size, panel, length, false, 1.0,
-                                     sums.cross + left * PANEL * y.width + p * PANEL, y.width,
-                                     int(std::min<int64_t>(PANEL, depth - left * PANEL)), width);
             }
+#pragma omp for collapse(2) schedule(dynamic)
+            for (int64_t right = 0; right < panels; right += GROUP)
+                for (int64_t left = 0; left < x_panels; left += GROUP) {
+                    const Product product{int(left), int(std::min(left + GROUP, x_panels)), int(x_panels + right),
+                                          int(x_panels + std::min(right + GROUP, panels)), false};
+                    product.add_to(sums.cross + PANEL * (left * y.width + right), y.width, packed.data(), length, 1.0,
+                                   kernels);
+                }
         }
     }
 }

@@ -1,0 +1,45 @@
+#include "products.h"
+
+#include <algorithm>
+
+namespace fastprobe {
+namespace {
+
+// Rows of sums lie too far apart for the processor to foresee.
+void prefetch(const double* out, int64_t stride, const Packed& left, const Packed& right) {
+    constexpr int LINE = 64 / sizeof(double);
+    for (int r = 0; r < left.width; ++r)
+        for (int c = 0; c < right.width; c += LINE) __builtin_prefetch(out + r * stride + c, 1, 2);
+}
+
+const float* at(const Packed& panel, bool pairs, int64_t token) {
+    return pairs ? panel.pairs + token / 2 * PANEL : panel.floats + token * PANEL;
+}
+
+}  // namespace
+
+void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t n, double weight,
+                     const Kernels& kernels) const {
+    alignas(64) float totals[GROUP][GROUP][PANEL * PANEL] = {};
+    const auto sums = [&](int l, int r) { return out + PANEL * ((l - left) * stride + r - right); };
+    const int lefts = left_end - left, both = lefts + right_end - right;
+    for (int64_t t = 0; t < n; t += CHAIN) {
+        int halves = 0;  // of the next chain, fetched so far
+        for (int r = right; r < right_end; ++r)
+            for (int l = left; l < left_end && has(l, r); ++l, ++halves) {
+                const Packed &a = panels[l], &b = panels[r];
+                if (t + CHAIN >= n) prefetch(sums(l, r), stride, a, b);  // they come while the last chain is multiplied
+                const int which = halves / 2 % both;
+                const Packed& later = panels[which < lefts ? left + which : right + which - lefts];
+                const bool pairs = a.as_pairs && b.as_pairs;
+                kernels.multiply(at(a, pairs, t), at(b, pairs, t), std::min<int64_t>(CHAIN, n - t), pairs, a.width,
+                                 b.width, totals[l - left][r - right],
+                                 at(later, later.as_pairs, t + CHAIN + halves % 2 * CHAIN / 2));
+            }
+    }
+    for (int r = right; r < right_end; ++r)
+        for (int l = left; l < left_end && has(l, r); ++l)
+            kernels.flush(totals[l - left][r - right], weight, sums(l, r), stride, panels[l].width, panels[r].width);
+}
+
+}  // namespace fastprobe
