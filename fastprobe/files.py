@@ -35,7 +35,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # of a new file here; some libraries write ones that only their owner may read
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
         if not error.errno:

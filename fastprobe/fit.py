@@ -30,6 +30,9 @@ class LinearFit:
         device: where the sums are kept; that of the rows.
         backend: which implementation adds rows.
 
+    Raises:
+        InputError: a width below 1, or a negative number of folds.
+
     Example:
         >>> x = torch.linspace(-1, 1, 50)[:, None] ** torch.arange(1, 4)
         >>> fit = LinearFit(3, 1).update(x, x.sum(1, keepdim=True) + 2)
@@ -48,6 +51,9 @@ class LinearFit:
         device: torch.device | str = "cpu",
         backend: str = "auto",
     ):
+        for name, number, least in (("x_dim", x_dim, 1), ("y_dim", y_dim, 1), ("folds", folds, 0)):
+            if number < least:
+                raise InputError(f"{name}: must be {least} or more, got {number}")
         plan = MomentPlan.of([("x", "y")], {"x": x_dim, "y": y_dim}, folds=folds, cka=[("x", "y")] * cka)
         self.method = method or LeastSquares()
         self.backend = backend

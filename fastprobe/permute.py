@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -116,33 +116,57 @@ def permute_layers(model: nn.Module, order: Order | Sequence[Step]) -> Iterator[
             reordered.steps = before
 
 
-def swap_layers(model: nn.Module, i: int, j: int) -> Any:
-    """:func:`permute_layers` with layers i and j interchanged."""
+def swap_layers(model: nn.Module, i: int, j: int) -> AbstractContextManager[nn.Module]:
+    """:func:`permute_layers` with layers ``i`` and ``j`` interchanged.
+
+    Raises:
+        InputError: there is no such layer.
+    """
     moved = {i: j, j: i}
     return permute_layers(model, [moved.get(layer, layer) for layer in _places(model, i, j)])
 
 
-def skip_layers(model: nn.Module, layers: Iterable[int]) -> Any:
-    """:func:`permute_layers` without some layers."""
+def skip_layers(model: nn.Module, layers: Iterable[int]) -> AbstractContextManager[nn.Module]:
+    """:func:`permute_layers` without the layers named.
+
+    Raises:
+        InputError: there is no such layer, or none is left.
+    """
     out = set(layers)
     return permute_layers(model, [layer for layer in _places(model, *out) if layer not in out])
 
 
-def repeat_layers(model: nn.Module, start: int, stop: int, times: int = 2) -> Any:
-    """:func:`permute_layers` with layers ``start`` to ``stop`` run ``times`` times before what follows them."""
+def repeat_layers(model: nn.Module, start: int, stop: int, times: int = 2) -> AbstractContextManager[nn.Module]:
+    """:func:`permute_layers` with layers ``start`` up to, not with, ``stop`` run ``times`` times in turn.
+
+    Raises:
+        InputError: there is no such layer, or ``times`` is below 1.
+    """
+    if times < 1:
+        raise InputError(f"times: must be 1 or more, got {times}; skip_layers leaves layers out")
     places = _places(model, start, stop - 1)
     return permute_layers(model, [*places[:start], *places[start:stop] * times, *places[stop:]])
 
 
-def reverse_layers(model: nn.Module, start: int = 0, stop: int | None = None) -> Any:
-    """:func:`permute_layers` with layers ``start`` to ``stop`` run backwards; all by default."""
-    places = _places(model, start)
+def reverse_layers(model: nn.Module, start: int = 0, stop: int | None = None) -> AbstractContextManager[nn.Module]:
+    """:func:`permute_layers` with layers ``start`` up to, not with, ``stop`` run backwards; all by default.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    places = _places(model, start, *([] if stop is None else [stop - 1]))
     stop = len(places) if stop is None else stop
     return permute_layers(model, [*places[:start], *places[start:stop][::-1], *places[stop:]])
 
 
-def parallel_layers(model: nn.Module, start: int, stop: int) -> Any:
-    """:func:`permute_layers` with layers ``start`` to ``stop`` on one state, whose mean goes on."""
+def parallel_layers(model: nn.Module, start: int, stop: int) -> AbstractContextManager[nn.Module]:
+    """:func:`permute_layers` with layers ``start`` up to, not with, ``stop`` all run on one state.
+
+    What goes on is the mean of their outputs, as in Sun et al. (2024), "Transformer Layers as Painters".
+
+    Raises:
+        InputError: there is no such layer.
+    """
     places = _places(model, start, stop - 1)
     return permute_layers(model, [*places[:start], Parallel(tuple(places[start:stop])), *places[stop:]])
 

@@ -56,8 +56,10 @@ class Result(ABC):
         """The ``k`` rows with the largest ``metric``; rows without it are left out.
 
         Raises:
-            InputError: no row has that metric.
+            InputError: no row has that metric, or ``k`` is below 1.
         """
+        if k < 1:
+            raise InputError(f"k: must be 1 or more, got {k}")
         have = [row for row in self.rows if row.get(metric) is not None]
         if not have:
             numbers = sorted({key for row in self.rows for key, value in row.items() if isinstance(value, int | float)})

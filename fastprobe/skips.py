@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,7 +34,7 @@ def skip_scale(
         parts: which skips of a layer: ``"attention"``, ``"ffn"``, or both.
 
     Raises:
-        InputError: there is no such layer or part.
+        InputError: there is no such layer or part, or a scale is no finite number.
         UnsupportedModelError: attention and FFN share one skip connection, or there is no FFN and only its skip
             connection is to be scaled.
 
@@ -45,9 +46,11 @@ def skip_scale(
     depth = len(points.layers)
     scales = dict(scale) if isinstance(scale, Mapping) else dict.fromkeys(range(depth), scale)
     parts = tuple(parts)
-    for layer in scales:
+    for layer, factor in scales.items():
         if not 0 <= layer < depth:
             raise InputError(f"skip_scale: there is no layer {layer}; the model has 0 to {depth - 1}")
+        if not isinstance(factor, int | float) or not math.isfinite(factor):
+            raise InputError(f"skip_scale: {factor!r} is no finite number; 0 cuts a skip connection, 1 leaves it")
     for part in parts:
         if part not in PARTS:
             raise InputError(f"skip_scale: {part!r} is not one of {', '.join(PARTS)}")

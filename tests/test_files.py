@@ -68,6 +68,12 @@ def test_the_former_file_is_there_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "after"
 
 
+def test_moments_may_be_read_by_whom_other_files_may(saved, tmp_path):
+    write_text(tmp_path / "file.txt", "")
+
+    assert saved.stat().st_mode == (tmp_path / "file.txt").stat().st_mode
+
+
 def test_moments_come_back_bit_for_bit(moments, saved):
     loaded, config = Moments.load(saved)
 

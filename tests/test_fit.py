@@ -154,6 +154,12 @@ def test_rows_that_do_not_fit_are_refused_and_nothing_is_added(shapes):
     assert (fit.sequences, fit.moments.tokens) == (0, 0)
 
 
+@pytest.mark.parametrize(("sizes", "name"), [((-8, 5, 5), "x_dim"), ((8, 0, 5), "y_dim"), ((8, 5, -1), "folds")])
+def test_a_size_that_no_fit_has_is_named(sizes, name):
+    with pytest.raises(InputError, match=f"{name}: must be . or more, got"):
+        LinearFit(sizes[0], sizes[1], folds=sizes[2])
+
+
 def test_rows_of_integers_are_refused():
     with pytest.raises(ShapeError, match=r"x.*torch\.int64"):
         LinearFit(2, 2).update(torch.ones(5, 2, dtype=torch.int64), torch.ones(5, 2))

@@ -318,3 +318,14 @@ def test_labels_of_a_language_model_are_left_out():
     scan = fp.linearity(model, labelled, elements=["ffn"], progress=False)
 
     assert scan.rows == fp.linearity(model, batches, elements=["ffn"], progress=False).rows
+
+
+def test_the_top_rows_have_the_largest_numbers():
+    rows = [{"layer": layer, "r2": value} for layer, value in enumerate((0.2, 0.9, None, 0.5))]
+    scan = fp.LinearityScan({}, rows)
+
+    assert [row["layer"] for row in scan.top(2, "r2")] == [1, 3]
+    with pytest.raises(InputError, match="k: must be 1 or more, got -5"):
+        scan.top(-5, "r2")
+    with pytest.raises(InputError, match="no row has 'cka'; the rows have layer, r2"):
+        scan.top(1, "cka")

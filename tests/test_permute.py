@@ -177,5 +177,13 @@ def test_an_order_that_cannot_run_is_refused_and_nothing_changes(order):
 
 
 def test_a_layer_that_is_not_there_is_named():
+    model = tiny_model("bert")
     with pytest.raises(InputError, match="there is no layer 7; the model has 0 to 2"):
-        fp.swap_layers(tiny_model("bert"), 0, 7)
+        fp.swap_layers(model, 0, 7)
+    with pytest.raises(InputError, match="there is no layer 8"):
+        fp.reverse_layers(model, 1, 9)
+
+
+def test_layers_are_repeated_once_or_more():
+    with pytest.raises(InputError, match="times: must be 1 or more, got 0; skip_layers leaves layers out"):
+        fp.repeat_layers(tiny_model("bert"), 0, 2, times=0)

@@ -90,5 +90,8 @@ def test_what_makes_no_sense_is_refused():
         fp.skip_scale(tiny_model("bert"), 0, parts=["mlp"]),
     ):
         pass
+    for scale in ("x", float("nan")):
+        with pytest.raises(InputError, match="is no finite number"), fp.skip_scale(tiny_model("bert"), scale):
+            pass
     with pytest.raises(UnsupportedModelError, match="share one skip"), fp.skip_scale(tiny_model("neox"), 0):
         pass
