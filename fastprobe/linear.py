@@ -9,18 +9,16 @@ conditioned whatever x was. Scores follow from the same matrices: the squared er
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from fastprobe.errors import InputError, NumericalError
+from fastprobe.errors import InputError
 from fastprobe.moments import Moments
 from fastprobe.ops import ResidualSums
-
-ACCUMULATION_ERROR = {"float64": 1e-14, "float32": 1e-6, "float16": 1e-6, "bfloat16": 1e-6}
-"""Largest error of a Gram entry over sqrt(G_ii G_jj), by the dtype of the rows: tests/ops/test_gram.py holds it."""
+from fastprobe.spectrum import ACCUMULATION_ERROR, Spectrum, spectra, varying
 
 PREDICTION_ERROR = {"float64": 2**-50, "float32": 2**-21, "float16": 2**-21, "bfloat16": 2**-21}
 """Largest error of a prediction over the size of its terms, by the dtype of the rows: two products in a row."""
@@ -90,27 +88,27 @@ class Solution:
 
 
 class Factorisation:
-    """Everything about one source x that its targets share."""
+    """Everything about one source x that its targets share.
 
-    def __init__(self, moments: Moments, x: str, method: LeastSquares):
+    Args:
+        moments: sums of a plan that covers the source and its targets.
+        x: the source block.
+        method: how maps are fitted.
+        spectrum: of this source, where it is at hand.
+
+    Raises:
+        NumericalError: the moments are of fewer than two tokens.
+    """
+
+    def __init__(self, moments: Moments, x: str, method: LeastSquares, spectrum: Spectrum | None = None):
+        spectrum = spectrum or Spectrum.of(moments, x)
         counts = moments.counts
-        n = counts.sum()
-        if n < 2:
-            raise NumericalError(f"{x}: {int(n)} tokens; a fit needs at least 2")
-        self.moments, self.x, self.method, self.n = moments, x, method, n
+        self.moments, self.x, self.method, self.n = moments, x, method, counts.sum()
         self.gamma = ACCUMULATION_ERROR[moments.dtype]
         self.rcond = RCOND[moments.dtype] if method.rcond is None else method.rcond
-
-        sums, grams = moments.sum(x), moments.cross(x, x)
-        self.mean = sums.sum(0) / n  # about the origin, as everything here
-        gram = grams.sum(0)
-        self.scatter = gram - n * torch.outer(self.mean, self.mean)
-        self.norms = gram.diagonal().sqrt()
-        diagonal = self.scatter.diagonal()
-        varies = varying(diagonal, gram.diagonal(), n * (moments.origin(x) + self.mean).square(), self.gamma)
-        scale = torch.where(varies, diagonal, torch.ones_like(diagonal)).sqrt()
-        equilibrated = self.scatter / scale[:, None] / scale * varies * varies[:, None]
-        eigenvalues, vectors = torch.linalg.eigh(equilibrated)
+        self.mean = spectrum.mean  # about the origin, as everything here
+        self.scatter, self.norms, scale = spectrum.scatter, spectrum.norms, spectrum.scale
+        eigenvalues, vectors = spectrum.eigenvalues, spectrum.vectors
         keep = (eigenvalues > self.rcond * eigenvalues[-1]) & (eigenvalues > 0)
         self.eigenvalues, self.keep = eigenvalues, keep
         self.rank = int(keep.sum())
@@ -129,7 +127,14 @@ class Factorisation:
 
         self.folds = [f for f in range(len(counts)) if counts[f] > 0] if (counts > 0).sum() > 1 else []
         if self.folds:
+            sums, grams = moments.sum(x), moments.cross(x, x)
             self._factorise_folds(counts[self.folds], sums[self.folds], grams[self.folds])
+
+    @classmethod
+    def each(cls, moments: Moments, sources: Iterable[str], method: LeastSquares) -> Iterator[Factorisation]:
+        """One of every source, with the decompositions of several made together where that is faster; in any order."""
+        for x, spectrum in spectra(moments, sources):
+            yield cls(moments, x, method, spectrum)
 
     def _factorise_folds(self, counts: Tensor, sums: Tensor, grams: Tensor) -> None:
         identity = torch.eye(self.rank, dtype=torch.float64, device=grams.device)
@@ -341,18 +346,6 @@ class Factorisation:
             return 0.0
         is_null = float(dropped.abs().max()) <= self.noise and float(self.eigenvalues[self.keep][0]) >= 100 * self.noise
         return 0.0 if is_null else float(rss.sum()) / total
-
-
-def varying(scatter: Tensor, squares: Tensor, mean_squares: Tensor, gamma: float) -> Tensor:
-    """Which columns vary: those above the error of their sums and above 1e-6 of their own size.
-
-    Args:
-        scatter: ``(d,)`` sums of squares about the mean.
-        squares: ``(d,)`` sums of squares about the origin of the moments.
-        mean_squares: ``(d,)`` n times the square of the mean.
-        gamma: relative error of the sums.
-    """
-    return scatter > torch.maximum(10 * gamma * squares, 1e-12 * (scatter + mean_squares))
 
 
 def _centre(

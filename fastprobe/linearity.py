@@ -235,9 +235,8 @@ def solve_rows(
         refine: have the score pass, which sees all tokens, look at the residuals of fits with a large error bound.
     """
     rows: dict[ElementFit, dict[str, Any]] = {}
-    for x in dict.fromkeys(f.x for f in fits):
-        source = Factorisation(moments, x, method)
-        for f in (f for f in fits if f.x == x):
+    for source in Factorisation.each(moments, dict.fromkeys(f.x for f in fits), method):
+        for f in (f for f in fits if f.x == source.x):
             solved = source.fit(f.y)
             element = f.element
             name = {

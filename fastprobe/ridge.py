@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastprobe.linear import Factorisation, Fit, LeastSquares
 from fastprobe.moments import Moments
+from fastprobe.spectrum import Spectrum
 
 RELATIVE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties that are tried besides none, over the mean sum of squares of a column of x about its mean."""
@@ -24,12 +25,13 @@ def best_ridge(moments: Moments, x: str, y: str, alpha: float | None = None) -> 
         y: the target block.
         alpha: the penalty, if it is to be no other.
     """
-    plain = Factorisation(moments, x, LeastSquares(alpha=alpha or 0.0))
+    spectrum = Spectrum.of(moments, x)
+    plain = Factorisation(moments, x, LeastSquares(alpha=alpha or 0.0), spectrum)
     best = plain, plain.fit(y)
     if alpha is not None or not plain.folds or not plain.rank:
         return best
     unit = float(plain.scatter.trace()) / len(plain.scatter)
-    ridge = Factorisation(moments, x, LeastSquares(alpha=RELATIVE[0] * unit))
+    ridge = Factorisation(moments, x, LeastSquares(alpha=RELATIVE[0] * unit), spectrum)
     for relative in RELATIVE:
         ridge = ridge.with_alpha(relative * unit)
         fit = ridge.fit(y)

@@ -31,6 +31,7 @@ FLOORS = [
     LEAVES,
     {"ops"},
     {"moments"},
+    {"spectrum"},
     {"linear"},
     {"scores", "refinement"},
     {"fit", "models", "sample", "text", "results", "ridge"},

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fastprobe.errors import BackendError, ShapeError
-from fastprobe.linear import ACCUMULATION_ERROR
 from fastprobe.ops import BACKENDS, gram_
+from fastprobe.spectrum import ACCUMULATION_ERROR
 
 GATE = 1e-6  # of sqrt(G_ii G_jj): beyond it no backend is timed or believed
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
