@@ -44,15 +44,15 @@ def _rows(count: int, dtype: torch.dtype = torch.bfloat16, tokens: int = TOKENS)
     return [residual_rows(tokens, WIDTH, seeded).to(dtype) for _ in range(count)]
 
 
-def _grams(rows: list[Tensor], pairs: Pairs, backend: str) -> list[Tensor]:
+def _grams(rows: list[Tensor], pairs: Pairs, backend: str, exact: bool = False) -> list[Tensor]:
     """The products by one of our backends, (D, D) float64 each; a refusal skips the benchmark with its reason."""
     grams = [torch.zeros(1, WIDTH, WIDTH, dtype=torch.float64, device=DEVICE) for _ in pairs]
     fold = torch.zeros(len(rows[0]), dtype=torch.int64, device=DEVICE)
     origins = [torch.zeros(WIDTH, dtype=torch.float64, device=DEVICE) for _ in rows]
     arguments = grams, [None] * len(rows), [None] * len(rows), rows, pairs, fold, origins
-    if reason := gram_.refusals(*arguments)[backend]:
+    if reason := gram_.refusals(*arguments, exact=exact)[backend]:
         pytest.skip(f"{backend}: {reason}")
-    gram_.on(backend)(*arguments)
+    gram_.on(backend)(*arguments, exact=exact)
     return [gram[0].triu() if i == j else gram[0] for gram, (i, j) in zip(grams, pairs, strict=True)]
 
 
@@ -163,7 +163,7 @@ def bench_ceiling(benchmark: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.benchmark(group="products of one pair")
 def bench_pair(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> None:
-    """G1 to G4 of the goals: x^T x and x^T y of one pair, 768 wide, against torch's products in every precision."""
+    """G1 to G3 of the goals: x^T x and x^T y of one pair, 768 wide, against torch's products in every precision."""
     pairs: Pairs = [(0, 0), (0, 1)]
     rows = _rows(2, dtype)
     duel(
@@ -177,6 +177,24 @@ def bench_pair(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> N
         exact=lambda: _exact(rows, pairs),
         error=_error(pairs),
         gate=GATE,
+        flops=_flops(TOKENS, pairs),
+        bytes=sum(block.nbytes for block in rows),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("backend", ["cuda" if ON_GPU else "torch"])
+@pytest.mark.benchmark(group="exact products of one pair")
+def bench_exact(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> None:
+    """G4: the same pair in float64, rows widened as they are read, against torch's products, which need a wide copy."""
+    pairs: Pairs = [(0, 0), (0, 1)]
+    rows = _rows(2, dtype)
+    duel(
+        ours=lambda: _grams(rows, pairs, backend, exact=True),
+        peers={"torch fp64": lambda: _torch(rows, pairs, torch.float64)},
+        exact=lambda: _exact(rows, pairs),
+        error=_error(pairs),
+        gate=1e-12,
         flops=_flops(TOKENS, pairs),
         bytes=sum(block.nbytes for block in rows),
     )
