@@ -29,6 +29,7 @@ class LinearFit:
         method: how the map is fitted.
         device: where the sums are kept; that of the rows.
         backend: which implementation adds rows.
+        exact: for audits: sum and multiply in float64 whatever the rows are.
 
     Raises:
         InputError: a width below 1, or a negative number of folds.
@@ -50,13 +51,14 @@ class LinearFit:
         method: LeastSquares | None = None,
         device: torch.device | str = "cpu",
         backend: str = "auto",
+        exact: bool = False,
     ):
         for name, number, least in (("x_dim", x_dim, 1), ("y_dim", y_dim, 1), ("folds", folds, 0)):
             if number < least:
                 raise InputError(f"{name}: must be {least} or more, got {number}")
         plan = MomentPlan.of([("x", "y")], {"x": x_dim, "y": y_dim}, folds=folds, cka=[("x", "y")] * cka)
         self.method = method or LeastSquares()
-        self.backend = backend
+        self.backend, self.exact = backend, exact
         self.sequences = 0
         self.moments = Moments.zero(plan, device)
         self._solved: tuple[Factorisation, Fit] | None = None
@@ -74,7 +76,7 @@ class LinearFit:
             NumericalError: a row that counts is not finite; nothing was added.
         """
         rows, fold = self._blocks(x, y, mask, self.sequences)
-        self.moments.update_(rows, fold, backend=self.backend)
+        self.moments.update_(rows, fold, backend=self.backend, exact=self.exact)
         self.sequences += len(x)
         self._solved = None
         return self

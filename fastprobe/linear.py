@@ -318,7 +318,8 @@ class Factorisation:
         total = float(tss.sum())
         if total <= 0:
             return 0.0
-        return max(self.gamma * self._reach(coef, squares) / total, self._unknown(rss, total))
+        sums = ACCUMULATION_ERROR[self.moments.precision]
+        return max(sums * self._reach(coef, squares) / total, self._unknown(rss, total))
 
     def _refined_error_bound(self, coef: Tensor, squares: Tensor, rss: Tensor, tss: Tensor, gain: Tensor) -> float:
         """The same after a step: what the step gained, as the next one would gain less, and the rounding of residuals.
@@ -329,10 +330,10 @@ class Factorisation:
         total = float(tss.sum())
         if total <= 0:
             return 0.0
-        left, rounding = float(rss.sum()) / total, PREDICTION_ERROR[self.moments.dtype] ** 2
+        left, rounding = float(rss.sum()) / total, PREDICTION_ERROR[self.moments.precision] ** 2
         rounding *= self._reach(coef, squares) / total
         bound = float(gain.clamp(min=0).sum()) / total + 2 * (left * rounding) ** 0.5 + rounding
-        bound += self.gamma * left * float(squares.sum()) / total  # of the total
+        bound += ACCUMULATION_ERROR[self.moments.precision] * left * float(squares.sum()) / total  # of the total
         return max(bound, self._unknown(rss, total))
 
     def _reach(self, coef: Tensor, squares: Tensor) -> float:

@@ -104,6 +104,7 @@ def linearity(
     fit: LeastSquares | None = None,
     cka: str = "auto",
     backend: str = "auto",
+    exact: bool = False,
     seed: int = 0,
     progress: bool = True,
     checkpoint: Checkpoint | None = None,
@@ -130,6 +131,8 @@ def linearity(
         cka: which rows get a ``cka``: ``"auto"`` those whose y is no wider than x (the Gram matrix of a wider y costs
             about as much as all other sums of its layer), ``"all"`` or ``"none"``.
         backend: which implementation of the operations; ``"auto"`` takes the fastest that is there.
+        exact: for audits: sum, multiply and score in float64 what the model gives, whatever its dtype. On a CPU that is
+            torch; on a GPU ``fastprobe._cuda`` does it where it was built, else torch.
         seed: of the hash that picks the sequences for the cosines.
         progress: show a progress bar on standard error.
         checkpoint: where moments are kept while the scan runs, and what it goes on from.
@@ -179,18 +182,19 @@ def linearity(
         "folds": folds,
         "objective": objective,
         "cka": cka,
+        "exact": exact,
     }
     clock = Clock(device)
     checkpoint = checkpoint or Checkpoint()
     moments, batches_done = checkpoint.resume(summed, Moments.zero(scan.moments, device))
-    first_pass = MomentPass(model, points, scan, moments, sample, clock, backend, recorder)
+    first_pass = MomentPass(model, points, scan, moments, sample, clock, backend, recorder, exact)
     bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
     with bar, first_pass.recording(), checkpoint.keeping(first_pass, summed):
         for number, batch in enumerate(itertools.chain([first], stream)):
             bar.update(first_pass.skip(batch) if number < batches_done else first_pass.add(batch))
             checkpoint.tick()
 
-    dtype = torch.float64 if moments.dtype == "float64" else torch.float32
+    dtype = torch.float64 if moments.precision == "float64" else torch.float32
     second_pass = CosinePass(model, points, scan, clock, backend, recorder)
     with clock("solve"):
         everything = len(sample) == first_pass.sequences

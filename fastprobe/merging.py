@@ -13,7 +13,7 @@ from fastprobe.moments import Moments
 from fastprobe.points import Element
 from fastprobe.scan import ElementFit
 
-SHARED = ("model", "model_dtype", "fits")
+SHARED = ("model", "model_dtype", "fits", "exact")
 """What the configurations of merged scans must agree in; their plans must as well."""
 
 

@@ -49,6 +49,7 @@ class Moments:
         self.unit_counts = {block: zeros(1) for block in plan.cones}
         self.origins: dict[str, Tensor] = {}
         self.dtype = ""  # of the rows; the coarsest where there were several
+        self.precision = ""  # that the sums have: float64 where all rows were added exactly, else the dtype of the rows
         self.backend = ""
         self._whole: set[str] = set()  # blocks whose Gram matrices have both triangles
 
@@ -70,6 +71,7 @@ class Moments:
         stage: Stage | None = None,
         weight: float = 1.0,
         backend: str = "auto",
+        exact: bool = False,
     ) -> None:
         """Add rows. Nothing is added when one of them is not finite.
 
@@ -79,6 +81,7 @@ class Moments:
             stage: the part of the plan to do; all of it by default.
             weight: 1 adds the rows, -1 takes out rows that were added before.
             backend: as for every operation.
+            exact: widen the rows to float64 before anything is multiplied or summed.
 
         Raises:
             NumericalError: a row that is not left out has a NaN or an infinity; the message names the block.
@@ -97,13 +100,13 @@ class Moments:
             return
         if int(fold.max()) >= self.plan.folds:
             raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {int(fold.max())}")
-        units = {block: _unit_sum(block, rows[block], valid, backend) for block in stage.fresh}
+        units = {block: _unit_sum(block, rows[block], valid, backend, exact) for block in stage.fresh}
         blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
         with torch.autocast(fold.device.type, enabled=False):
             for block in blocks:
                 if block not in self.origins:
                     self.origins[block] = _origin(rows[block], valid)
-            arguments = (
+            self.backend, _ = gram_.run(
                 [self.grams[pair] for pair in stage.pairs],
                 [self.sums[b] if b in stage.fresh else None for b in blocks],
                 [self.squares[b] if b in stage.fresh else None for b in blocks],
@@ -111,14 +114,17 @@ class Moments:
                 [(blocks.index(x), blocks.index(y)) for x, y in stage.pairs],
                 fold,
                 [self.origins[b] for b in blocks],
+                weight=weight,
+                exact=exact,
+                backend=backend,
             )
-            self.backend = gram_.choose(*arguments, backend=backend)
-            gram_.on(self.backend)(*arguments, weight=weight)
         for block in self.units.keys() & units.keys():
             self.units[block].add_(units[block].total, alpha=weight)
             self.unit_counts[block].add_(units[block].counted, alpha=weight)
         self._whole.difference_update(x for x, y in stage.pairs if x == y)
-        self.dtype = _coarsest(self.dtype, *(str(rows[block].dtype).removeprefix("torch.") for block in blocks))
+        dtype = _coarsest("", *(str(rows[block].dtype).removeprefix("torch.") for block in blocks))
+        self.dtype = _coarsest(self.dtype, dtype)
+        self.precision = _coarsest(self.precision, "float64" if exact else dtype)
         if stage.first:
             self.counts += weight * torch.bincount(fold[valid], minlength=self.plan.folds)
 
@@ -209,6 +215,7 @@ class Moments:
             mine += theirs.to(mine.device)
         self._whole.clear()
         self.dtype, self.backend = _coarsest(self.dtype, other.dtype), self.backend or other.backend
+        self.precision = _coarsest(self.precision, other.precision)
         return self
 
     def all_reduce_(self) -> Moments:
@@ -266,7 +273,7 @@ class Moments:
         Raises:
             OSError: it cannot be written, because the disk is full for instance.
         """
-        plan = asdict(self.plan) | {"dtype": self.dtype, "backend": self.backend}
+        plan = asdict(self.plan) | {"dtype": self.dtype, "precision": self.precision, "backend": self.backend}
         metadata = {"plan": json.dumps(plan), "config": json.dumps(dict(config or {}))}
         with replacing(path) as temporary:
             try:
@@ -289,8 +296,9 @@ class Moments:
                 metadata = file.metadata() or {}
                 plan = json.loads(metadata["plan"])
                 dtype, backend = plan.pop("dtype"), plan.pop("backend")
+                precision = plan.pop("precision", dtype)  # files from before it was a choice do not say
                 moments = cls(_plan_from_json(plan), device)
-                moments.dtype, moments.backend = dtype, backend
+                moments.dtype, moments.precision, moments.backend = dtype, precision, backend
                 names = set(file.keys())
                 for name, tensor in moments.tensors().items():
                     saved = file.get_tensor(name)
@@ -328,15 +336,15 @@ def _plan_from_json(plan: dict[str, Any]) -> MomentPlan:
     return MomentPlan(plan["widths"], pairs["pairs"], pairs["pooled"], tuple(plan["cones"]), parts, plan["folds"])
 
 
-def _unit_sum(block: str, rows: Tensor, valid: Tensor, backend: str) -> UnitSum:
+def _unit_sum(block: str, rows: Tensor, valid: Tensor, backend: str, exact: bool) -> UnitSum:
     """The sum of the rows that count, each over its norm.
 
     Raises:
         NumericalError: one of them is not finite.
     """
-    summed = unit_sum(rows, valid, backend=backend)
+    wide = torch.float64 if exact or rows.dtype == torch.float64 else torch.float32
+    summed = unit_sum.where_there_is("auto" if exact else backend)(rows.to(wide) if exact else rows, valid)
     if not summed.finite:
-        wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
         raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
     return summed
 

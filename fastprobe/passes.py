@@ -62,6 +62,7 @@ class MomentPass:
     clock: Clock
     backend: str = "auto"
     recorder: type[Recorder] | type[FlatRecorder] = Recorder
+    exact: bool = False
     sequences: int = 0
     batches: int = 0
     _fold: Tensor = field(init=False)
@@ -135,6 +136,7 @@ class MomentPass:
                 stage=stage,
                 weight=self._weight,
                 backend=self.backend,
+                exact=self.exact,
             )
         if self._weight > 0:
             self._done.append(layer)
@@ -190,7 +192,7 @@ class CosinePass:
 
     def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
         rows = Rows(self.scan, held)
-        last = self.scan.points
+        last, scoring = self.scan.points, score.where_there_is(self.backend)
         with self.clock("score"), torch.autocast(self._fold.device.type, enabled=False):
             here = [f for f in self.scan.fits if max(last[f.x].layer, last[f.y].layer) == layer]
             here_rows: dict[int | None, Tensor] = {f: (self._fold == f).nonzero().flatten() for f in self._folds}
@@ -206,7 +208,7 @@ class CosinePass:
                         if not len(here_rows.get(fold, ())):
                             continue
                         index = here_rows[fold]
-                        scored = score(pick_rows(z, index), coef, intercept, pick_rows(y, index), backend=self.backend)
+                        scored = scoring(pick_rows(z, index), coef, intercept, pick_rows(y, index))
                         key = (fit, column)
                         self._totals[key] = self._totals.get(key, 0.0) + float(scored.cosine().double().sum())
 

@@ -28,7 +28,7 @@ class Refinement:
     def __init__(self, source: Factorisation, fit: Fit, y: str, backend: str = "auto"):
         device = fit.coef.device
         self.source, self.fit, self.y, self.backend = source, fit, y, backend
-        self.dtype = torch.float64 if source.moments.dtype == "float64" else torch.float32
+        self.dtype = torch.float64 if source.moments.precision == "float64" else torch.float32
         self.rows = 0
         self._places = list(enumerate(source.folds)) if len(fit.fold_whitened) else []
 
@@ -55,13 +55,13 @@ class Refinement:
         # About the mean, which float32 does not hold well enough beside what varies.
         target = pick_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
         rounding = self.fit.y_mean.to(self.dtype).double() - self.fit.y_mean
-        score(whitened, self.fit.whitened, -rounding, target, residual=self.left, backend=self.backend)
+        score.where_there_is(self.backend)(whitened, self.fit.whitened, -rounding, target, residual=self.left)
         for place, f in self._places:
             coef, mean = self.source.fold_map(self.fit, place)
             for held_out, left in enumerate(self.fold_left[place]):
                 some = ((fold[index] == f) == bool(held_out)).nonzero().flatten()
                 intercept = mean - self.fit.y_mean - rounding
-                score(whitened[some], coef, intercept, target[some], residual=left, backend=self.backend)
+                score.where_there_is(self.backend)(whitened[some], coef, intercept, target[some], residual=left)
 
     def result(self) -> Fit:
         """The refined fit.

@@ -75,7 +75,7 @@ def _note(tokens: int, width: int, error_bound: float) -> str:
     if error_bound > MARK:
         notes.append(
             f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --score-sequences all, "
-            "or --dtype float64"
+            "--exact or --dtype float64"
         )
     return "; ".join(notes)
 

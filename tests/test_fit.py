@@ -229,6 +229,20 @@ def test_solve_gives_the_map_that_is_scored(pair):
     torch.testing.assert_close(fit.solve().to_linear(torch.float64)(x), p)
 
 
+def test_a_backend_is_that_of_every_operation_that_has_it():
+    """unit_sum has no Triton kernel, and scores have none in CUDA: that must not turn a fit away."""
+    pytest.importorskip("triton")
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(64, width, generator=generator) for width in (8, 4))
+    expected = LinearFit(8, 4).update(x, y)
+
+    fit = LinearFit(8, 4, backend="triton").update(x, y).refine([(x, y)], bound=0)
+
+    assert fit.moments.backend == "triton"
+    assert fit.score("r2") == pytest.approx(expected.score("r2"), abs=1e-6)
+    assert fit.score("cone") == pytest.approx(expected.score("cone"), abs=1e-6)
+
+
 def test_a_backend_that_is_not_there_is_named(pair):
     with pytest.raises(BackendError, match="cuda"):
         LinearFit(4, 3, backend="cuda").update(*pair)

@@ -73,32 +73,53 @@ class Operation:
         Raises:
             BackendError: ``backend`` names one that refuses; it never falls back.
         """
-        if backend == "auto":
-            backend = os.environ.get("FASTPROBE_BACKEND", "auto")
+        backend = _named(backend)
         if backend != "auto" and backend not in BACKENDS:
             raise BackendError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS)}")
         if backend == "auto":
-            return next(name for name in BACKENDS if self._takes_by_itself(name, *args, **kwargs))
+            return self._fastest(*args, **kwargs)
         if reason := self._refusal(backend, *args, **kwargs):
             takers = ", ".join(name for name, refusal in self.refusals(*args, **kwargs).items() if refusal is None)
             raise BackendError(f"backend {backend!r}: {reason}; these arguments can run on: {takers}")
         return backend
+
+    def _fastest(self, *args: Any, **kwargs: Any) -> str:
+        return next(name for name in BACKENDS if self._takes_by_itself(name, *args, **kwargs))
 
     def _takes_by_itself(self, backend: str, *args: Any, **kwargs: Any) -> bool:
         if self._refusal(backend, *args, **kwargs) is not None:
             return False
         return backend not in self._passed_over or not self._as_one(self._passed_over[backend], *args, **kwargs)
 
-    def __call__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> Any:
+    def run(self, *args: Any, backend: str = "auto", **kwargs: Any) -> tuple[str, Any]:
+        """The backend that a call runs on, and what it returns."""
         self._as_one(self._check, *args, **kwargs)
         backend = self.choose(*args, backend=backend, **kwargs)
         if backend == "torch":
-            return self._definition(*args, **kwargs)
-        return self._as_one(self._implementations[backend][0], *args, **kwargs)
+            return backend, self._definition(*args, **kwargs)
+        return backend, self._as_one(self._implementations[backend][0], *args, **kwargs)
+
+    def __call__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> Any:
+        return self.run(*args, backend=backend, **kwargs)[1]
 
     def on(self, backend: str) -> Callable[..., Any]:
         """This operation on one backend, or an error: ``gram_.on("torch")(...)``."""
         return functools.partial(self, backend=backend)
+
+    def where_there_is(self, backend: str) -> Callable[..., Any]:
+        """This operation on a backend that has it, or an error; on the fastest one where it was not written for it.
+
+        For verbs, whose one ``backend`` goes to several operations: not each of them has a kernel of every kind.
+        """
+        backend = _named(backend)
+        if backend in BACKENDS and backend not in self._implementations:
+            return lambda *args, **kwargs: self(*args, backend=self._fastest(*args, **kwargs), **kwargs)
+        return self.on(backend)
+
+
+def _named(backend: str) -> str:
+    """What the caller names or, where it names nothing, the environment."""
+    return os.environ.get("FASTPROBE_BACKEND", "auto") if backend == "auto" else backend
 
 
 def operation(

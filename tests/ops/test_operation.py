@@ -70,6 +70,23 @@ def test_the_environment_does_not_fall_back_either(double, monkeypatch):
         double(3)
 
 
+def test_a_verb_gets_the_fastest_where_its_backend_was_not_written(double, monkeypatch):
+    assert double.where_there_is("cuda")(4) == ("triton", 8)
+    assert double.where_there_is("cuda")(3) == ("torch", 6)
+    assert double.where_there_is("torch")(4) == ("torch", 8)
+    with pytest.raises(BackendError, match="even numbers"):
+        double.where_there_is("triton")(3)
+    with pytest.raises(BackendError, match="'numpy' is not one of"):
+        double.where_there_is("numpy")(4)
+    monkeypatch.setenv("FASTPROBE_BACKEND", "cuda")
+    assert double.where_there_is("auto")(4) == ("triton", 8)
+
+
+def test_a_run_says_what_it_ran_on(double):
+    assert double.run(4) == ("triton", ("triton", 8))
+    assert double.run(3) == ("torch", ("torch", 6))
+
+
 def test_choose_says_what_a_call_would_run_on(double):
     assert double.choose(4) == "triton"
     assert double.choose(3) == "torch"
