@@ -1,4 +1,7 @@
-"""Rows in the order of their folds, cut into slots: what one program adds up holds rows of one fold only."""
+"""Rows in the order of their folds, cut into slots: what one program adds up holds rows of one fold only.
+
+Nothing of Triton is here: the kernels in CUDA C++ take slots as long as their slabs (``fastprobe/ops/_cuda_gram.py``).
+"""
 
 from typing import NamedTuple
 

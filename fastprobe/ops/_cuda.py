@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from fastprobe.ops._cuda_gram import DTYPES, SLAB, gram_, library, moved_by
-from fastprobe.ops._trial import Pairs, error_of_a_trial
+from fastprobe.ops._gram_call import GramCall
+from fastprobe.ops._trial import error_of_a_trial
 
 HOW_TO_BUILD = (
     "with nvcc, `FASTPROBE_BUILD=cuda pip install --force-reinstall --no-deps --editable .` in the checkout builds it"
@@ -20,32 +20,24 @@ GATE = {False: 1e-6, True: 1e-12}
 """Largest error of a trial, of the size of its columns: on wgmma, and in float64."""
 
 
-def gram_refuses(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    exact: bool,
-) -> str | None:
-    """Why these arguments are not for the CUDA kernels, or ``None``."""
+def gram_refuses(call: GramCall) -> str | None:
+    """Why a call is not for the CUDA kernels, or ``None``."""
+    rows, fold, exact = call.rows, call.fold, call.in_float64
     if torch.compiler.is_compiling():
         return "torch.compile cannot look into it"
-    totals = [total for total in (*sums, *squares) if total is not None]
-    if reason := _not_on_one_gpu([fold, *grams, *totals, *rows, *origins]):
+    if reason := _not_on_one_gpu(call.tensors):
         return reason
     if library() is None:
         return f"fastprobe._cuda was not built; {HOW_TO_BUILD}"
-    if len(fold) + SLAB * (len(grams) + 1) >= 2**31:
+    if len(fold) + SLAB * (len(call.grams) + 1) >= 2**31:
         return f"{len(fold)} rows are more than 32-bit coordinates reach"
     if not all(block.shape[1] for block in rows):
         return "a block of rows has no columns"
     if exact and (strange := {block.dtype for block in rows} - DTYPES.keys()):
         return f"{str(strange.pop()).removeprefix('torch.')} rows are not for the CUDA kernels"
-    if any(gram.stride(2) != 1 for gram in grams):
+    if any(gram.stride(2) != 1 for gram in call.grams):
         return "the columns of a gram do not lie side by side"
-    if not exact and (reason := _not_for_wgmma(rows, origins)):
+    if not exact and (reason := _not_for_wgmma(rows, call.origins)):
         return reason
     return _cannot_run(fold.device, exact)
 
@@ -78,11 +70,5 @@ def _cannot_run(device: torch.device, exact: bool) -> str | None:
         return f"wgmma is for compute capability 9.0; {device} has {capability}"
     if capability not in (name.rstrip("a") for name in built):
         return f"fastprobe._cuda was built for {', '.join(built)}; {device} has {capability}"
-    error = error_of_a_trial(partial(_try_out, exact=exact), device)
+    error = error_of_a_trial(lambda call: gram_(call._replace(exact=exact)), device)
     return None if error <= GATE[exact] else f"on {device} its sums differ from torch's by {error:.1e} of their size"
-
-
-def _try_out(
-    grams: list[Tensor], rows: list[Tensor], pairs: Pairs, fold: Tensor, origins: list[Tensor], exact: bool
-) -> None:
-    gram_(grams, [None] * len(rows), [None] * len(rows), rows, pairs, fold, origins, 1.0, exact)

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fastprobe.kernels._slots import slots_of
+from fastprobe.ops._gram_call import GramCall
+
 INTERFACE = 1
 """What this Python calls; the same number in ``csrc/cuda/module.cpp``. It goes up when a call there changes."""
 
@@ -45,31 +48,15 @@ def library() -> Any:
     return library if getattr(library, "INTERFACE", 0) == INTERFACE else None
 
 
-def gram_(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    weight: float,
-    exact: bool,
-) -> None:
-    """Launch, on the current stream of the rows' device; arguments as those of ``fastprobe.ops.gram_``, checked."""
-    if not len(fold):
+def gram_(call: GramCall) -> None:
+    """Launch, on the current stream of the rows' device. Arguments are already checked."""
+    if not len(call.fold):
         return
-    with torch.cuda.device(fold.device):
-        call = _Call(rows, origins, fold, folds_of(grams, sums, squares), weight, exact)
-        for i, (total, square) in enumerate(zip(sums, squares, strict=True)):
-            call.read(i, total, square)
-        call.multiply(grams, pairs)
-
-
-def folds_of(grams: Sequence[Tensor], sums: Sequence[Tensor | None], squares: Sequence[Tensor | None]) -> int:
-    """How many folds there can be: as many as the shortest list of sums by fold has places."""
-    by_fold = [t for t in (*sums, *squares) if t is not None] + [gram for gram in grams if len(gram) > 1]
-    return min((len(t) for t in by_fold), default=1)
+    with torch.cuda.device(call.fold.device):
+        launches = _Launches(call)
+        for i, (total, square) in enumerate(zip(call.sums, call.squares, strict=True)):
+            launches.read(i, total, square)
+        launches.multiply(call.grams, call.pairs)
 
 
 @dataclass(frozen=True)
@@ -87,17 +74,10 @@ def slabs_of(fold: Tensor, folds: int) -> Slabs:
         fold: ``(N,)`` int64, N > 0; rows of a negative fold are left out.
         folds: how many there are; a single one takes the rows of all.
     """
-    n, device = len(fold), fold.device
-    key = torch.where(fold < 0, folds, fold.clamp(max=folds - 1))
-    key, order = key.to(torch.uint8 if folds < 256 else torch.int32).sort(stable=True)  # 8 bits: one pass of the sort
-    first = torch.searchsorted(key.int(), torch.arange(folds + 1, device=device, dtype=torch.int32))
-    counts = first.diff()
-    fold_slabs = torch.nn.functional.pad(((counts + SLAB - 1) // SLAB).cumsum(0), (1, 0))
-    position = torch.arange(SLAB * (-(-n // SLAB) + folds), device=device)
-    owner = torch.searchsorted(fold_slabs[1:], position // SLAB, right=True).clamp(max=folds - 1)
-    within = position - SLAB * fold_slabs[owner]
-    row = order[(first[owner] + within).clamp(max=n - 1)]
-    return Slabs(torch.where(within < counts[owner], row, -1).int(), fold_slabs.int())
+    slots = slots_of(fold.clamp(max=folds - 1), folds, SLAB)
+    place = slots.start[:, None] + torch.arange(SLAB, device=fold.device)
+    row = torch.where(place < slots.end[:, None], slots.order[place.clamp(max=len(fold) - 1)], -1)
+    return Slabs(row.flatten().int(), torch.nn.functional.pad(slots.fold_end, (1, 0)).int())
 
 
 def tiles_of(height: int, width: int, diagonal: bool, tile: int) -> int:
@@ -143,23 +123,16 @@ def moved_by(origin: Tensor) -> Moved:
     return known
 
 
-class _Call:
-    """What the launches of one call have in common.
+class _Launches:
+    """The launches of one call, and what they have in common.
 
     16-bit rows about an origin have more than 16 bits, but the sum of two 16-bit numbers has them all (``rows.cuh``).
     The high one takes the place of the rows, the low one of the columns that move is a block of its own.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[Tensor],
-        origins: Sequence[Tensor],
-        fold: Tensor,
-        folds: int,
-        weight: float,
-        exact: bool,
-    ):
-        self._rows, self._fold, self._folds, self._weight, self._exact = rows, fold, folds, weight, exact
+    def __init__(self, call: GramCall):
+        rows, fold, folds, origins, exact = call.rows, call.fold, call.folds, call.origins, call.in_float64
+        self._rows, self._fold, self._folds, self._weight, self._exact = rows, fold, folds, call.weight, exact
         slabs = slabs_of(fold, folds)
         self._index, self._fold_slabs = slabs.row, slabs.first
         self._slabs = max(1, len(fold) // SLAB // folds)  # of one fold, about

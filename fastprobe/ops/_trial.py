@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-Pairs = list[tuple[int, int]]
-
-Launch = Callable[[list[Tensor], list[Tensor], Pairs, Tensor, list[Tensor]], None]
-"""Adds products to ``grams`` from ``rows``, ``pairs``, ``fold`` and ``origins``, as ``fastprobe.ops.gram_`` does."""
+from fastprobe.ops._gram_call import GramCall
 
 
-def error_of_a_trial(launch: Launch, device: torch.device) -> float:
-    """The largest error of products of random bfloat16 rows in two folds, over the size of their columns."""
+def error_of_a_trial(launch: Callable[[GramCall], None], device: torch.device) -> float:
+    """The largest error of products of random bfloat16 rows in two folds, over the size of their columns.
+
+    Args:
+        launch: runs the kernel.
+        device: where.
+    """
     generator = torch.Generator(device).manual_seed(0)
     n, widths = 400, (140, 72)
     rows = [torch.randn(n, width, device=device, generator=generator).bfloat16() for width in widths]
@@ -24,7 +25,7 @@ def error_of_a_trial(launch: Launch, device: torch.device) -> float:
     origins = [torch.zeros(width, dtype=torch.float64, device=device) for width in widths]
     rows[0][:, 3] += 40
     origins[0][3] = 40
-    launch(grams, rows, pairs, fold, origins)
+    launch(GramCall(grams, [None, None], [None, None], rows, pairs, fold, origins))
     errors = []
     for gram, (i, j) in zip(grams, pairs, strict=True):
         for f in range(2):

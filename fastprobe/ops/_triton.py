@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fastprobe.errors import BackendError
 from fastprobe.ops import _tuning
+from fastprobe.ops._gram_call import GramCall
 from fastprobe.ops._platform import may_wait_for
-from fastprobe.ops._trial import Pairs, error_of_a_trial
+from fastprobe.ops._trial import error_of_a_trial
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -86,12 +87,8 @@ def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool
 
 @functools.cache
 def gram_agrees(device: torch.device) -> bool:
-    """Whether :func:`gram_` gives torch's sums on a device."""
-
-    def launch(grams: list[Tensor], rows: list[Tensor], pairs: Pairs, fold: Tensor, origins: list[Tensor]) -> None:
-        gram_(grams, [], [], [], [], rows, [block for pair in pairs for block in pair], fold, origins, 1.0)
-
-    return error_of_a_trial(launch, device) <= GATE
+    """Whether :func:`add_products_` gives torch's sums on a device."""
+    return error_of_a_trial(add_products_, device) <= GATE
 
 
 @functools.cache
@@ -103,6 +100,22 @@ def score_agrees(device: torch.device) -> bool:
     off = score(x, coef, intercept, y, [])[3].double()
     exact = (y.double() - x.double() @ coef.double() - intercept.double()).square().sum(1)
     return bool((off / exact - 1).abs().max() <= GATE)
+
+
+def add_products_(call: GramCall) -> None:
+    """What ``fastprobe.ops.gram_`` does, by the operator below, whose schema knows no pairs and no optional outputs."""
+    gram_(
+        call.grams,
+        [total for total in call.sums if total is not None],
+        [total for total in call.squares if total is not None],
+        [i for i, total in enumerate(call.sums) if total is not None],
+        [i for i, total in enumerate(call.squares) if total is not None],
+        call.rows,
+        [block for pair in call.pairs for block in pair],
+        call.fold,
+        call.origins,
+        call.weight,
+    )
 
 
 @torch.library.custom_op("fastprobe::triton_gram_", mutates_args=("grams", "sums", "squares"))
@@ -118,7 +131,7 @@ def gram_(
     origins: Sequence[Tensor],
     weight: float,
 ) -> None:
-    """``kernels/gram.py`` as an operator of torch, whose schemas know no pairs and no optional outputs."""
+    """``kernels/gram.py`` as an operator of torch."""
     from fastprobe.kernels import gram
 
     if not len(fold):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops import _cuda, _cuda_gram, _native, _triton
+from fastprobe.ops._gram_call import GramCall, in_float64
 from fastprobe.ops._operation import operation
 from fastprobe.ops._platform import may_wait_for
 from fastprobe.ops._rows import pick_rows
@@ -30,30 +30,6 @@ FLUSH = 2048
 
 PANEL = 128
 """Width of the panels a triangle is cut into, so that little below the diagonal is computed."""
-
-
-class GramCall(NamedTuple):
-    """The arguments of :func:`gram_`, as one."""
-
-    grams: Sequence[Tensor]
-    sums: Sequence[Tensor | None]
-    squares: Sequence[Tensor | None]
-    rows: Sequence[Tensor]
-    pairs: Sequence[tuple[int, int]]
-    fold: Tensor
-    origins: Sequence[Tensor]
-    weight: float = 1.0
-    exact: bool = False
-
-    @property
-    def totals(self) -> list[Tensor]:
-        """The sums and squares that are wanted."""
-        return [total for total in (*self.sums, *self.squares) if total is not None]
-
-    @property
-    def in_float64(self) -> bool:
-        """Whether everything is widened to float64."""
-        return _in_float64(self.rows, self.exact)
 
 
 def _check(call: GramCall) -> None:
@@ -133,12 +109,12 @@ def gram_(
     Raises:
         ShapeError: an argument does not match ``rows`` or ``fold``.
     """
-    scratch = _Scratch(fold.device)
+    scratch, wide = _Scratch(fold.device), torch.float64 if in_float64(rows, exact) else torch.float32
     for f in fold.unique().tolist():
         if f < 0:
             continue
         for chunk in (fold == f).nonzero().flatten().split(FLUSH):
-            packed = _Packed(rows, chunk, origins, scratch, exact)
+            packed = _Packed(rows, chunk, origins, scratch, wide)
             for gram, (left, right) in zip(grams, pairs, strict=True):
                 out = gram[f if len(gram) > 1 else 0]
                 if left == right:
@@ -150,10 +126,6 @@ def gram_(
                     total[f].add_(packed.sums(i), alpha=weight)
                 if square is not None:
                     square[f].add_(packed.squares(i), alpha=weight)
-
-
-def _in_float64(rows: Sequence[Tensor], exact: bool) -> bool:
-    return exact or any(block.dtype == torch.float64 for block in rows)
 
 
 class _Scratch:
@@ -175,9 +147,8 @@ class _Packed:
     """Some rows of every block about their origins: the caller's own memory where nothing has to be done to it."""
 
     def __init__(
-        self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch, exact: bool
+        self, rows: Sequence[Tensor], chunk: Tensor, origins: Sequence[Tensor], scratch: _Scratch, wide: torch.dtype
     ):
-        wide = torch.float64 if _in_float64(rows, exact) else torch.float32
         self._blocks: list[Tensor] = []
         for i, (block, origin) in enumerate(zip(rows, origins, strict=True)):
             raw = pick_rows(block, chunk)
@@ -218,21 +189,19 @@ def _add_triangle(out: Tensor, chains: Sequence[Tensor], weight: float) -> None:
 
 
 def _cuda_refuses(call: GramCall) -> str | None:
-    return _cuda.gram_refuses(call.grams, call.sums, call.squares, call.rows, call.fold, call.origins, call.in_float64)
+    return _cuda.gram_refuses(call)
 
 
 @gram_.register("cuda", unless=_cuda_refuses)
 def _on_cuda(call: GramCall) -> None:
     """``csrc/cuda/gram.cu``: 16-bit rows on Hopper's wgmma, sums of 128 rows in it; any rows in float64 if exact."""
-    _cuda_gram.gram_(*call[:-1], call.in_float64)
+    _cuda_gram.gram_(call)
 
 
 def _triton_refuses(call: GramCall) -> str | None:
     if call.exact:
         return "it multiplies planes of bfloat16"
-    return _strided(call) or _triton.refuses(
-        (*call.grams, *call.totals, *call.rows, call.fold, *call.origins), call.rows
-    )
+    return _strided(call) or _triton.refuses(call.tensors, call.rows)
 
 
 @gram_.register(
@@ -240,18 +209,7 @@ def _triton_refuses(call: GramCall) -> str | None:
 )
 def _on_triton(call: GramCall) -> None:
     """``kernels/gram.py``: 16-bit rows as they are, others as planes of bfloat16; sums of 128 rows in tensor cores."""
-    _triton.gram_(
-        call.grams,
-        [total for total in call.sums if total is not None],
-        [total for total in call.squares if total is not None],
-        [i for i, total in enumerate(call.sums) if total is not None],
-        [i for i, total in enumerate(call.squares) if total is not None],
-        call.rows,
-        [block for pair in call.pairs for block in pair],
-        call.fold,
-        call.origins,
-        call.weight,
-    )
+    _triton.add_products_(call)
 
 
 def _cpu_refuses(call: GramCall) -> str | None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastprobe.ops import _cuda_gram, gram_
+from fastprobe.ops._gram_call import GramCall
 
 GATE = {False: 1e-6, True: 1e-13}  # of sqrt(G_ii G_jj); exact or not
 DTYPES = [torch.bfloat16, torch.float16]
@@ -145,7 +146,7 @@ def test_a_graph_may_hold_the_launch(rows, folds, exact):
     run(args, exact)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        _cuda_gram.gram_(*args, 1.0, exact)
+        _cuda_gram.gram_(GramCall(*args, exact=exact))
     block.copy_(rows(4000, 136) / 2)
     for sums in args[:3]:
         sums[0].zero_()

@@ -1,7 +1,6 @@
 """The CUDA backend of ``gram_``, from its arguments to its sums: its own kernels, run by threads of the CPU."""
 
 from contextlib import nullcontext
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from fastprobe.ops import _cuda, _cuda_gram, gram_
+from fastprobe.ops._gram_call import GramCall
 from fastprobe.ops._trial import error_of_a_trial
 from tests.native.cuda_on_host import simulator
 
@@ -46,7 +46,7 @@ def assert_same_as_the_definition(args, weight=1.0, exact=False):
     """Held against the definition in float64; what is in float32 is rounded once a chain."""
     expected = copied(args)
     gram_.on("torch")(*expected, weight=weight, exact=True)
-    _cuda_gram.gram_(*args, weight=weight, exact=exact)
+    _cuda_gram.gram_(GramCall(*args, weight=weight, exact=exact))
     z = [(block.double() - origin)[args[5] >= 0].nan_to_num() for block, origin in zip(args[3], args[6], strict=True)]
     norms = [torch.linalg.vector_norm(block, dim=0) for block in z]
     for gram, other, (i, j) in zip(args[0], expected[0], args[4], strict=True):
@@ -159,11 +159,11 @@ def test_a_gram_may_be_part_of_a_wider_matrix(library, randn):
 def test_a_trial_finds_what_is_right_and_what_is_not(library, monkeypatch):
     cpu = torch.device("cpu")
 
-    assert error_of_a_trial(partial(_cuda._try_out, exact=False), cpu) < 1e-7
-    assert error_of_a_trial(partial(_cuda._try_out, exact=True), cpu) < 1e-13
+    assert error_of_a_trial(_cuda_gram.gram_, cpu) < 1e-7
+    assert error_of_a_trial(lambda call: _cuda_gram.gram_(call._replace(exact=True)), cpu) < 1e-13
 
     monkeypatch.setattr(library, "gram", lambda **arguments: None)  # a kernel that does nothing
-    assert error_of_a_trial(partial(_cuda._try_out, exact=False), cpu) > 0.1
+    assert error_of_a_trial(_cuda_gram.gram_, cpu) > 0.1
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from fastprobe.ops._trial import error_of_a_trial
 CPU = torch.device("cpu")
 
 
-def by_definition(grams, rows, pairs, fold, origins):
-    rows = [block.float() for block in rows]
-    gram_.on("torch")(grams, [None] * len(rows), [None] * len(rows), rows, pairs, fold, origins)
+def by_definition(call):
+    call = call._replace(rows=[block.float() for block in call.rows])
+    gram_.on("torch")(**call._asdict())
 
 
 def test_the_definition_passes():
@@ -20,9 +20,9 @@ def test_the_definition_passes():
 
 @pytest.mark.parametrize("factor", [0.0, 1 + 1e-5, float("nan")])
 def test_wrong_sums_do_not(factor):
-    def wrong(grams, *arguments):
-        by_definition(grams, *arguments)
-        grams[1] *= factor
+    def wrong(call):
+        by_definition(call)
+        call.grams[1].mul_(factor)
 
     assert error_of_a_trial(wrong, CPU) > 1e-6
 
