@@ -8,6 +8,7 @@ Rates count the operations that a task needs: the triangle of x^T x once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.models import DEVICE, generator, residual_rows
 from fastprobe import tensor_core
+from fastprobe.configurations import tune
 from fastprobe.ops import gram_, score
 
 pytest.importorskip("triton")
@@ -116,7 +118,7 @@ def bench_chain_model(benchmark: Any) -> None:
                 "bias of the model": float((model / exact - 1).diagonal().mean()),
             }
         )
-    _keep(benchmark, "chains", found)
+    _keep(benchmark, "Sums in the tensor core, chains", found)
 
 
 @pytest.mark.parametrize("column", ["constant", "uniform"])
@@ -136,7 +138,7 @@ def bench_length(benchmark: Any, column: str) -> None:
         gram_.on("triton")([out], [None], [None], [rows], [(0, 0)], fold, [zero])
         biases = (float((got.diagonal().double() / exact - 1).mean()) for got in (plain, out[0]))
         found.append(dict(zip(("rows", "torch bf16", "triton"), (n, *biases), strict=True)))
-    _keep(benchmark, f"a {column} column", found)
+    _keep(benchmark, f"Sums in the tensor core, a {column} column", found)
 
 
 def _keep(benchmark: Any, name: str, found: list[dict[str, Any]]) -> None:
@@ -158,6 +160,16 @@ def bench_ceiling(benchmark: Any) -> None:
     benchmark.pedantic(run, rounds=20 if ON_GPU else 1, warmup_rounds=3)
     if benchmark.stats is not None:
         benchmark.extra_info.update(ceiling_gflops=2 * side**3 / benchmark.stats.stats.median / 1e9)
+
+
+@pytest.mark.benchmark(group="configurations")
+def bench_configurations(benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """How much faster than the default is the fastest configuration? Timings below are of the default."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    timer = {} if ON_GPU else {"timer": lambda run: run() or 1.0}
+    rows = tune([WIDTH], TOKENS // 8, [torch.bfloat16], DEVICE, **timer)
+    columns = ("kernel", "rows", "width", "times_default", "configuration")
+    _keep(benchmark, "Configurations", [{name: row[name] for name in columns} for row in rows])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

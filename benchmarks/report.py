@@ -29,7 +29,7 @@ def report(results: dict[str, Any]) -> str:
         lines.append(f"\nThe large bf16 product of this run: {ceiling:.0f} GFLOP/s.")
     for info in benchmarks:
         if "sweep" in info:
-            lines += ["", f"Sums in the tensor core, {info['name']}:", "", *_sweep(info["sweep"])]
+            lines += ["", f"{info['name']}:", "", *_sweep(info["sweep"])]
     left_out = [f"* {info['case']}: {peer} left out: {why}" for info in benchmarks for peer, why in _left_out(info)]
     memory = [_line(row) for info in benchmarks for row in _memory(info)]
     if left_out:
@@ -60,7 +60,7 @@ def _sweep(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield _line(rows[0])
     yield _line(["---"] * len(rows[0]))
     for row in rows:
-        yield _line(str(cell) if isinstance(cell, int) else f"{cell:.2e}" for cell in row.values())
+        yield _line(f"{cell:.2e}" if isinstance(cell, float) else str(cell) for cell in row.values())
 
 
 def _left_out(info: dict[str, Any]) -> Iterator[tuple[str, str]]:

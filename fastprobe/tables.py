@@ -210,3 +210,15 @@ def bench_table(rows: list[dict[str, Any]]) -> Table:
             f"{row['error']:.0e}",
         )
     return table
+
+
+def tuning_table(rows: list[dict[str, Any]]) -> Table:
+    """One line a kernel, dtype and class of shapes."""
+    table = _table()
+    for header in ("kernel", "rows", "width", "x default"):
+        table.add_column(header, justify="left" if header == "kernel" else "right", no_wrap=True)
+    table.add_column("configuration")
+    for row in rows:
+        gain = f"{row['times_default']:.2f}"
+        table.add_row(row["kernel"], str(row["rows"]), str(row["width"]), gain, row["configuration"])
+    return table

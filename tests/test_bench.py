@@ -1,10 +1,12 @@
-"""``fastprobe bench``: every row names what it is, and carries its error."""
+"""``fastprobe bench``: every row names what it is and carries its error; configurations are measured and kept."""
 
 import json
 
 import pytest
+import torch
 
 from fastprobe import bench, cli
+from fastprobe.configurations import tune
 from fastprobe.errors import BackendError
 from fastprobe.ops import instruction_sets
 
@@ -31,3 +33,30 @@ def test_without_the_kernels_one_line_says_why(monkeypatch):
 
     with pytest.raises(BackendError, match=r"bench cpu: fastprobe._cpu was not built; with a C\+\+ compiler"):
         next(bench.cpu())
+
+
+def test_tuning_measures_every_kernel_once_and_keeps_it(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seconds = iter(range(1, 1000))
+    rows = list(
+        tune([16], 128, device="cpu", timer=lambda run: next(seconds))
+    )  # in the interpreter, without running it
+    monkeypatch.setattr("fastprobe.cli.bench.tune", lambda: iter(rows))
+    monkeypatch.setattr("sys.argv", ["fastprobe", "bench", "tune", "--quiet"])
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+
+    assert not stopped.value.code
+    kernels = [f"{kernel} {dtype}" for dtype in ("bfloat16", "float16", "float32") for kernel in ("gram_", "score")]
+    assert [row["kernel"] for row in rows] == kernels
+    out = capsys.readouterr().out
+    assert all(kernel in out for kernel in kernels)
+    assert list(tune([16], 128, device="cpu", timer=lambda run: next(seconds))) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_tuning_without_a_gpu_is_one_line():
+    with pytest.raises(BackendError, match=r"bench tune: .* sees no GPU"):
+        next(tune())

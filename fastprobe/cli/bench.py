@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import platform
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import torch
 import typer
+from rich.table import Table
 from tqdm import tqdm
 
 from fastprobe.bench import cpu as bench_cpu
 from fastprobe.cli.app import app, dumps, stdout
 from fastprobe.cli.options import Json, Quiet
+from fastprobe.configurations import tune
 from fastprobe.errors import InputError
-from fastprobe.tables import bench_table
+from fastprobe.tables import bench_table, tuning_table
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: cpu, the C++ kernels.")] = "cpu",
+    name: Annotated[
+        str, typer.Argument(help="cpu: the C++ kernels; tune: the Triton kernels' configurations, kept for later runs.")
+    ] = "cpu",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """How close the kernels come to what this machine can do."""
-    if name != "cpu":
-        raise InputError(f"bench: {name!r} is not one of cpu")
-    rows = list(tqdm(bench_cpu(), unit=" rows", leave=False, disable=quiet))
+    measured, table = _choices().get(name, (None, None))
+    if measured is None or table is None:
+        raise InputError(f"bench: {name!r} is not one of {', '.join(_choices())}")
+    rows = list(tqdm(measured(), unit=" rows", leave=False, disable=quiet))
     if json:
         typer.echo(
             dumps(
@@ -33,4 +39,9 @@ def bench(
             )
         )
     else:
-        stdout.print(bench_table(rows))
+        stdout.print(table(rows))
+
+
+def _choices() -> dict[str, tuple[Callable[[], Iterator[dict[str, Any]]], Callable[[list[dict[str, Any]]], Table]]]:
+    """What can be timed: the rows, and the table of them."""
+    return {"cpu": (bench_cpu, bench_table), "tune": (tune, tuning_table)}

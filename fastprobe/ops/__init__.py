@@ -8,6 +8,7 @@ from fastprobe.ops._platform import FastLinear as FastLinear
 from fastprobe.ops._platform import linear as linear
 from fastprobe.ops._platform import matmul as matmul
 from fastprobe.ops._rows import pick_rows as pick_rows
+from fastprobe.ops._tuning import Tuned as Tuned
 from fastprobe.ops._tuning import tuning as tuning
 from fastprobe.ops.add_norm import add_norm as add_norm
 from fastprobe.ops.bias_gelu import bias_gelu_ as bias_gelu_

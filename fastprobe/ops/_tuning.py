@@ -1,16 +1,19 @@
 """Which configuration of a kernel is fastest, measured where one asks for it and kept for every later process.
 
-Without a measurement a kernel runs in its first configuration, so that no first call waits for compilers.
+Without a measurement a kernel runs in its first configuration, so that no first call waits for compilers. All of a
+kernel's configurations give the same bits: a measurement changes how long a result takes, and nothing else.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +24,27 @@ from fastprobe.files import replacing
 Config = TypeVar("Config")
 Timer = Callable[[Callable[[], object]], float]
 
-_timer: ContextVar[Timer | None] = ContextVar("timer", default=None)
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured for one class of shapes."""
+
+    kernel: str
+    sizes: tuple[int, ...]  # powers of two, of the class
+    seconds: dict[str, float]  # by configuration, the default first; infinite where it does not fit on the device
+
+    @property
+    def best(self) -> str:
+        """The configuration that is kept."""
+        return min(self.seconds, key=lambda config: self.seconds[config])
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the default it is."""
+        return next(iter(self.seconds.values())) / self.seconds[self.best]
+
+
+_asked: ContextVar[tuple[Timer, list[Tuned]] | None] = ContextVar("tuning", default=None)
 
 
 def cache_file() -> Path:
@@ -44,17 +67,24 @@ def device_seconds(run: Callable[[], object]) -> float:
 
 
 @contextmanager
-def tuning(timer: Timer = device_seconds) -> Iterator[None]:
+def tuning(timer: Timer = device_seconds) -> Iterator[list[Tuned]]:
     """Inside this context kernels measure their configurations where it was not done for such a shape and device.
+
+    It takes some seconds a kernel, dtype and class of shapes, nearly all of them the compiler's, and beside the sums of
+    a call as much memory again.
 
     Args:
         timer: seconds that a function takes.
+
+    Yields:
+        What was measured, as it is.
     """
-    token = _timer.set(timer)
+    found: list[Tuned] = []
+    token = _asked.set((timer, found))
     try:
-        yield
+        yield found
     finally:
-        _timer.reset(token)
+        _asked.reset(token)
 
 
 def choose(
@@ -73,9 +103,9 @@ def choose(
         configs: what may be chosen, the default first; they print as what they are.
         run: runs the kernel in one of them, leaving the caller's tensors as they are.
     """
-    timer = _timer.get()
+    asked = _asked.get()
     path = cache_file()
-    if timer is None and not _measured(path):
+    if asked is None and not _measured(path):
         return configs[0]
     classes = [1 << max(0, size - 1).bit_length() for size in sizes]
     key = f"{kernel} {classes} on {_name(device)}, torch {torch.__version__}, triton {_triton_version()}"
@@ -83,14 +113,24 @@ def choose(
     found = _measured(path).get(key)
     if found in known:
         return known[found]
-    if timer is None or _capturing(device):
+    if asked is None or _capturing(device):
         return configs[0]
-    seconds = {name: timer(lambda config=config: run(config)) for name, config in known.items()}  # type: ignore[misc]
-    best = min(seconds, key=lambda name: seconds[name])
+    timer, tuned = asked
+    tuned.append(Tuned(kernel, tuple(classes), {name: _seconds(timer, run, config) for name, config in known.items()}))
+    best = tuned[-1].best
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_measured(path) | {key: best}, indent=1))
     _read.pop(path, None)
     return known[best]
+
+
+def _seconds(timer: Timer, run: Callable[[Config], object], config: Config) -> float:
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return timer(lambda: run(config))
+    except OutOfResources:  # of a card with less shared memory than its kin
+        return math.inf
 
 
 _read: dict[Path, tuple[float, dict[str, str]]] = {}

@@ -1,7 +1,8 @@
 """The Triton kernels as operators of torch: when they refuse, under ``torch.compile``, and in which configuration."""
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from fastprobe.errors import BackendError
 from fastprobe.ops import ResidualSums, _triton, _tuning, gram_, score, tuning
 
 pytest.importorskip("triton")
+
+from triton.runtime.errors import OutOfResources
 
 CPU = torch.device("cpu")
 
@@ -141,17 +144,51 @@ def test_the_fastest_is_measured_once_and_kept_for_other_processes(cache):
         run()
         return clock[ran[-1].size]
 
-    with tuning(seconds):
+    with tuning(seconds) as found:
         assert choose(run=ran.append) == Config(2)
         assert choose(run=ran.append) == Config(2)
 
     assert ran == CONFIGS
+    assert found == [
+        _tuning.Tuned("gram_ bfloat16", (1024, 512), {repr(config): clock[config.size] for config in CONFIGS})
+    ]
+    assert (found[0].best, found[0].gain) == (repr(Config(2)), 3.0)
     _tuning._read.clear()  # as a process that has just begun
     assert choose(run=None) == Config(2)
     assert choose(sizes=(600, 300), run=None) == Config(2)  # the same class of shapes
     assert choose(sizes=(5000, 384), run=None) == Config(1)  # another
     (key,) = json.loads(cache.read_text())
     assert "gram_ bfloat16 [1024, 512] on cpu" in key
+
+
+def test_a_configuration_that_does_not_fit_is_not_chosen(cache):
+    def run(config):
+        if config.size != 2:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+
+    with tuning(lambda run: run() or 1.0) as found:
+        assert choose(run=run) == Config(2)
+
+    assert list(found[0].seconds.values()) == [math.inf, 1.0, math.inf]
+
+
+def test_an_error_of_another_kind_is_the_callers(cache):
+    def run(config):
+        raise RuntimeError("launch failed")
+
+    with tuning(lambda run: run()), pytest.raises(RuntimeError, match="launch failed"):
+        choose(run=run)
+
+
+@pytest.mark.parametrize("at", [(8, 0), (9, 0), (10, 0)])
+def test_a_measurement_changes_no_bit(at):
+    """What changes a result is the same in all that may be chosen: cuts, chains and flushes, planes and warps."""
+    from fastprobe.kernels import gram
+    from fastprobe.kernels import score as kernels
+
+    for configs in (gram.configs(at), kernels.configs(at)):
+        assert len(set(configs)) == len(configs) > 1
+        assert {replace(config, num_stages=1) for config in configs} == {replace(configs[0], num_stages=1)}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "no json", '{"a": ', "3"])
