@@ -79,6 +79,24 @@ def test_the_same_rows_give_the_same_bits(dtype, residual_rows, randn):
             assert all(map(torch.equal, [t.triu() for t in mine], [t.triu() for t in first]))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_configuration_gives_the_same_bits(dtype, residual_rows, randn):
+    from fastprobe.kernels import gram
+    from fastprobe.kernels import score as kernels
+
+    x, y = residual_rows(20_000, 384, dtype).cuda(), randn(20_000, 130, dtype=dtype).cuda()
+    coef, intercept = randn(384, 130).cuda(), randn(130).cuda()
+    found = []
+    at = torch.cuda.get_device_capability()
+    for products, scores in zip(gram.configs(at), kernels.configs(at), strict=True):
+        args = arguments(x, y, (torch.arange(20_000) % 3).cuda(), 3)
+        gram.gram_(*args, config=products)
+        found.append([args[0][0].triu(), args[0][1], kernels.score(x, coef, intercept, y, config=scores)])
+
+    for other in found[1:]:
+        assert all(map(torch.equal, other, found[0]))
+
+
 def test_a_cuda_graph_adds_the_rows_of_the_moment(residual_rows, randn):
     x, y = residual_rows(5000, 130).cuda(), randn(5000, 66, dtype=torch.float32).cuda()
     fold = (torch.arange(5000) % 2).cuda()
