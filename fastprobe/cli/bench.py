@@ -33,11 +33,8 @@ def bench(
         raise InputError(f"bench: {name!r} is not one of {', '.join(_choices())}")
     rows = list(tqdm(measured(), unit=" rows", leave=False, disable=quiet))
     if json:
-        typer.echo(
-            dumps(
-                {"device": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "rows": rows}
-            )
-        )
+        device = torch.cuda.get_device_name() if name == "tune" else platform.processor() or platform.machine()
+        typer.echo(dumps({"device": device, "threads": torch.get_num_threads(), "rows": rows}))
     else:
         stdout.print(table(rows))
 

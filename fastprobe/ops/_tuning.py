@@ -70,8 +70,8 @@ def device_seconds(run: Callable[[], object]) -> float:
 def tuning(timer: Timer = device_seconds) -> Iterator[list[Tuned]]:
     """Inside this context kernels measure their configurations where it was not done for such a shape and device.
 
-    It takes some seconds a kernel, dtype and class of shapes, nearly all of them the compiler's, and beside the sums of
-    a call as much memory again.
+    It takes a compilation for every configuration, kernel and dtype, six runs for every class of shapes, and beside the
+    sums of a call as much memory again.
 
     Args:
         timer: seconds that a function takes.
