@@ -60,9 +60,11 @@ def exact_r2(x: Tensor, y: Tensor) -> float:
     """R² by an SVD of the triangular factor of float64 rows, which any device makes in less time than theirs."""
     x, y = (x - x.mean(0)) / x.std(0), y - y.mean(0)
     r = torch.linalg.qr(torch.cat([x, y], dim=1), mode="r").R.cpu()
-    inputs, targets = r[:, : x.shape[1]], r[:, x.shape[1] :]
+    d = x.shape[1]
+    inputs, targets, outside = r[:d, :d], r[:d, d:], r[d:, d:]  # what no column of x reaches
     coef = torch.linalg.lstsq(inputs, targets, rcond=1e-5, driver="gelsd").solution
-    return 1 - float((targets - inputs @ coef).square().sum() / targets.square().sum())
+    left = (targets - inputs @ coef).square().sum() + outside.square().sum()
+    return 1 - float(left / y.square().sum())
 
 
 def _lstsq(x: Tensor, y: Tensor) -> float:
