@@ -18,5 +18,6 @@ from fastprobe.ops.score import score as score
 from fastprobe.ops.unit_sum import UnitSum as UnitSum
 from fastprobe.ops.unit_sum import unit_sum as unit_sum
 from fastprobe.ops.varlen_attention import varlen_attention as varlen_attention
+from fastprobe.ops.vocabulary_scores import VocabularyBaseline as VocabularyBaseline
 from fastprobe.ops.vocabulary_scores import VocabularyScores as VocabularyScores
 from fastprobe.ops.vocabulary_scores import vocabulary_scores as vocabulary_scores
