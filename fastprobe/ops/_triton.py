@@ -53,7 +53,7 @@ def refuses(tensors: Iterable[Tensor], rows: Iterable[Tensor]) -> str | None:
         return f"a tensor is on {device}, not on an NVIDIA GPU"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; `pip install triton`"
-    if device.type == "cuda" and not torch.compiler.is_compiling():  # which cannot ask a driver; `_capability` will
+    if device.type == "cuda" and not torch.compiler.is_compiling():  # which cannot ask a driver; `capability` will
         return _device_refuses(device)
     return None
 
@@ -150,7 +150,7 @@ def gram_(
 
     widest = max(block.shape[1] for block in rows)
     dtypes = "/".join(sorted({str(block.dtype).removeprefix("torch.") for block in rows}))
-    configs = gram.configs(_capability(fold.device))
+    configs = gram.configs(capability(fold.device))
     config = _tuning.choose(f"gram_ {dtypes}", (len(fold), widest), fold.device, configs, try_out)
     launch(config, grams, sums, squares)
 
@@ -170,10 +170,10 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Seque
         return x.new_empty(4, 0, dtype=torch.float32)
     device, (d, k) = x.device, coef.shape
     config = _tuning.choose(
-        f"score {str(x.dtype).removeprefix('torch.')}",
+        keyed("score", x.dtype),
         (len(x), d),
         device,
-        kernels.configs(_capability(device)),
+        kernels.configs(capability(device)),
         lambda config: kernels.score(x, coef, intercept, y, config=config),
     )
     if not residual:
@@ -193,7 +193,7 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Seque
             [(0, 1)],
             torch.zeros(len(left), dtype=torch.int64, device=device),
             origins,
-            config=gram.configs(_capability(device))[0],
+            config=gram.configs(capability(device))[0],
         )
     return torch.cat(parts, dim=1)
 
@@ -204,7 +204,17 @@ def _(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Sequence[
 
 
 @functools.cache
-def _capability(device: torch.device) -> tuple[int, int] | None:
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability of a GPU; ``None`` of a CPU, where Triton interprets.
+
+    Raises:
+        BackendError: the kernels cannot run on that GPU.
+    """
     if device.type == "cuda" and (reason := _device_refuses(device)):
         raise BackendError(f"backend 'triton': {reason}")
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def keyed(kernel: str, dtype: torch.dtype) -> str:
+    """The name of a kernel's measurements for rows of this dtype."""
+    return f"{kernel} {str(dtype).removeprefix('torch.')}"

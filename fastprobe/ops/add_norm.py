@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops import _native
+from fastprobe.ops import _native, _triton, _triton_encoder
 from fastprobe.ops._operation import operation
 
 
@@ -69,3 +69,23 @@ def _cpu(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) 
         isa=_native.chosen_instruction_set(),
     )
     return out
+
+
+WIDEST = 16_384
+"""Columns of a row that the Triton kernel holds in registers."""
+
+
+def _triton_refuses(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> str | None:
+    if x.shape[1] > WIDEST:
+        return f"it takes rows of up to {WIDEST} columns, not {x.shape[1]}"
+    return _triton_encoder.refuses((x, residual, weight, bias))
+
+
+@add_norm.register(
+    "triton",
+    unless=_triton_refuses,
+    passed_over=lambda x, *_: _triton.passed_over((x,), _triton_encoder.add_norm_agrees),
+)
+def _triton_kernel(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """``kernels/add_norm.py``: a row goes through memory once."""
+    return _triton_encoder.add_norm(x, residual, weight, bias, eps)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops import _native
+from fastprobe.ops import _native, _triton, _triton_encoder
 from fastprobe.ops._operation import operation
 
 
@@ -29,7 +29,7 @@ def bias_gelu_(x: Tensor, bias: Tensor) -> None:
     This is the form of BERT; the one with tanh is off from it by up to 4e-4.
 
     Args:
-        x: ``(N, D)``, any floating dtype. 16-bit numbers are rounded once more, after the sum.
+        x: ``(N, D)``, any floating dtype. torch rounds 16-bit numbers once more, after the sum.
         bias: ``(D,)``, the same dtype.
 
     Raises:
@@ -53,3 +53,19 @@ def _cpu(x: Tensor, bias: Tensor) -> None:
         threads=torch.get_num_threads(),
         isa=_native.chosen_instruction_set(),
     )
+
+
+def _triton_refuses(x: Tensor, bias: Tensor) -> str | None:
+    return _triton_encoder.refuses((x, bias)) or (
+        None if x.stride(1) == 1 else "the columns of x do not lie side by side"
+    )
+
+
+@bias_gelu_.register(
+    "triton",
+    unless=_triton_refuses,
+    passed_over=lambda x, bias: _triton.passed_over((x,), _triton_encoder.bias_gelu_agrees),
+)
+def _triton_kernel(x: Tensor, bias: Tensor) -> None:
+    """``kernels/bias_gelu.py``: in one sweep."""
+    _triton_encoder.bias_gelu_(x, bias)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
+from fastprobe.ops import _triton, _triton_encoder
 from fastprobe.ops._operation import operation
 from fastprobe.ops._platform import linear, matmul
 
@@ -72,6 +73,20 @@ def vocabulary_scores(x: Tensor, weight: Tensor, bias: Tensor | None, target: Te
         total = total * (most - highest).exp() + logits.sub_(highest[:, None]).exp_().sum(1)
         most = highest
     return VocabularyScores(most + total.log(), at_target, top)
+
+
+def _triton_refuses(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> str | None:
+    return _triton_encoder.refuses((x, weight) if bias is None else (x, weight, bias))
+
+
+@vocabulary_scores.register(
+    "triton",
+    unless=_triton_refuses,
+    passed_over=lambda x, *_: _triton.passed_over((x,), _triton_encoder.vocabulary_scores_agree),
+)
+def _triton_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> VocabularyScores:
+    """``kernels/vocabulary_scores.py``: no logit leaves the chip."""
+    return VocabularyScores(*_triton_encoder.vocabulary_scores(x, weight, bias, target))
 
 
 class VocabularyBaseline(NamedTuple):

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastprobe.kernels import _columns, _planes, _table, gram, score
+from fastprobe.kernels import _columns, _planes, _table, add_norm, bias_gelu, gram, score, vocabulary_scores
 
 CAPABILITIES = [(8, 0), (9, 0), (10, 0)]
 SHARED = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
@@ -40,6 +40,9 @@ _TYPES = {
     "tiles_ptr": "*i32",
     "forms_ptr": "*i32",
     "values": ("i64",) * 32,
+    "found_ptr": "*fp32",
+    "top_ptr": "*i32",
+    "eps": "fp32",
 }
 
 
@@ -56,16 +59,21 @@ class Compiled:
     ptx: str
 
 
-def _type(name):
+def _type(name, floats):
+    if name in floats:
+        return floats[name]
     if name in _TYPES:
         return _TYPES[name]
     return ("*fp64" if name in _FLOATS else "*i64") if name.endswith("_ptr") else "i32"
 
 
-def compile_kernel(name, kernel, capability, constants, num_warps=4, num_stages=3):
-    """One kernel with some constants; pointers and sizes are multiples of 16, as a model's are."""
+def compile_kernel(name, kernel, capability, constants, num_warps=4, num_stages=3, floats=()):
+    """One kernel with some constants; pointers and sizes are multiples of 16, as a model's are.
+
+    ``floats`` are types of pointers that differ from those of their names in other kernels.
+    """
     names = kernel.arg_names
-    signature = {n: "constexpr" if n in constants else _type(n) for n in names}
+    signature = {n: "constexpr" if n in constants else _type(n, dict(floats)) for n in names}
     unknown = {kernel.params[i].name for i in range(len(names)) if kernel.params[i].do_not_specialize}
     aligned = {
         (i,): [["tt.divisibility", 16]]
@@ -119,6 +127,41 @@ def scores(capability, planes=3, residual=True):
     return compile_kernel(name, score.score_kernel, capability, constants, config.num_warps, config.num_stages)
 
 
+def vocabulary(capability, planes=1):
+    """The hot kernel of ``vocabulary_scores`` in its default configuration."""
+    config = vocabulary_scores.configs(capability)[0]
+    constants = {
+        "PLANES": planes,
+        "BIAS": True,
+        "OPERAND": tl.bfloat16,
+        "CHAIN": config.chain,
+        "BLOCK_N": config.block_n,
+        "BLOCK_V": config.block_v,
+        "BLOCK_D": config.block_d,
+    }
+    floats = {"weight_ptr": "*bf16", "bias_ptr": "*fp32" if planes > 1 else "*bf16"}
+    name = f"vocabulary scores, {planes} planes"
+    kernel = vocabulary_scores.vocabulary_kernel
+    return compile_kernel(name, kernel, capability, constants, config.num_warps, config.num_stages, floats)
+
+
+def rowwise(capability):
+    """The kernels of an encoder's layer that wait for memory, at the widths of BERT-base."""
+    norm, gelu = add_norm.configs(capability)[0], bias_gelu.configs(capability)[0]
+    for short in ("bf16", "fp32"):
+        floats = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "out_ptr"), f"*{short}")
+        constants = {"ROWS": norm.rows, "BLOCK_D": 1024}
+        warps = norm.warps(1024)
+        yield compile_kernel(
+            f"add_norm, {short}", add_norm.add_norm_kernel, capability, constants, warps, floats=floats
+        )
+        constants = {"ROWS": gelu.rows, "BLOCK_D": gelu.block_d}
+        warps = gelu.num_warps
+        yield compile_kernel(
+            f"bias_gelu, {short}", bias_gelu.bias_gelu_kernel, capability, constants, warps, floats=floats
+        )
+
+
 def others(capability):
     """The kernels that wait for memory."""
     side = gram.configs(capability)[0].block_d
@@ -137,6 +180,7 @@ if __name__ == "__main__":
     print("| Kernel | Compute capability | Warps | Registers a thread | Stack, bytes | Shared memory, bytes |")
     print("| --- | --- | --- | --- | --- | --- |")
     for at in CAPABILITIES:
-        for row in (products(at), products(at, half=True), scores(at), scores(at, 1, False), *others(at)):
+        hot = products(at), products(at, half=True), scores(at), scores(at, 1, False), vocabulary(at), vocabulary(at, 3)
+        for row in (*hot, *rowwise(at), *others(at)):
             cells = (row.name, ".".join(map(str, at)), row.warps, row.registers, row.stack, row.shared)
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)

@@ -17,9 +17,10 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import compiled
 at = tuple(json.loads(sys.argv[1]))
-hot = [compiled.products(at), compiled.products(at, half=True), compiled.scores(at), compiled.scores(at, 1, False)]
+hot = [compiled.products(at), compiled.products(at, half=True), compiled.scores(at), compiled.scores(at, 1, False),
+       compiled.vocabulary(at), compiled.vocabulary(at, 3)]
 rows = [vars(row) | {{"hot": row in hot, "fits": row.shared <= compiled.SHARED[at]}}
-        for row in (*hot, *compiled.others(at))]
+        for row in (*hot, *compiled.rowwise(at), *compiled.others(at))]
 print(json.dumps(rows))
 """
 """In a process of its own: in this one Triton interprets."""
@@ -56,6 +57,13 @@ def test_rows_are_fetched_ahead_16_bytes_at_a_time(kernels):
         if row["hot"]:
             copies = re.findall(r"cp\.async\.c[ag]\.shared\.global.*?(0x10|, 16),", row["ptx"])
             assert len(copies) >= 8, row["name"]
+
+
+def test_rows_that_are_read_once_are_read_16_bytes_at_a_time(kernels):
+    for row in kernels.values():
+        if row["name"].startswith(("add_norm", "bias_gelu")):
+            wide = re.findall(r"ld\.global\S*\.(v4\.b32|v2\.b64)", row["ptx"])
+            assert len(wide) >= 2, row["name"]
 
 
 def test_hopper_multiplies_by_warp_groups(kernels):

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from fastprobe.errors import ShapeError
 from fastprobe.ops import add_norm, instruction_set, instruction_sets
 
-SHAPES = [(0, 5), (1, 1), (3, 7), (5, 16), (40, 33), (300, 384)]
-RUNS = ["torch", *(f"cpu {isa}" for isa in instruction_sets())]
+SHAPES = [(0, 5), (1, 1), (3, 7), (5, 16), (40, 33), (3, 65), (7, 1023), (300, 384)]
+RUNS = ["torch", "triton", *(f"cpu {isa}" for isa in instruction_sets())]
 
 
 @pytest.fixture(params=RUNS)
@@ -26,7 +26,7 @@ def run(request):
     return call
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_agrees_with_float64(run, dtype, shape, randn, residual_rows):
     x, residual = residual_rows(*shape, dtype), randn(*shape, dtype=dtype)
@@ -60,10 +60,17 @@ def test_a_nan_stays_in_its_row(run, randn):
     assert out.isnan().all(1).tolist() == [False, False, True, False, False, False]
 
 
-def test_it_is_not_taken_where_gradients_are_needed(randn):
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_it_is_not_taken_where_gradients_are_needed(backend, randn):
     x, weight = randn(3, 4, dtype=torch.float32), torch.ones(4, requires_grad=True)
 
-    assert "derivative" in add_norm.refusals(x, x, weight, weight, 1e-5)["cpu"]
+    assert "derivative" in add_norm.refusals(x, x, weight, weight, 1e-5)[backend]
+
+
+def test_rows_too_wide_for_registers_are_refused_by_triton():
+    x = torch.ones(1, 20_000)
+
+    assert "up to 16384 columns, not 20000" in add_norm.refusals(x, x, x[0], x[0], 1e-5)["triton"]
 
 
 @pytest.mark.parametrize(

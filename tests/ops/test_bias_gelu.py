@@ -1,5 +1,7 @@
 """``bias_gelu_``: every backend against float64, then the promises of its contract."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,29 +9,34 @@ from torch.nn import functional as F
 from fastprobe.errors import ShapeError
 from fastprobe.ops import bias_gelu_, instruction_set, instruction_sets
 
-RUNS = ["torch", *(f"cpu {isa}" for isa in instruction_sets())]
+RUNS = ["torch", "triton", *(f"cpu {isa}" for isa in instruction_sets())]
 
 
 @pytest.fixture(params=RUNS)
-def run(request):
+def run_in_place(request):
     backend, _, isa = request.param.partition(" ")
 
     def call(x, bias):
-        out = x.clone()
-        if reason := bias_gelu_.refusals(out, bias)[backend]:
+        if reason := bias_gelu_.refusals(x, bias)[backend]:
             pytest.skip(f"{backend}: {reason}")
-        if isa:
-            with instruction_set(isa):
-                bias_gelu_.on(backend)(out, bias)
-        else:
-            bias_gelu_.on(backend)(out, bias)
+        with instruction_set(isa) if isa else nullcontext():
+            bias_gelu_.on(backend)(x, bias)
+
+    return call
+
+
+@pytest.fixture
+def run(run_in_place):
+    def call(x, bias):
+        out = x.clone()
+        run_in_place(out, bias)
         return out
 
     return call
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (3, 7), (5, 16), (40, 33), (100, 1000)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (3, 7), (5, 16), (40, 33), (3, 65), (7, 1023), (100, 1000)], ids=str)
 def test_agrees_with_float64(run, dtype, shape, randn):
     x, bias = randn(*shape, dtype=dtype) * 2, randn(shape[1], dtype=dtype)
 
@@ -61,6 +68,16 @@ def test_it_is_the_form_with_erf_and_not_the_one_with_tanh(run):
     out = run(z, torch.zeros(4))
 
     assert (out - F.gelu(z, approximate="tanh")).abs().max() > 1e-4
+
+
+def test_rows_may_be_part_of_wider_ones(run_in_place, randn):
+    wide = randn(6, 40, dtype=torch.float32)
+    expected = wide.clone()
+    expected[:, 7:30] = F.gelu(expected[:, 7:30] + 1)
+
+    run_in_place(wide[:, 7:30], torch.ones(23))
+
+    torch.testing.assert_close(wide, expected)
 
 
 def test_far_out_it_is_zero_or_the_number_itself(run):

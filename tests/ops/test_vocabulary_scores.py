@@ -151,3 +151,12 @@ def test_arguments_that_do_not_fit_are_named(change, message):
     with pytest.raises(ShapeError, match=message):
         vocabulary_scores(**(fine | change))
 
+
+def test_triton_says_what_it_does_not_take():
+    x, target = torch.ones(2, 4), torch.zeros(2, dtype=torch.int64)
+
+    assert (
+        "several dtypes: torch.bfloat16, torch.float32"
+        in (vocabulary_scores.refusals(x, x.bfloat16(), None, target)["triton"])
+    )
+    assert "no derivative" in vocabulary_scores.refusals(x.requires_grad_(), x, None, target)["triton"]
