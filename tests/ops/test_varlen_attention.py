@@ -1,12 +1,16 @@
 """``varlen_attention``: every backend against float64, sequence by sequence, then the promises of its contract."""
 
+import inspect
+import sys
+
 import pytest
 import torch
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops import instruction_set, instruction_sets, varlen_attention
 
-RUNS = ["torch", *(f"cpu {isa}" for isa in instruction_sets())]
+MODULE = sys.modules["fastprobe.ops.varlen_attention"]
+RUNS = ["torch", "jagged", *(f"cpu {isa}" for isa in instruction_sets())]
 LENGTHS = {
     "nothing": [],
     "one token": [1],
@@ -22,6 +26,10 @@ def run(request):
     backend, _, isa = request.param.partition(" ")
 
     def call(*args):
+        if backend == "jagged":  # what a GPU runs in float32, and only in that; torch has it for a CPU, too
+            if args[0].dtype != torch.float32:
+                pytest.skip("jagged: for float32")
+            return MODULE._by_offsets(*args)
         if reason := varlen_attention.refusals(*args)[backend]:
             pytest.skip(f"{backend}: {reason}")
         if not isa:
@@ -87,6 +95,85 @@ def test_a_nan_stays_in_its_sequence(run, randn):
 
     assert not out[:20].isnan().any()
     assert out[20:, :3].isnan().all()
+
+
+def flash(calls):
+    """What ``torch.nn.attention.varlen.varlen_attn`` is said to do."""
+
+    def attend(q, k, v, starts, other_starts, longest, other_longest):
+        calls.append(q.dtype)
+        assert starts.dtype == torch.int32
+        assert torch.equal(starts, other_starts)
+        assert longest == other_longest == int(starts.diff().max())
+        return exact(*(t.flatten(1) for t in (q, k, v)), starts.diff().tolist(), q.shape[1]).to(q.dtype).view(q.shape)
+
+    return attend
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bit_numbers_take_flash_attention(dtype, monkeypatch, randn):
+    calls = []
+    monkeypatch.setattr(MODULE, "_flash", lambda: flash(calls))
+    q, k, v = (randn(18, 16, dtype=dtype) for _ in range(3))
+
+    out = MODULE._by_offsets(q, k, v, [(3, 4), (1, 6)], 2)
+
+    assert calls == [dtype]
+    torch.testing.assert_close(out.double(), exact(q, k, v, [4, 4, 4, 6], 2), rtol=0, atol=3e-2)
+
+
+class OnGpu:
+    """So much of a tensor on a GPU as is asked before one is run there."""
+
+    device = torch.device("cuda:0")
+
+    def __init__(self, dtype, width):
+        self.dtype, self.shape = dtype, (6, width)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "torch_has", "gpu_has", "reason"),
+    [
+        (torch.bfloat16, 16, True, True, None),
+        (torch.float16, 128, True, True, None),
+        (torch.float32, 22, False, False, None),
+        (torch.float64, 16, True, True, "float32, bfloat16 and float16, not float64"),
+        (torch.bfloat16, 22, True, True, "multiples of 8 up to 256, not 11"),
+        (torch.bfloat16, 528, True, True, "multiples of 8 up to 256, not 264"),
+        (torch.bfloat16, 16, False, True, "comes with torch 2.10"),
+        (torch.bfloat16, 16, True, False, "does not run on this GPU"),
+    ],
+)
+def test_a_gpu_takes_offsets_where_there_is_a_kernel_for_them(dtype, width, torch_has, gpu_has, reason, monkeypatch):
+    monkeypatch.setattr(MODULE, "_flash", lambda: print if torch_has else None)
+    monkeypatch.setattr(MODULE, "_runs_flash", lambda device: gpu_has)
+    q = OnGpu(dtype, width)
+
+    found = varlen_attention.refusals(q, q, q, [(2, 3)], 2)["cuda"]
+
+    assert (found is None) if reason is None else (reason in found)
+
+
+def test_a_torch_before_2_10_has_no_flash_attention_of_variable_lengths(monkeypatch):
+    def missing(name):
+        raise ImportError
+
+    monkeypatch.setattr("importlib.import_module", missing)
+
+    assert MODULE._flash.__wrapped__() is None
+
+
+def test_this_torch_has_it_and_takes_it_as_it_is_called():
+    if MODULE._flash() is None:
+        pytest.skip("torch before 2.10")
+
+    inspect.signature(MODULE._flash()).bind(*range(7))
+
+
+def test_only_a_gpu_takes_offsets_by_itself():
+    q = torch.ones(6, 4)
+
+    assert "is on cpu, not on a GPU" in varlen_attention.refusals(q, q, q, [(2, 3)], 2)["cuda"]
 
 
 @pytest.mark.parametrize(
