@@ -158,13 +158,18 @@ def probe(
     prefixes = list(dict.fromkeys(order.steps[:k] for order in wanted for k in range(1, len(order) + 1)))
     states = StateRows(model, points, labels, prefixes, memory)
     sums: ProbeSums | None = None
-    sequences = largest = 0
+    sequences, largest, runner = 0, 0, "none"
     bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
     with bar, evaluating(model), torch.no_grad(), FastLinear() as fast:
         for batch in batches:
             fold = fold_of_sequences(sequences, batch["input_ids"].shape[:1], max(folds, 1), torch.device("cpu"))
             if not sequences:
-                check_stack(model, points, to_device(states.inputs(batch), device_of(model)))
+                states.make_stack, runner = check_stack(
+                    model,
+                    points,
+                    to_device(states.inputs(batch), device_of(model)),
+                    edited=any(order.is_edited for order in wanted),
+                )
             for state, rows in states.of(batch, fold):
                 with fast.suspended():
                     sums = sums or _opened(labels, rows.shape[1], 1 + len(prefixes), folds, rows.device)
@@ -196,6 +201,7 @@ def probe(
         "alpha": fit.alpha,
         "rcond": fit.rcond,
         "seed": seed,
+        "runner": runner,
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
         "moment_bytes": sums.nbytes,

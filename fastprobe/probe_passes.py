@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.linear import Factorisation, Fit
+from fastprobe.models.flat_stack import MakeStack
 from fastprobe.models.record import device_of, to_device
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
@@ -31,6 +32,7 @@ class StateRows:
         labels: what is read.
         prefixes: state k is what the steps ``prefixes[k - 1]`` make; state 0 is what the first step gets.
         memory: bytes that states may take at one time.
+        make_stack: from the model and a batch to its layers.
     """
 
     model: nn.Module
@@ -38,15 +40,16 @@ class StateRows:
     labels: TokenLabels
     prefixes: Sequence[tuple[Step, ...]]
     memory: int | None = None
-    classes: dict[str, Tensor] = field(init=False, default_factory=dict)  # task -> (batch * length,)
-    fold: Tensor = field(init=False)  # (batch * length,), -1 for padding
+    make_stack: MakeStack = LayerStack.record
+    classes: dict[str, Tensor] = field(init=False, default_factory=dict)  # task -> (rows,)
+    fold: Tensor = field(init=False)  # (rows,), -1 for padding
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What of a batch the model takes."""
         return {key: value for key, value in batch.items() if key not in ("labels", *self.labels.given)}
 
     def of(self, batch: Mapping[str, Any], fold: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Every state as (its number, rows ``(batch * length, width)``), 0 first.
+        """Every state as (its number, ``(rows, width)``), 0 first.
 
         Args:
             batch: what the model takes, and labels.
@@ -56,12 +59,12 @@ class StateRows:
         batch = {k: v[order.to(v.device)] if isinstance(v, Tensor) else v for k, v in batch.items()}
         batch = to_device(batch, device_of(self.model))
         mask = mask_of(batch, 0)
-        self.classes = {task: column.flatten() for task, column in self.labels(batch).items()}
-        self.fold = torch.where(mask, fold[order].to(mask.device)[:, None], -1).flatten()
-        stack = LayerStack.record(self.model, self.points, self.inputs(batch))
-        yield 0, stack.stem.flatten(0, 1)
+        stack = self.make_stack(self.model, self.points, self.inputs(batch))
+        self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}
+        self.fold = stack.by_row(torch.where(mask, fold[order].to(mask.device)[:, None], -1))
+        yield 0, stack.stem.flatten(0, -2)
         for index, state in OrderRuns(stack, [Order(prefix) for prefix in self.prefixes], self.memory):
-            yield index + 1, state.flatten(0, 1)
+            yield index + 1, state.flatten(0, -2)
 
 
 class ProbeSums:

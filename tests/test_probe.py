@@ -284,3 +284,36 @@ def test_batches_that_cannot_be_probed_are_refused(monkeypatch):
     monkeypatch.setattr(importlib.import_module("fastprobe.probe"), "free_bytes", lambda device: 1000)
     with pytest.raises(InputError, match=r"memory: the moments of 4 states take .* and 1.0 kB are free"):
         fp.probe(model, tiny_batches(), progress=False)
+
+
+@pytest.mark.parametrize(("family", "runner"), [("bert", "encoder"), ("gpt2", "modules of the model (GPT2Model")])
+def test_a_probe_says_what_ran_the_model(family, runner):
+    found = fp.probe(tiny_model(family), tiny_batches(), tasks=["token"], score_sequences=0, progress=False)
+
+    assert found.config["runner"].startswith(runner)
+
+
+def test_tokens_without_padding_give_the_rows_of_the_modules():
+    model = tiny_model("bert")
+    batches = planted(model, tiny_batches(sequences=60, batch_size=11))
+    tasks, which = ["token", "position", "sign"], [[1, 0, 2], [Parallel((0, 2)), 1]]
+
+    def rows():
+        found = fp.probe(model, batches, tasks=tasks, which=which, score_sequences="all", progress=False)
+        return found.config["runner"], found.rows
+
+    runner, flat = rows()
+    handle = model.encoder.layer[0].register_forward_hook(lambda *_: None)  # whoever has a hook runs its own modules
+    other, own = rows()
+    handle.remove()
+
+    assert runner == "encoder"
+    assert other.startswith("modules")
+    for mine, theirs in zip(flat, own, strict=True):
+        for column, value in theirs.items():
+            if not isinstance(value, float):
+                assert mine[column] == value, column
+            elif "accuracy" in column:  # a token as near to two classes may fall either way
+                assert mine[column] == pytest.approx(value, abs=2 / theirs["tokens"]), column
+            else:
+                assert mine[column] == pytest.approx(value, abs=1e-5), column

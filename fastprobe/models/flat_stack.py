@@ -53,6 +53,10 @@ class FlatStack:
         """Tokens of a state; see ``LayerStack.rows``."""
         return state.index_select(0, self._row[at.flatten()])
 
+    def by_row(self, values: Tensor) -> Tensor:
+        """What a batch says of its tokens, ``(batch, length)``, as one for each row of a state."""
+        return self._flat.flatten(values)
+
     def padded(self, state: Tensor) -> Tensor:
         """A state as ``(batch, length, width)``, zero where there is no token."""
         return self._flat.restore(state)

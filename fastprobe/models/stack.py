@@ -98,6 +98,10 @@ class LayerStack:
         """The tokens ``(n, width)`` of a state where ``at``, ``(batch, length)`` bool and never padding, is true."""
         return state[at]
 
+    def by_row(self, values: Tensor) -> Tensor:
+        """What a batch says of its tokens, ``(batch, length)``, as one for each row of a state that is a matrix."""
+        return values.flatten()
+
     def padded(self, state: Tensor) -> Tensor:
         """A state as ``(batch, length, width)``."""
         return state
