@@ -62,12 +62,12 @@ GPU_ENV ?= TRITON_INTERPRET=0
 GPU_PYTEST = $(GPU_ENV) PYTHONPATH=$(CURDIR) PYTHONUNBUFFERED=1 timeout --signal=INT --kill-after=20 $(1) \
 	$(PYTHON) -m pytest -q --tb=short
 GPU_TESTS = $(shell grep --recursive --files-with-matches pytest.mark.gpu tests)
-GPU_BENCHES = $(patsubst %,benchmarks/bench_%.py,gpu update solve fit)
+GPU_BENCHES = $(patsubst %,benchmarks/bench_%.py,gpu gpu_encoder update solve fit)
 GPU_OUT ?= benchmarks/results/latest
 gpu:
 	-$(PYTHON) setup.py --quiet build_ext --inplace --build-temp build/native --build-lib build/native
 	-$(call GPU_PYTEST,120) $(GPU_TESTS)
-	-$(call GPU_PYTEST,280) $(GPU_BENCHES) -o python_files='bench_*.py' -o python_functions='bench_*' \
+	-$(call GPU_PYTEST,320) $(GPU_BENCHES) -o python_files='bench_*.py' -o python_functions='bench_*' \
 		--benchmark-json=$(GPU_OUT).json
 	$(PYTHON) benchmarks/report.py $(GPU_OUT).json > $(GPU_OUT).md
 	cat $(GPU_OUT).md
