@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,25 @@ def bench_forward(duel: Callable[..., None], benchmark: Any, text: str, tokens: 
         exact=lambda: _forward(model, batches),
         error=_error,
         gate=1e-5,
+        flops=_linear_operations(model, batches),
+    )
+
+
+@pytest.mark.benchmark(group="forward of the demo encoder in bfloat16")
+def bench_forward_bfloat16(duel: Callable[..., None], tokens: int | None) -> None:
+    """How many times as fast are final states in bfloat16 as our own in float32, and as Hugging Face's in bfloat16?
+
+    Paragraphs as they come. The error is of final states of norm 1 a number, so the gate is that of bfloat16.
+    """
+    model, tokenizer = load_model(None)
+    batches = natural_batches(tokenizer, tokens or 8192)
+    short = copy.deepcopy(model).to(torch.bfloat16)
+    duel(
+        ours=lambda: _ours(short, batches),
+        peers={"ours, float32": lambda: _ours(model, batches), "HF, bfloat16": lambda: _forward(short, batches)},
+        exact=lambda: _forward(model, batches),
+        error=_error,
+        gate=0.5,
         flops=_linear_operations(model, batches),
     )
 

@@ -32,8 +32,11 @@ def report(results: dict[str, Any]) -> str:
             lines += ["", f"{info['name']}:", "", *_sweep(info["sweep"])]
     left_out = [f"* {info['case']}: {peer} left out: {why}" for info in benchmarks for peer, why in _left_out(info)]
     memory = [_line(row) for info in benchmarks for row in _memory(info)]
+    peaks = [f"* {info['task']}: peak of memory, MB: {_peaks(info)}" for info in benchmarks if "peaks_mb" in info]
     if left_out:
         lines += ["", *left_out]
+    if peaks:
+        lines += ["", *peaks]
     if memory:
         lines += ["", _line(MEMORY), _line(["---"] * len(MEMORY)), *memory]
     return "\n".join(lines)
@@ -65,6 +68,10 @@ def _sweep(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _left_out(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from info.get("left_out", {}).items()
+
+
+def _peaks(info: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {peak:.0f}" for name, peak in info["peaks_mb"].items())
 
 
 def _memory(info: dict[str, Any]) -> Iterator[list[str]]:

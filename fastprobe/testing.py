@@ -1,8 +1,9 @@
-"""Tiny random models of every family, for tests and for users who add a layout or a kernel."""
+"""Tiny random models of every family and the peak of memory, for tests and users who add a layout or a kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,3 +78,29 @@ def tiny_batches(
         {"input_ids": ids[i : i + batch_size], "attention_mask": mask[i : i + batch_size]}
         for i in range(0, sequences, batch_size)
     ]
+
+
+def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Bytes by which memory rises while ``run`` runs, above what is held before: of a GPU, else of this process.
+
+    Raises:
+        NotImplementedError: this system does not let a process forget its peak; Linux does.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as reason:
+        raise NotImplementedError(f"a process cannot forget its peak here: {reason}") from None
+    before = _status_bytes("VmRSS")
+    run()
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops import VocabularyBaseline, vocabulary_scores
+from fastprobe.testing import peak_memory
 
 MODULE = sys.modules["fastprobe.ops.vocabulary_scores"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -129,6 +131,19 @@ def test_never_as_many_logits_as_tokens_and_vocabulary(monkeypatch, randn):
     VocabularyBaseline.of(x, weight, None, found.log_sum_exp)
 
     assert max(logits.numel() for logits in made) <= max(MODULE.SLICE, 40)
+
+
+def test_the_peak_of_memory_is_lower_by_all_logits_at_least(randn):
+    x, weight = randn(1000, 16, dtype=torch.float32), randn(20_000, 16, dtype=torch.float32)
+    target = torch.zeros(1000, dtype=torch.int64)
+
+    try:
+        by_logits = peak_memory(lambda: F.cross_entropy(x @ weight.mT, target))
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+    ours = peak_memory(lambda: vocabulary_scores(x, weight, None, target))
+
+    assert ours <= by_logits - 4 * len(x) * len(weight)
 
 
 @pytest.mark.parametrize(
