@@ -28,8 +28,11 @@ class Predictions:
 
     def __init__(self, stack: LayerStack | FlatStack, at: Tensor, target: Tensor, state: Tensor):
         self.at, self._target, self._predicted = at, target, target != -100
-        kind = _OfSlices if isinstance(stack, FlatStack) else _OfLogits
-        self._of: _OfSlices | _OfLogits = kind(stack, at, target, state)  # type: ignore[arg-type]
+        self._of: _OfSlices | _OfLogits
+        if isinstance(stack, FlatStack):
+            self._of = _OfSlices(stack, at, target, state)
+        else:
+            self._of = _OfLogits(stack, at, target, state)
 
     def __call__(self, state: Tensor) -> dict[str, Tensor]:
         """What is summed over tokens, one number for each of them."""

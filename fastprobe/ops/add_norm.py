@@ -10,6 +10,9 @@ from fastprobe.errors import ShapeError
 from fastprobe.ops import _native, _triton, _triton_encoder
 from fastprobe.ops._operation import operation
 
+WIDEST = 16_384
+"""Columns of a row that the Triton kernel holds in registers."""
+
 
 def _check(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
     if x.ndim != 2 or residual.shape != x.shape or residual.dtype != x.dtype:
@@ -69,10 +72,6 @@ def _cpu(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) 
         isa=_native.chosen_instruction_set(),
     )
     return out
-
-
-WIDEST = 16_384
-"""Columns of a row that the Triton kernel holds in registers."""
 
 
 def _triton_refuses(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> str | None:
