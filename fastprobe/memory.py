@@ -59,6 +59,12 @@ def freed_memory_kept() -> Iterator[None]:
         _LIBC.malloc_trim(0)
 
 
+def give_back_freed() -> None:
+    """Hand what was freed back to the system, where the C library can: what is used again is then seen to be."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+
+
 def zeros(*shape: int, device: torch.device | str) -> Tensor:
     """Float64 zeros, in huge pages where the system has them: sums that are visited block by block, a row a page."""
     if torch.device(device).type != "cpu" or not hasattr(_LIBC, "madvise"):

@@ -10,6 +10,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from fastprobe.memory import give_back_freed
+
 VOCABULARY = 100
 _SMALL = {
     "hidden_size": 32,
@@ -92,6 +94,7 @@ def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
+    give_back_freed()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as reason:

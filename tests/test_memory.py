@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastprobe import memory
+from fastprobe.testing import peak_memory
 
 PAGES = 12_288
 
@@ -56,3 +57,13 @@ def test_zeros_are_zero_whatever_the_memory_held(libc: str, monkeypatch: pytest.
     assert not zeros.any()
     assert not memory.zeros(3, device="cpu").any()
     assert memory.zeros(0, 2, device="cpu").shape == (0, 2)
+
+
+@pytest.mark.parametrize("size", [2**20, 2**26])  # below and above what glibc keeps when it is freed
+def test_the_peak_of_a_call_is_seen_even_where_it_uses_what_was_freed_before(size):
+    try:
+        peaks = [peak_memory(lambda: torch.ones(size // 4)) for _ in range(3)]
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+
+    assert all(0.9 * size < peak < 1.1 * size + 2**20 for peak in peaks), peaks
