@@ -60,10 +60,12 @@ def test_vocabulary_scores_however_they_are_cut(config, processors, randn, gener
     torch.testing.assert_close(logits.gather(1, top[:, None])[:, 0], logits.amax(1), rtol=0, atol=1e-5)
 
 
-def test_the_first_of_equal_words_is_the_top_one():
-    x, weight = torch.ones(3, 8), torch.ones(200, 8)
+@pytest.mark.parametrize("processors", [1, 100])  # tiles of one program, and programs
+def test_the_first_of_equal_words_is_the_top_one(processors):
+    x, weight, target = torch.ones(3, 8), torch.ones(600, 8), torch.zeros(3, dtype=torch.int64)
+    config = vocabulary_scores.VocabularyConfig(block_n=16, most_tiles=2)
 
-    _, _, top = vocabulary_scores.vocabulary_scores(x, weight, None, torch.zeros(3, dtype=torch.int64), processors=100)
+    _, _, top = vocabulary_scores.vocabulary_scores(x, weight, None, target, processors=processors, config=config)
 
     assert not top.any()
 
