@@ -13,7 +13,7 @@ NAME = "features"
 BY_LAYERS = 0.5
 """A task is learnt by layers where its centre of gravity is at least so far down; else state 0 knows it."""
 MOVE = 0.5
-"""Layers; what the first layer brings in would be learnt a whole one later if it went along with it."""
+"""Layers; a feature that went along with its layer would move by a whole one."""
 SHARE = 0.1
 """Of a task's gain after state 0."""
 
@@ -43,24 +43,23 @@ def _learnt(results: Results) -> dict[str, float]:
 
 
 def _first_whichever_runs_first(results: Results) -> Finding:
-    """Earlier is not held against it: then the layer that runs first brings in what the second one did."""
     result = results[NAME]
     swapped = result.orders[1]
     after = result.expected_state(swapped)
     best = [np.nan_to_num(result.matrix("r2_cv", order)).max(axis=1) for order in (None, swapped)]
-    later, listed = [], []
+    moves, listed = [], []
     for task, centre in _learnt(results).items():
         own, other = (float(values[result.tasks.index(task)]) for values in best)
         if after[task] is None:
             return Finding(False, f"{task} cannot be read at all with the layers swapped.")
-        later.append(after[task] - centre)
+        moves.append(abs(after[task] - centre))
         listed.append(
             f"{task} is learnt at {number(centre)}, swapped at {number(after[task])} "
             f"(best r2 {number(own)} and {number(other)})"
         )
-    if not later:
+    if not moves:
         return Finding(None, "No task is learnt by layers.")
-    return Finding(max(later) < MOVE, f"{'; '.join(listed)}.")
+    return Finding(max(moves) < MOVE, f"{'; '.join(listed)}.")
 
 
 def _fuzzily(results: Results) -> Finding:
@@ -107,7 +106,7 @@ SECTION = Section(
         Claim(
             "N",
             "Low-level features are extracted first, whichever layer runs first.",
-            f"with the first two layers swapped no task is learnt {MOVE} layers or more later",
+            f"with the first two layers swapped no task is learnt {MOVE} layers or more earlier or later",
             _first_whichever_runs_first,
         ),
     ],
