@@ -62,8 +62,8 @@ SECTION = Section(
     protocol=(
         "One layer at a time; residual and LayerNorm stay. zero takes mlp or attn out; linear puts in the "
         "least-squares map of the other folds; random_init untrained matrices, which is what the published script does "
-        f"to what it calls removed. {SCORED} That FFNs cannot be replaced by attention [A] needs models trained from "
-        "scratch: fastprobe pretrain --variant attention-for-ffn."
+        f"to what it calls removed. {SCORED} Whether attention can replace FFNs [A] is asked of models trained from "
+        "scratch: fastprobe paper --train."
     ),
     analyses=[Analysis(NAME, "Damage by layer, element and what is put in its place.", _command, _run)],
     claims=[
