@@ -24,6 +24,7 @@ from fastprobe.permute import skip_layers as skip_layers
 from fastprobe.permute import swap_layers as swap_layers
 from fastprobe.pretraining import Pretraining as Pretraining
 from fastprobe.pretraining import pretrain as pretrain
+from fastprobe.pretraining import pretrain_variants as pretrain_variants
 from fastprobe.probe import Probes as Probes
 from fastprobe.probe import probe as probe
 from fastprobe.results import load as load

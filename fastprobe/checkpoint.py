@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastprobe.errors import InputError
 from fastprobe.interrupt import uninterrupted
+from fastprobe.journal import OPTIONS
 from fastprobe.moments import Moments
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ class Checkpoint:
         moments, saved = Moments.load(self.path, zero.counts.device)
         for key, value in (self.source | dict(config)).items():
             if saved.get(key) != value:
+                name = OPTIONS.get(key, key)
                 raise InputError(
-                    f"--resume: {self.path.parent} holds a run with {key}={_short(saved.get(key))}, this one has "
-                    f"{key}={_short(value)}; use the same options or another --out"
+                    f"--resume: {self.path.parent} holds a run with {name}={_short(saved.get(key))}, this one has "
+                    f"{name}={_short(value)}; use the same options or another --out"
                 )
         return moments, int(saved["batches_done"])
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastprobe.commutativity import OrderEffects
     from fastprobe.commutator import Commutators
     from fastprobe.linearity import LinearityScan
+    from fastprobe.paper.losses import VariantLosses
     from fastprobe.pretraining import Pretraining
     from fastprobe.probe import Probes
 
@@ -118,6 +119,24 @@ def losses(result: Pretraining, metric: str, path: str | Path | None) -> Figure:
     axes.axhline(result.config["unigram_loss"], linestyle="--", color="#D55E00", label="unigram")
     axes.set_xlabel("step")
     axes.set_ylabel(NAMES.get(metric, metric))
+    axes.legend(frameon=False)
+    _open(axes)
+    return _saved(figure, path)
+
+
+def variant_losses(result: VariantLosses, metric: str, path: str | Path | None) -> Figure:
+    """A dot a variant that was trained to its end, and the unigram loss that it is to be read against.
+
+    Raises:
+        InputError: no row has the metric.
+    """
+    rows = [row for row in result.rows if row in result.top(len(result.rows), metric)][::-1]
+    figure, axes = _one_panel(result.config)
+    errors = [2 * (row.get(f"{metric}_se") or 0.0) for row in rows]
+    axes.errorbar([row[metric] for row in rows], range(len(rows)), xerr=errors, fmt="o", color="#0072B2", markersize=5)
+    axes.axvline(result.unigram, linestyle="--", color="#D55E00", label="unigram")
+    axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
+    axes.set_xlabel(NAMES.get(metric, metric))
     axes.legend(frameon=False)
     _open(axes)
     return _saved(figure, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,6 +12,16 @@ from fastprobe.errors import InputError
 from fastprobe.files import make_folder
 
 FILE = "orders.jsonl"
+
+
+OPTIONS = {"token_budget": "tokens", "model_dtype": "dtype"}
+"""What a configuration has under another name than the user typed."""
+
+
+def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """What is not alike in two configurations, by the names that a user types; nothing where all is."""
+    other = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+    return ", ".join(OPTIONS.get(key, key) for key in other)
 
 
 class Journal:
@@ -64,9 +74,8 @@ class Journal:
             raise InputError(f"--resume: there is no {self._path} to go on with; leave it out to start anew") from None
         if first != head:
             mine, theirs = json.loads(head), json.loads(first)
-            other = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
             raise InputError(
-                f"--resume: {self._path} is of a run with another {', '.join(other)}; start anew in a new folder"
+                f"--resume: {self._path} is of a run with another {differing(mine, theirs)}; start anew in a new folder"
             )
         kept = [first]
         for line in lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,15 @@ DrawnMetric = Annotated[
 ]
 SkipScale = Annotated[
     str | None, typer.Option(help="Scale skip connections: 0 cuts them all, 3=0,4=0.5 those of layers 3 and 4.")
+]
+TrainedLayers = Annotated[int, typer.Option("--layers", help="Layers of BERT.")]
+HiddenSize = Annotated[int, typer.Option(help="Width of a state.")]
+VocabSize = Annotated[int, typer.Option(help="Of the tokenizer that is trained.")]
+Steps = Annotated[int, typer.Option(help="Steps of the optimiser.")]
+LearningRate = Annotated[float, typer.Option(help="The highest; then it falls linearly to zero.")]
+TrainingSeed = Annotated[int, typer.Option("--seed", help="Of weights, order, masks and dropout.")]
+Trainer = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE, a field of transformers.TrainingArguments, like bf16=true.")
 ]
 SkipParts = Annotated[str, typer.Option(help="Which skip connections of a layer: attention, ffn or both.")]
 
@@ -80,6 +90,24 @@ def scaled_skips(model: Any, scale: str | None, parts: str) -> AbstractContextMa
     if scale is None:
         return nullcontext(model)
     return fp.skip_scale(model, _scales(scale), parts=parts.split(","))
+
+
+def trainer_fields(trainer: list[str] | None) -> dict[str, Any]:
+    """What ``--trainer`` says, values as JSON where they are JSON.
+
+    Raises:
+        InputError: one is not ``NAME=VALUE``.
+    """
+    fields: dict[str, Any] = {}
+    for text in trainer or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--trainer: {text!r} is not NAME=VALUE, like bf16=true")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value
+    return fields
 
 
 def _scales(text: str) -> float | dict[int, float]:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import fastprobe as fp
 from fastprobe.cli.app import VERSIONS, app, keeps, note, stdout
-from fastprobe.cli.options import Dataset, Device, Json, Out, Quiet, Split, Text, TextColumn
-from fastprobe.errors import InputError
+from fastprobe.cli.options import (
+    Dataset,
+    Device,
+    HiddenSize,
+    Json,
+    LearningRate,
+    Out,
+    Quiet,
+    Split,
+    Steps,
+    Text,
+    TextColumn,
+    TrainedLayers,
+    Trainer,
+    TrainingSeed,
+    VocabSize,
+    trainer_fields,
+)
 from fastprobe.loading import load_text, load_tokenizer, parse_count
 from fastprobe.pretraining.run import CHECKPOINTS
 from fastprobe.tables import costs_table, losses_table
@@ -33,27 +48,25 @@ def pretrain(
             "weighted-skip or shared-layers; several are joined by +."
         ),
     ] = "bert",
-    layers: Annotated[int, typer.Option(help="Layers of BERT; see --match.")] = 4,
-    hidden_size: Annotated[int, typer.Option(help="Width of a state.")] = 128,
+    layers: TrainedLayers = 4,
+    hidden_size: HiddenSize = 128,
     heads: Annotated[int | None, typer.Option(help="By default heads of width 64.")] = None,
     ffn_size: Annotated[int | None, typer.Option(help="Width inside the FFN; by default four times that.")] = None,
-    vocab_size: Annotated[int, typer.Option(help="Of the tokenizer that is trained.")] = 4096,
+    vocab_size: VocabSize = 4096,
     tokenizer: Annotated[str | None, typer.Option(help="Hub name or folder; trained on the text if not given.")] = None,
     max_seq_len: Annotated[int, typer.Option(help="Tokens of a sequence, special tokens included.")] = 128,
     tokens: Annotated[str | None, typer.Option(help="Read no more of the text than these, like 100k or 1.5M.")] = None,
     match: Annotated[
-        str, typer.Option(help="Equal to BERT in: parameters (other layers), compute (other steps), or none.")
+        str, typer.Option(help="Equal to BERT in: parameters (by other --layers), compute (by other --steps), or none.")
     ] = "none",
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser; see --match.")] = 8000,
+    steps: Steps = 8000,
     batch_size: Annotated[int, typer.Option(help="Sequences a step and process.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="The highest; then it falls linearly to zero.")] = 1e-3,
+    learning_rate: LearningRate = 1e-3,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which it rises.")] = 0.1,
     dropout: Annotated[float, typer.Option(help="Of states and attention weights.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of weights, order, masks and dropout.")] = 0,
+    seed: TrainingSeed = 0,
     device: Device = "auto",
-    trainer: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE, a field of transformers.TrainingArguments, like bf16=true.")
-    ] = None,
+    trainer: Trainer = None,
     out: Out = Path("fastprobe-out"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     json: Json = False,
@@ -85,7 +98,7 @@ def pretrain(
         device=device,
         resume=resume,
         progress=not quiet,
-        trainer=dict(_field(field) for field in trainer or []),
+        trainer=trainer_fields(trainer),
     )
     if int(os.environ.get("RANK", "0")):
         return
@@ -102,14 +115,3 @@ def pretrain(
         side = "below" if loss < unigram else "above"
         note(f"held-out loss {loss:.3f}, {abs(unigram - loss):.3f} {side} the unigram loss {unigram:.3f}")
         note(f"{out}: a model and tokenizer for every command, scores.json, scores.csv, {PICTURE}")
-
-
-def _field(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE``, the value as JSON where it is JSON."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--trainer: {text!r} is not NAME=VALUE, like bf16=true")
-    try:
-        return name, json_module.loads(value)
-    except ValueError:
-        return name, value

@@ -32,8 +32,8 @@ def _run(subject: Subject) -> Result:
     )
 
 
-def _command(subject: Subject) -> list[str]:
-    return ["probe", "--orders", ",".join(map(str, _swapped(subject.depth)))]
+def _command(subject: Subject) -> str:
+    return subject.line("probe", "--orders", ",".join(map(str, _swapped(subject.depth))))
 
 
 def _learnt(results: Results) -> dict[str, float]:

@@ -23,8 +23,8 @@ def _run(subject: Subject) -> Result:
     )
 
 
-def _command(subject: Subject) -> list[str]:
-    return ["ablate", "--elements", ",".join(ELEMENTS), "--mode", ",".join(MODES)]
+def _command(subject: Subject) -> str:
+    return subject.line("ablate", "--elements", ",".join(ELEMENTS), "--mode", ",".join(MODES))
 
 
 def _mean(results: Results, element: str, mode: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ from torch import nn
 from fastprobe.effects import predicted_batches
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.files import write_text
+from fastprobe.journal import differing
+from fastprobe.loading import load_model
+from fastprobe.models.record import device_of
+from fastprobe.models.resolve import resolve
 from fastprobe.paper.page import Answer, render
 from fastprobe.paper.section import Analysis, Subject
-from fastprobe.paper.sections import SECTIONS
+from fastprobe.paper.sections import SECTIONS, comparisons
+from fastprobe.pretraining import Trained
 from fastprobe.results import Result, load
 from fastprobe.text import TokenBatches
 
@@ -28,7 +34,8 @@ def paper(
     *,
     tokenizer: Any,
     origin: Mapping[str, Any] | None = None,
-    arguments: str = "MODEL",
+    words: Sequence[str] = ("MODEL",),
+    variants: Sequence[Trained] = (),
     resume: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = lambda text: None,
@@ -45,7 +52,9 @@ def paper(
         folder: where the page and the results go.
         tokenizer: what the ids are of.
         origin: what else there is to say of model and text; kept in every result, and compared by ``resume``.
-        arguments: model and text as they are typed behind a command, for the commands on the page.
+        words: model and text as they are typed behind a command, for the commands on the page; the model first.
+        variants: models that :func:`fastprobe.pretrain_variants` trained, ``bert`` being the one that is asked, to be
+            compared with it in sections of their own.
         resume: take from the folder what is finished there.
         progress: show progress bars on standard error.
         say: is told which analysis runs.
@@ -58,43 +67,54 @@ def paper(
         InputError: a model of one layer, or a result to go on with that is of another run.
         UnsupportedModelError: the layers of the model cannot be found.
     """
-    subject = Subject(model, batches, predicted_batches(model, batches, tokenizer, 0), tokenizer, progress)
-    if subject.depth < 2:
+    predicted = predicted_batches(model, batches, tokenizer, 0)
+    about = dict(origin or {}) | {"layers": len(resolve(model).layers)}
+    own = Subject(model, batches, predicted, tokenizer, progress, about, words, variants)
+    if own.depth < 2:
         raise InputError("model: one layer has no other to change places with; name a model of two or more")
-    about = dict(origin or {}) | {"layers": subject.depth}
-    total = sum(len(section.analyses) for section in SECTIONS)
-    answers, number = [], 0
-    for section in SECTIONS:
-        results: dict[str, Result] = {}
+    subjects = {"": own}
+    sections = (*SECTIONS, *comparisons(variants))
+    names = dict.fromkeys(analysis.name for section in sections for analysis in section.analyses)
+    answers: list[Answer] = []
+    results: dict[str, Result] = {}
+    for section in sections:
         refusal = ""
         for analysis in section.analyses:
-            number += 1
-            say(f"{number}/{total} {section.title}: {analysis.name}")
+            if analysis.variant not in subjects:
+                subjects[analysis.variant] = _variant(analysis.variant, own)
+            if analysis.name in results:
+                continue
+            say(f"{list(names).index(analysis.name) + 1}/{len(names)} {section.title}: {analysis.name}")
             try:
-                results[analysis.name] = _result(analysis, subject, Path(folder) / analysis.name, about, resume)
+                results[analysis.name] = _result(analysis, subjects[analysis.variant], Path(folder), resume)
             except UnsupportedModelError as error:
                 refusal = str(error)
                 break
-        commands = [_command(analysis, subject, arguments) for analysis in section.analyses]
+        commands = [analysis.command(subjects[analysis.variant]) for analysis in section.analyses]
         answers.append(Answer(section, results, commands, refusal))
     write_text(Path(folder) / PAGE, render(answers, about))
     return [row for answer in answers for row in answer.rows()]
 
 
-def _result(analysis: Analysis, subject: Subject, folder: Path, about: dict[str, Any], resume: bool) -> Result:
+def _variant(name: str, own: Subject) -> Subject:
+    """A model that was trained to be compared, on the same tokens as the model that is asked."""
+    folder = str(next(trained.folder for trained in own.variants if trained.variant == name))
+    model, _ = load_model(folder, device=str(device_of(own.model)), head=True)
+    about = dict(own.about) | {"model": folder, "layers": len(resolve(model).layers)}
+    return replace(own, model=model, about=about, words=(folder, *own.words[1:]))
+
+
+def _result(analysis: Analysis, subject: Subject, folder: Path, resume: bool) -> Result:
     """The result of an analysis, from its folder where it is finished there."""
-    if resume and (folder / "scores.json").exists():
-        result = load(folder)
-        other = [key for key in about if key != VERSIONS and result.config.get(key) != about[key]]
+    kept = folder / analysis.name
+    if resume and not analysis.derived and (kept / "scores.json").exists():
+        result = load(kept)
+        compared = {key: value for key, value in subject.about.items() if key != VERSIONS}
+        other = differing(compared, {key: result.config.get(key) for key in compared})
         if other:
-            raise InputError(f"--resume: {folder} is of a run with another {', '.join(other)}; start in a new folder")
+            raise InputError(f"--resume: {kept} is of a run with another {other}; start in a new folder")
         return result
     result = analysis.run(subject)
-    result.config.update(about)
-    result.save(folder)
+    result.config.update(subject.about)
+    result.save(kept)
     return result
-
-
-def _command(analysis: Analysis, subject: Subject, arguments: str) -> str:
-    command, *options = analysis.command(subject)
-    return " ".join(["fastprobe", command, *filter(None, [arguments]), *options])

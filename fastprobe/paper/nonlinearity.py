@@ -33,8 +33,8 @@ def _run(subject: Subject) -> Result:
     return replace(scan, moments=None)  # hundreds of megabytes for a large model, and no number here needs them
 
 
-def _command(subject: Subject) -> list[str]:
-    return ["linearity", "--elements", ",".join(_elements(subject)), "--objective", "cosine"]
+def _command(subject: Subject) -> str:
+    return subject.line("linearity", "--elements", ",".join(_elements(subject)), "--objective", "cosine")
 
 
 def _by_layer(results: Results, element: str) -> list[float]:

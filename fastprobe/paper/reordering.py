@@ -26,17 +26,17 @@ SCORED = (
 )
 
 
-def _reordered(name: str, caption: str, families: Callable[[int], Sequence[str]]) -> Analysis:
+def reordered(name: str, caption: str, families: Callable[[int], Sequence[str]], variant: str = "") -> Analysis:
     """An analysis of the orders that ``families`` names for a number of layers, as the command line has them."""
 
     def run(subject: Subject) -> Result:
         which = [order for family in families(subject.depth) for order in orders.named(family, subject.depth)]
         return commutativity(subject.model, subject.predicted, which, progress=subject.progress)
 
-    def command(subject: Subject) -> list[str]:
-        return ["permute", *(word for family in families(subject.depth) for word in ("--orders", family))]
+    def command(subject: Subject) -> str:
+        return subject.line("permute", *(word for family in families(subject.depth) for word in ("--orders", family)))
 
-    return Analysis(name, caption, command, run)
+    return Analysis(name, caption, command, run, variant)
 
 
 def _grouped(result: Any, key: Callable[[dict[str, Any]], int]) -> dict[int, list[float]]:
@@ -123,7 +123,7 @@ SWAPS = Section(
     title="Damage by swap distance",
     question="What does it cost to interchange two layers, and does it cost more the further apart they are?",
     protocol=f"Every two layers interchanged, one pair at a time. {SCORED}",
-    analyses=[_reordered("swaps", "Damage of every swap.", lambda depth: ["swaps"])],
+    analyses=[reordered("swaps", "Damage of every swap.", lambda depth: ["swaps"])],
     claims=[
         Claim(
             "N",
@@ -147,7 +147,7 @@ SHUFFLED = Section(
     question="How does the damage of a shuffle fall with the number of layers that stay where they are?",
     protocol=f"At most {SHUFFLES} shuffles that keep exactly so many layers, seed 0; the paper runs 100. {SCORED}",
     analyses=[
-        _reordered(
+        reordered(
             "shuffles",
             "A dot a shuffle; squares are means.",
             lambda depth: [f"shuffle:fixed={kept},count={SHUFFLES}" for kept in range(depth - 1)],
@@ -169,7 +169,7 @@ REPETITION = Section(
     title="Repetition by layer",
     question="Which layer can run twice, and which can stand in for all?",
     protocol=f"“only i” runs layer i alone as often as the model has layers; “2 times i” runs it once more. {SCORED}",
-    analyses=[_reordered("repetition", "Damage of every order.", lambda depth: ["cycles", "repeats"])],
+    analyses=[reordered("repetition", "Damage of every order.", lambda depth: ["cycles", "repeats"])],
     claims=[
         Claim(
             "N",

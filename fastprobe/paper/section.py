@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from fastprobe.models.resolve import ModelPoints, resolve
+from fastprobe.pretraining import Trained
 from fastprobe.results import Result
 
 Results = Mapping[str, Any]
@@ -25,6 +27,16 @@ class Subject:
     """The same with labels where a head is to predict hidden tokens."""
     tokenizer: Any
     progress: bool
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What its results say of it."""
+    words: Sequence[str] = ()
+    """Model and text as they are typed behind a command."""
+    variants: Sequence[Trained] = ()
+    """Models that were trained to be compared with it."""
+
+    def line(self, command: str, *options: str) -> str:
+        """A command on this model, as it is typed."""
+        return shlex.join(["fastprobe", command, *self.words, *options])
 
     @property
     def points(self) -> ModelPoints:
@@ -37,15 +49,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One result: how it is made in Python, and the command that makes it again."""
+    """One result: how it is made in Python, and what is typed to make it again."""
 
     name: str
     """Of its folder."""
     caption: str
     """Of its figure."""
-    command: Callable[[Subject], list[str]]
-    """The words after ``fastprobe``, without model and text."""
+    command: Callable[[Subject], str]
     run: Callable[[Subject], Result]
+    variant: str = ""
+    """The variant that is asked, if it is not the model itself."""
+    derived: bool = False
+    """It is made of what is there, so that there is nothing to go on with."""
 
 
 class Finding(NamedTuple):
@@ -87,15 +102,24 @@ class Section:
     table: Callable[[Results], Table]
 
 
+SURE = 2
+"""Standard errors; a difference of no more is undecided."""
+
 LABELS = {
     "A": "the abstract of the paper says so",
     "N": "one reader's notes on the paper say so; not checked against it",
+    "F": "a check of fastprobe's own",
 }
 
 
 def damage(result: Result) -> str:
     """The column that says what was lost: of predictions where there is a head, else of the last states."""
     return "delta_loss" if result.rows[0].get("delta_loss") is not None else "relative_l2"
+
+
+def decided(difference: float, error: float) -> bool | None:
+    """Whether a number is above zero; ``None`` where it is within :data:`SURE` standard errors of it."""
+    return None if abs(difference) <= SURE * error else difference > 0
 
 
 def mean(values: Iterable[float]) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from fastprobe.paper import features, ffns, nonlinearity, reordering, skipless
+from collections.abc import Sequence
+
+from fastprobe.paper import features, ffns, nonlinearity, reordering, skipless, unskipped, variants
 from fastprobe.paper.section import Section
+from fastprobe.pretraining import Trained
 
 SECTIONS: tuple[Section, ...] = (
     nonlinearity.SECTION,
@@ -14,3 +17,11 @@ SECTIONS: tuple[Section, ...] = (
     skipless.SECTION,
     features.SECTION,
 )
+"""Those of one model."""
+
+
+def comparisons(trained: Sequence[Trained]) -> tuple[Section, ...]:
+    """Those that compare models trained from scratch."""
+    if not trained:
+        return ()
+    return tuple(filter(None, (variants.section(list(trained)), unskipped.section(list(trained)))))

@@ -23,6 +23,11 @@ def _run_without(subject: Subject) -> Result:
     return result
 
 
+def commutators(name: str = WITH, caption: str = "The model as it is.", variant: str = "") -> Analysis:
+    """The commutators of every two layers."""
+    return Analysis(name, caption, lambda subject: subject.line("commutator"), _run, variant)
+
+
 def _mainly_skips(results: Results) -> Finding:
     own, cut = (mean(row["relative_l2"] for row in results[name].rows) for name in (WITH, WITHOUT))
     return Finding(cut >= MAINLY * own, f"With skips {number(own)}, without {number(cut)}: {number(cut / own)} times.")
@@ -45,9 +50,12 @@ SECTION = Section(
         "the trained model are cut, all at once, which also changes the states that layers get."
     ),
     analyses=[
-        Analysis(WITH, "The model as it is.", lambda subject: ["commutator"], _run),
+        commutators(),
         Analysis(
-            WITHOUT, "Without skip connections.", lambda subject: ["commutator", "--skip-scale", "0"], _run_without
+            WITHOUT,
+            "Without skip connections.",
+            lambda subject: subject.line("commutator", "--skip-scale", "0"),
+            _run_without,
         ),
     ],
     claims=[

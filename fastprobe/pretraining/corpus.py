@@ -75,6 +75,31 @@ class Corpus:
     """``(sequences, max_seq_len)`` int64, with the tokens to predict hidden behind the mask token."""
     labels: Tensor
     """``(sequences, max_seq_len)`` int64: the hidden tokens, -100 elsewhere."""
+    tokenizer: Any
+    """What the ids are of."""
+
+    @classmethod
+    def read(
+        cls,
+        text: Any,
+        tokenizer: Any = None,
+        *,
+        vocab_size: int,
+        max_seq_len: int,
+        tokens: int | None,
+        text_column: str,
+        seed: int,
+    ) -> Corpus:
+        """As :meth:`of`; without a text, of the documentation of this machine; without a tokenizer, by one of its own.
+
+        Raises:
+            InputError: the text has fewer than 20 sequences, or the tokenizer no mask token.
+        """
+        source = list(documentation()) if text is None else text
+        tokenizer = train_tokenizer(source, vocab_size, text_column) if tokenizer is None else tokenizer
+        if tokenizer.mask_token_id is None:
+            raise InputError("tokenizer: it has no mask token, so nothing can be hidden; leave it out to train one")
+        return cls.of(source, tokenizer, max_seq_len=max_seq_len, tokens=tokens, text_column=text_column, seed=seed)
 
     @classmethod
     def of(
@@ -101,16 +126,22 @@ class Corpus:
         sequences = torch.cat([ends[0], ids[: count * body].view(count, body), ends[1]], 1)
         held_out = torch.arange(count) % max(HELD_OUT_EVERY, -(-count // HELD_OUT_MOST)) == HELD_OUT_EVERY - 1
         hidden, labels = hide(sequences[held_out].long(), tokenizer, seed, mask_only=True)
-        return cls(sequences[~held_out], hidden, labels)
+        return cls(sequences[~held_out], hidden, labels, tokenizer)
 
-    def unigram_loss(self, tokenizer: Any) -> float:
+    def held_out_text(self) -> Iterator[str]:
+        """The held-out sequences as text, each without the word at either end, which may be half of one."""
+        for ids in torch.where(self.labels == -100, self.held_out, self.labels).tolist():
+            words = self.tokenizer.decode(ids, skip_special_tokens=True)
+            yield words.partition(" ")[2].rpartition(" ")[0]
+
+    def unigram_loss(self) -> float:
         """Cross-entropy, in nats, of the hidden tokens when each is predicted by its frequency in the training text.
 
         -mean log p(t),   p(t) = (count(t) + 1) / (tokens + vocabulary)
         """
-        size = len(tokenizer)
+        size = len(self.tokenizer)
         counts = torch.bincount(self.train.flatten().long(), minlength=size).double()
-        counts[tokenizer.all_special_ids] = 0  # they are never hidden
+        counts[self.tokenizer.all_special_ids] = 0  # they are never hidden
         p = (counts + 1) / (counts.sum() + size)
         return -float(p[self.labels[self.labels != -100]].log().mean())
 

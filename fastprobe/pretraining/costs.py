@@ -89,8 +89,8 @@ def _layers_for(variant: Variant, size: Size) -> int:
     """How many layers have as many parameters as those of BERT, as nearly as whole layers can."""
     if variant.changes.get("shared_layers"):
         raise InputError(
-            "match: layers that share their weights bring no parameters, so their number cannot make up for any; "
-            "choose another hidden_size"
+            "match: the layers of shared-layers have one set of weights, so that more of them have no more parameters; "
+            "leave match out, or choose another hidden_size"
         )
     one = replace(size, layers=1)
     bert, changed = (Costs.of(v.config(one)).layer_parameters for v in (BERT, replace(variant, no_skip=())))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +82,10 @@ def arguments_of(
         "remove_unused_columns": False,
         "dataloader_pin_memory": not use_cpu and torch.cuda.is_available(),
     }
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in more.keys() - known:
+        like = ", ".join(difflib.get_close_matches(name, known)) or "bf16, gradient_accumulation_steps"
+        raise InputError(f"trainer: {name!r} is no field of transformers.TrainingArguments; some are {like}")
     try:
         return TrainingArguments(**(fields | dict(more)))
     except (TypeError, ValueError) as error:
@@ -87,7 +93,7 @@ def arguments_of(
 
 
 def train(
-    config: Any, arguments: TrainingArguments, corpus: Corpus, tokenizer: Any, *, resume: bool, progress: bool
+    config: Any, arguments: TrainingArguments, corpus: Corpus, *, resume: bool, progress: bool
 ) -> tuple[Any, list[dict[str, Any]]]:
     """A ``BertVariantForMaskedLM`` of a configuration, trained, and the rows of a result.
 
@@ -96,7 +102,7 @@ def train(
     set_seed(arguments.seed)
     model = BertVariantForMaskedLM(config)
     with uninterrupted() as pressed:
-        trainer = MaskedTrainer(model, arguments, corpus, tokenizer, pressed, progress)
+        trainer = MaskedTrainer(model, arguments, corpus, pressed, progress)
         trainer.train(resume_from_checkpoint=resume)
     per_step = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     rows: dict[int, dict[str, Any]] = {}
@@ -144,7 +150,6 @@ class MaskedTrainer(Trainer):
         model: a ``BertVariantForMaskedLM``.
         arguments: of the training.
         corpus: what is trained on and what is held out.
-        tokenizer: with a mask token.
         pressed: has something in it once a Ctrl-C waits; then a checkpoint is written and the training stops.
         progress: show a bar.
     """
@@ -154,14 +159,13 @@ class MaskedTrainer(Trainer):
         model: nn.Module,
         arguments: TrainingArguments,
         corpus: Corpus,
-        tokenizer: Any,
         pressed: list[int],
         progress: bool,
     ):
         super().__init__(
             model,
             arguments,
-            data_collator=lambda rows: _batch(rows, tokenizer, arguments.seed),
+            data_collator=lambda rows: _batch(rows, corpus.tokenizer, arguments.seed),
             train_dataset=corpus.train,
             eval_dataset=corpus.held_out,
             callbacks=[_Watch(pressed, progress)],

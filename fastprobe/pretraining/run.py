@@ -16,10 +16,12 @@ import torch
 
 from fastprobe.errors import InputError
 from fastprobe.files import write_text
-from fastprobe.pretraining.corpus import Corpus, documentation, train_tokenizer
+from fastprobe.journal import differing
+from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.costs import BERT, Costs, matched
 from fastprobe.pretraining.result import Pretraining
 from fastprobe.pretraining.variants import Size, Variant
+from fastprobe.results import load
 
 CHECKPOINTS = "checkpoints"
 OPTIONS = "options.json"
@@ -58,7 +60,8 @@ def pretrain(
     number of threads, same numbers. Under ``torchrun`` every process takes ``batch_size`` sequences a step.
 
     Args:
-        text: as for :func:`fastprobe.token_batches`; ``None`` for the documentation that is installed with Python.
+        text: as for :func:`fastprobe.token_batches`; ``None`` for the documentation that is installed with Python; or a
+            :class:`fastprobe.pretraining.Corpus`, which is read already, by a tokenizer and in a length of its own.
         out: folder for the model, its tokenizer and the result; checkpoints are there until the training is done.
         variant: what differs from BERT: ``bert``, ``no-ffn``, ``attention-for-ffn``, ``gelu-attention``,
             ``linear-attention``, ``linear-ffn``, ``no-skip:LAYERS``, ``weighted-skip``, ``shared-layers``; several
@@ -81,7 +84,7 @@ def pretrain(
         dropout: of states and of attention weights.
         seed: of weights, order, masks and dropout.
         device: ``"auto"`` for the GPUs where there are any, or ``"cpu"``.
-        resume: go on from the last checkpoint in ``out``, to the same numbers.
+        resume: go on from the last checkpoint in ``out``, to the same numbers; what is finished there is returned.
         progress: show a bar.
         trainer: more fields of ``transformers.TrainingArguments``, like ``{"bf16": True}``.
 
@@ -89,8 +92,8 @@ def pretrain(
         the losses, and the costs of the model beside those of BERT; also saved in ``out``.
 
     Raises:
-        InputError: a size, name or text cannot be used, ``accelerate`` is not installed, or ``out`` holds checkpoints
-            that are not to be gone on with.
+        InputError: a size, name or text cannot be used, ``accelerate`` is not installed, ``out`` holds checkpoints
+            that are not to be gone on with, or what is to be gone on with is of other options.
         NumericalError: the training diverged.
 
     Example:
@@ -108,15 +111,22 @@ def pretrain(
     out = Path(out)
     _refuse_to_overwrite(out, resume)
 
-    source = list(documentation()) if text is None else text
-    tokenizer = train_tokenizer(source, vocab_size, text_column) if tokenizer is None else tokenizer
-    if tokenizer.mask_token_id is None:
-        raise InputError("tokenizer: it has no mask token, so nothing can be hidden; leave it out to train one")
-    asked = Size(layers, hidden_size, heads, ffn_size, len(tokenizer), max_seq_len)
+    if isinstance(text, Corpus):
+        corpus = text
+    else:
+        corpus = Corpus.read(
+            text,
+            tokenizer,
+            vocab_size=vocab_size,
+            max_seq_len=max_seq_len,
+            tokens=tokens,
+            text_column=text_column,
+            seed=seed,
+        )
+    asked = Size(layers, hidden_size, heads, ffn_size, len(corpus.tokenizer), corpus.train.shape[1])
     size, steps_matched = matched(chosen, asked, steps, match)
-    corpus = Corpus.of(source, tokenizer, max_seq_len=max_seq_len, tokens=tokens, text_column=text_column, seed=seed)
     fields = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    config = chosen.config(size, pad_token_id=tokenizer.pad_token_id, **fields)
+    config = chosen.config(size, pad_token_id=corpus.tokenizer.pad_token_id, **fields)
     costs, bert_costs = Costs.of(config), Costs.of(BERT.config(asked))
     options = {
         "variant": variant,
@@ -131,7 +141,8 @@ def pretrain(
         "seed": seed,
         "trainer": dict(trainer or {}),
     }
-    _keep_options(out, options, resume)
+    if resume and not _begun(out):
+        return _finished(out, options)
 
     from fastprobe.pretraining.loop import arguments_of, save_model, train  # here, as they bring Transformers' trainer
 
@@ -145,13 +156,14 @@ def pretrain(
         use_cpu=device == "cpu",
         more=trainer or {},
     )
-    model, history = train(config, arguments, corpus, tokenizer, resume=resume, progress=progress)
+    _keep_options(out, options, resume)
+    model, history = train(config, arguments, corpus, resume=resume, progress=progress)
     result = Pretraining(
         options
         | {
             "tokens": history[-1]["tokens"],
             "held_out_tokens": int((corpus.labels != -100).sum()),
-            "unigram_loss": corpus.unigram_loss(tokenizer),
+            "unigram_loss": corpus.unigram_loss(),
             "steps_asked": steps,
             "held_out_loss": history[-1]["held_out_loss"],
             "costs": vars(costs),
@@ -163,7 +175,7 @@ def pretrain(
         history,
     )
     if arguments.process_index == 0:
-        save_model(model, tokenizer, out, plain=not chosen.changes and not chosen.no_skip)
+        save_model(model, corpus.tokenizer, out, plain=not chosen.changes and not chosen.no_skip)
         result.save(out)
         shutil.rmtree(out / CHECKPOINTS)
         (out / OPTIONS).unlink()
@@ -176,20 +188,40 @@ def _need_accelerate() -> None:
 
 
 def _refuse_to_overwrite(out: Path, resume: bool) -> None:
-    begun = any((out / CHECKPOINTS).glob("checkpoint-*"))
-    if begun and not resume:
+    if _begun(out) and not resume:
         raise InputError(f"out: {out} holds checkpoints; go on from them with --resume, or choose another folder")
-    if resume and not begun:
+    if resume and not can_resume(out):
         raise InputError(f"--resume: there are no checkpoints in {out} to go on from; leave it out to start anew")
+
+
+def can_resume(out: Path) -> bool:
+    """Whether a training was begun or finished in a folder."""
+    return _begun(out) or (out / "scores.json").exists()
+
+
+def _begun(out: Path) -> bool:
+    return any((out / CHECKPOINTS).glob("checkpoint-*"))
+
+
+def _finished(out: Path, options: dict[str, Any]) -> Pretraining:
+    """The result of a run of these options that came to its end."""
+    result = load(out)
+    if not isinstance(result, Pretraining):
+        raise InputError(f"--resume: {out} holds no model that was trained but a {result.kind}; name another folder")
+    _compare(out, options, result.config)
+    return result
 
 
 def _keep_options(out: Path, options: dict[str, Any], resume: bool) -> None:
     """Write down what is run, or compare it with what was."""
     text = json.dumps(options, sort_keys=True)
     if resume:
-        before = json.loads((out / OPTIONS).read_text(encoding="utf-8"))
-        other = [key for key, value in json.loads(text).items() if before.get(key) != value]
-        if other:
-            raise InputError(f"--resume: {out} is of a run with another {', '.join(other)}; start anew in a new folder")
+        _compare(out, options, json.loads((out / OPTIONS).read_text(encoding="utf-8")))
     elif int(os.environ.get("RANK", "0")) == 0:
         write_text(out / OPTIONS, text)
+
+
+def _compare(out: Path, options: dict[str, Any], before: dict[str, Any]) -> None:
+    other = differing(json.loads(json.dumps(options)), {key: before.get(key) for key in options})
+    if other:
+        raise InputError(f"--resume: {out} is of a run with another {other}; start anew in a new folder")

@@ -96,7 +96,7 @@ def test_the_unigram_loss_is_that_of_counted_frequencies(tokenizer):
     total = sum(counts.values()) + len(tokenizer)
     targets = made.labels[made.labels != -100].tolist()
     expected = -sum(math.log((counts[t] + 1) / total) for t in targets) / len(targets)
-    assert made.unigram_loss(tokenizer) == pytest.approx(expected, abs=1e-12)
+    assert made.unigram_loss() == pytest.approx(expected, abs=1e-12)
 
 
 def test_no_more_than_the_budget_is_read_and_no_more_than_512_sequences_are_held_out(tokenizer):
