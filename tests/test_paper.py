@@ -129,7 +129,9 @@ def test_a_second_run_goes_on_with_what_is_finished(written, run, model_folder, 
 
     code, out, err = run("paper", model_folder, "--tokens", "200", "--resume", "--quiet", "--out", folder)
     assert code == 2
-    assert re.fullmatch(r"fastprobe: --resume: .*nonlinearity is of a run with another .*token_budget.*\n", err)
+    assert re.fullmatch(
+        r"fastprobe: --resume: .*nonlinearity is of a run with another batch_size, max_seq_len, tokens; .*\n", err
+    )
 
 
 def test_a_model_without_separate_skips_is_told_so_and_the_rest_is_asked(tmp_path):

@@ -13,7 +13,6 @@ from fastprobe.effects import predicted_batches
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.files import write_text
 from fastprobe.journal import differing
-from fastprobe.loading import load_model
 from fastprobe.models.record import device_of
 from fastprobe.models.resolve import resolve
 from fastprobe.paper.page import Answer, render
@@ -98,6 +97,8 @@ def paper(
 
 def _variant(name: str, own: Subject) -> Subject:
     """A model that was trained to be compared, on the same tokens as the model that is asked."""
+    from fastprobe.loading import load_model  # here, as it brings Transformers
+
     folder = str(next(trained.folder for trained in own.variants if trained.variant == name))
     model, _ = load_model(folder, device=str(device_of(own.model)), head=True)
     about = dict(own.about) | {"model": folder, "layers": len(resolve(model).layers)}
