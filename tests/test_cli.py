@@ -111,7 +111,7 @@ def interrupt_at(monkeypatch, call):
 
 
 def test_a_resumed_scan_equals_an_uninterrupted_one(scan, tmp_path, monkeypatch):
-    scan(out=tmp_path / "whole")
+    assert "there is nothing in" in scan("--resume", out=tmp_path / "whole")[2]
     with monkeypatch.context() as patch:
         interrupt_at(patch, call=8)  # the check of the runner makes two, each batch two more
 

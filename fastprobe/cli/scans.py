@@ -75,6 +75,8 @@ def linearity(
     batches, origin = named_batches(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
+    if resume and not quiet and not (out / FILE).exists():
+        note(f"--resume: there is nothing in {out} to go on with; this is a first run")
     keeps(make_folder(out) / FILE)
     scan = fp.linearity(
         loaded,

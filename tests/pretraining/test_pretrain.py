@@ -176,6 +176,29 @@ def test_the_held_out_loss_is_the_mean_over_hidden_tokens(trained):
     assert result.rows[-1]["held_out_loss_se"] == pytest.approx(error, rel=1e-5)
 
 
+def test_what_is_finished_is_taken_over_and_other_options_are_refused(trained):
+    folder, result = trained["no-ffn"]
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+    again = toy(folder, variant="no-ffn", resume=True)
+
+    assert (again.rows, again.config) == (result.rows, result.config)
+    with pytest.raises(InputError, match="is of a run with another steps; start anew"):
+        toy(folder, variant="no-ffn", steps=21, resume=True)
+    with pytest.raises(InputError, match="is of a run with another corpus, variant; start anew"):
+        fp.pretrain(TEXT[:-1], folder, **(TOY | {"steps": 20, "progress": False, "resume": True}))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_text_that_is_read_already_gives_the_same(trained, tmp_path):
+    corpus = fp.pretraining.Corpus.read(TEXT, vocab_size=400, max_seq_len=32, tokens=None, text_column="text", seed=0)
+
+    result = fp.pretrain(corpus, tmp_path / "out", **(TOY | {"steps": 20, "progress": False}))
+
+    assert losses(result) == losses(trained["bert"][1])
+    assert result.config | {"seconds": 0} == trained["bert"][1].config | {"seconds": 0}
+
+
 def test_a_tokenizer_that_is_given_is_used_and_saved(trained, tmp_path):
     folder, _ = trained["bert"]
     _, tokenizer = load_model(str(folder))
@@ -200,7 +223,8 @@ def test_arguments_of_the_trainer_go_through(tmp_path):
         ({"steps": 0}, "steps: must be 1 or more, got 0"),
         ({"heads": 3}, "heads: 3 do not divide"),
         ({"resume": True}, "there are no checkpoints in"),
-        ({"trainer": {"learning_rat": 1}}, "trainer: .*learning_rat"),
+        ({"trainer": {"learning_rat": 1}}, "trainer: 'learning_rat' is no field of .*; some are learning_rate"),
+        ({"variant": "shared-layers", "match": "parameters"}, "match: the layers of shared-layers have one set of"),
         ({"trainer": {"lr_scheduler_type": "square"}}, "trainer: square is not"),
     ],
 )
@@ -208,6 +232,7 @@ def test_what_makes_no_sense_is_one_line(tmp_path, options, message):
     with pytest.raises(InputError, match=message) as caught:
         toy(tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_training_that_diverges_is_an_error(tmp_path):
