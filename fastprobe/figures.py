@@ -173,7 +173,8 @@ def ablations(result: Ablations, metric: str, path: str | Path | None) -> Figure
         if len(modes) > 1:  # an element has its colour, unless there is no other
             line = DASHES[modes.index(mode)]
             colour = f"C{modes.index(mode)}" if alone else colour
-        axes.plot(values, line, color=colour, marker=marker, markersize=4.5, label=f"{element}, {mode}")
+        label = f"{element}, {mode}"
+        axes.plot(values, linestyle=line, color=colour, marker=marker, markersize=4.5, label=label)
     axes.set_xticks(range(len(sets)), map(str, range(len(sets))) if sweep in labels else sets)
     axes.set_xlabel(labels.get(sweep, "layers"))
     axes.set_ylabel(NAMES.get(metric, metric))
