@@ -28,12 +28,20 @@ def write_linear_mlp_(model: nn.Module, layer: int, solution: Solution) -> nn.Mo
 
     Raises:
         InputError: there is no such layer, or the map has another width.
-        UnsupportedModelError: the FFN is gated, is less than twice as wide as the model, or has another activation.
+        UnsupportedModelError: the FFN is gated, is less than twice as wide as the model, has another activation, or has
+            its weights in common with other layers; or there is none.
     """
     points = resolve(model)
+    if not points.has_ffn:
+        raise UnsupportedModelError(f"{type(model).__name__}: it has no FFN that a map could be written into")
     if not 0 <= layer < len(points.layers):
         raise InputError(f"write_linear_mlp_: there is no layer {layer}; the model has 0 to {len(points.layers) - 1}")
     first, second = _two_matrices(points.layers[layer], points.layout, type(model).__name__)
+    elsewhere = [weight for at, block in enumerate(points.layers) if at != layer for weight in block.parameters()]
+    if any(first.weight is weight for weight in elsewhere):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: its layers share their weights, so that no one can change"
+        )
     up, down = _weight(first), _weight(second)
     width, hidden = up.shape
     if solution.coef.shape != (width, width):
@@ -68,7 +76,10 @@ def _two_matrices(block: nn.Module, layout: Layout, name: str) -> tuple[Any, Any
     activations = [
         module
         for path, module in block.named_modules()
-        if not path.startswith(attention) and not isinstance(module, nn.Dropout) and not [*module.parameters()]
+        if not path.startswith(attention)
+        and path != layout.mlp_skip
+        and not isinstance(module, nn.Dropout)
+        and not [*module.parameters()]
     ]
     z = torch.linspace(-6, 6, 121).to(_weight(first))
     if len(activations) != 1 or not torch.allclose(activations[0](z) - activations[0](-z), z, atol=1e-5):

@@ -8,6 +8,7 @@ import fastprobe as fp
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.resolve import resolve
 from fastprobe.testing import FAMILIES, tiny_batches, tiny_model
+from tests.models.test_bert_variants import CHANGES, variant
 from tests.test_commutativity import final
 
 PLAIN = ["bert", "bert-mlm", "roberta", "electra", "gpt2", "neox"]
@@ -60,6 +61,25 @@ def test_the_map_is_exact_to_rounding_wherever_x_is(activation, randn):
     expected = solution(x.double())
     terms = x.double().abs() @ solution.coef.abs() + solution.intercept.abs()
     assert float(((mlp_of(model.encoder.layer[0])(x) - expected).abs() / terms).max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["gelu-attention", "skips"])
+@torch.no_grad()
+def test_a_variant_of_bert_takes_a_map_too(name, randn):
+    model, solution = variant(CHANGES[name]), some_map(32, randn)
+
+    fp.write_linear_mlp_(model, 1, solution)
+
+    x = randn(50, 32).float()
+    torch.testing.assert_close(mlp_of(model.bert.encoder.layer[1])(x), solution(x.double()).float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("shared-layers", "its layers share their weights"), ("no-ffn", "it has no FFN")]
+)
+def test_a_variant_without_an_ffn_of_its_own_is_refused(name, reason, randn):
+    with pytest.raises(UnsupportedModelError, match=reason):
+        fp.write_linear_mlp_(variant(CHANGES[name]), 1, some_map(32, randn))
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in PLAIN])
