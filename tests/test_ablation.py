@@ -19,9 +19,11 @@ from fastprobe.models.stack import LayerStack
 from fastprobe.points import ELEMENTS, Element
 from fastprobe.stand_ins import Resampled
 from fastprobe.testing import FAMILIES, tiny_batches, tiny_model
+from tests.models.test_bert_variants import CHANGES, variant
 from tests.test_commutativity import final
 
 SETS = [[1], [0, 2]]
+VARIANTS = {name: changes for name, changes in CHANGES.items() if changes}
 ALPHA, FOLDS = 0.5, 3
 
 
@@ -105,10 +107,12 @@ def function_for(mode, rows, sequence):
     return ridge(*(torch.cat(side) for side in zip(*train, strict=True)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
 @torch.no_grad()
 def test_rows_are_those_of_plain_hooks(family):
-    model, batches = tiny_model(family, dtype=torch.float64), tiny_batches(sequences=9, batch_size=4)
+    changes = VARIANTS.get(family)
+    model = tiny_model(family, dtype=torch.float64) if changes is None else variant(changes, torch.float64)
+    batches = tiny_batches(sequences=9, batch_size=4)
     points = resolve(model)
     owns = [final(model, batch) for batch in sequences_of(batches)]
 

@@ -41,7 +41,7 @@ class Replaced:
 
     def apply(self, stack: LayerStack, state: Tensor, copies: int) -> Tensor:
         """Run the layer so; see :meth:`LayerStack.apply`."""
-        if self.element == "layer":
+        if self.element == "layer" or (self.element == "attention" and not stack.points.has_ffn):
             return self.by(state, stack)
         if self.element == "attention":
             return stack.apply(Sublayer("ffn", self.layer), self.by(state, stack), copies)
@@ -131,9 +131,14 @@ def linear_modules(layer: nn.Module, layout: Layout, element: str) -> list[str]:
     elif element in ("mlp", "ffn", "mlp_act"):
         paths = [path for path in paths if not path.startswith(attention)]
     elif element == "attn_proj":
-        paths = [layout.attn_proj]
+        paths = [path for path in paths if _within(path, layout.attn_proj)]
     without = {"attn_heads": layout.attn_proj, "mlp_act": layout.mlp_proj}.get(element)
-    return [path for path in paths if path != without]
+    return [path for path in paths if without is None or not _within(path, without)]
+
+
+def _within(path: str, module: str) -> bool:
+    """Whether a path is that of a module or of one in it, as W_O is with a GELU behind it."""
+    return path == module or path.startswith(f"{module}.")
 
 
 @contextmanager

@@ -161,6 +161,22 @@ def test_half_a_layer_without_ffn_is_the_layer_or_an_error():
         pass
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_element_of_a_layer_is_as_before_training_by_itself(name):
+    model, batches = variant(CHANGES[name]), tiny_batches()
+    elements = ["layer", "attention", "attn", "attn_heads", "attn_proj"]
+    elements += [] if name == "no-ffn" else ["ffn", "mlp", "mlp_act"]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    damage = fp.ablation(model, batches, elements=elements, mode="random_init", layers=[1], progress=False)
+
+    measured = {row["element"]: row["relative_l2"] for row in damage.rows[1:]}
+    assert min(measured.values()) > 1e-3
+    distinct = {measured[element] for element in ("layer", "attn", "attn_heads", "attn_proj")}
+    assert len(distinct) == (3 if name == "no-ffn" else 4)  # without an FFN the layer is its attention
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_shared_layers_count_once_and_stay_shared_after_a_step():
     model = variant({"shared_layers": True})
     one = BertVariantForMaskedLM(BertVariantConfig(**model.config.to_diff_dict() | {"num_hidden_layers": 1}))
