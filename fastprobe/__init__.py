@@ -9,6 +9,7 @@ from fastprobe.commutator import Commutators as Commutators
 from fastprobe.commutator import commutator as commutator
 from fastprobe.commutator import linear_commutator as linear_commutator
 from fastprobe.fit import LinearFit as LinearFit
+from fastprobe.labelled_text import labelled_batches as labelled_batches
 from fastprobe.linear import LeastSquares as LeastSquares
 from fastprobe.linear import Solution as Solution
 from fastprobe.linearity import LinearityScan as LinearityScan

@@ -162,9 +162,28 @@ def _documents_of_file(path: Path, column: str) -> Iterator[Iterable[str]]:
     if path.suffix != ".jsonl":
         yield _pieces(_lines(path))
         return
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            yield [_text_of(_json(line, f"{path}, line {number}"), column, f"{path}, line {number}")]
+    for row, where in rows(path):
+        yield [_text_of(row, column, where)]
+
+
+def rows(source: Any) -> Iterator[tuple[Any, str]]:
+    """The rows of ``.jsonl`` files and datasets, each with words that say where it is.
+
+    Raises:
+        InputError: a file is of another kind, or a line no JSON.
+    """
+    if isinstance(source, Path):
+        if source.suffix != ".jsonl":
+            raise InputError(f"{source}: it has no rows; pass a .jsonl file")
+        for number, line in enumerate(_lines(source), 1):
+            if line.strip():
+                yield _json(line, f"{source}, line {number}"), f"{source}, line {number}"
+        return
+    for number, row in enumerate(source, 1):
+        if isinstance(row, Path):
+            yield from rows(row)
+        else:
+            yield row, f"row {number}"
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -35,7 +35,7 @@ FLOORS = [
     {"linear"},
     {"scores", "refinement"},
     {"fit", "models", "sample", "text", "results", "ridge"},
-    {"scan", "figures", "stand_ins", "element_outputs", "predictions"},
+    {"scan", "figures", "stand_ins", "element_outputs", "predictions", "labelled_text"},
     {
         "passes",
         "effects",

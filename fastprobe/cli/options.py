@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from torch import nn
 
 import fastprobe as fp
 from fastprobe.errors import InputError
+from fastprobe.labelled_text import ROWS, WORDS
 from fastprobe.loading import load_text, parse_count
 from fastprobe.text import DEMO, TokenBatches, default_batch_size
 
@@ -58,15 +60,23 @@ def named_batches(
     tokens: str,
     max_seq_len: int,
     batch_size: str,
+    *,
+    labels: Sequence[str] = (),
+    words: str = WORDS,
 ) -> tuple[TokenBatches, dict[str, Any]]:
     """The batches that a user's options name, and what there is to say of them in a result."""
+    if labels and not (text or dataset):
+        raise InputError(f"--labels: {ROWS}; name one with --text or --dataset")
     _check_positions(loaded, max_seq_len)
     source, named = load_text(text or [], dataset, split)
     automatic = default_batch_size(max_seq_len, loaded.device.type)
     size = automatic if batch_size == "auto" else integer("--batch-size", batch_size)
-    batches = fp.token_batches(
-        source, tokenizer, tokens=parse_count(tokens), max_seq_len=max_seq_len, batch_size=size, text_column=text_column
-    )
+    sizes = {"tokens": parse_count(tokens), "max_seq_len": max_seq_len, "batch_size": size}
+    batches: TokenBatches
+    if labels:
+        batches = fp.labelled_batches(source, tokenizer, labels, words=words, **sizes)
+    else:
+        batches = fp.token_batches(source, tokenizer, text_column=text_column, **sizes)
     origin = named | {
         "model": DEMO if model is None else model,
         "max_seq_len": max_seq_len,

@@ -33,11 +33,13 @@ from fastprobe.effects import predicted_batches
 from fastprobe.errors import InputError
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
+from fastprobe.labelled_text import WORDS, LabelledBatches
 from fastprobe.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import has_language_head
 from fastprobe.points import parse_range
 from fastprobe.tables import ablations_table, probes_table
+from fastprobe.token_labels import OF_IDS, OF_TEXT
 
 
 @app.command()
@@ -125,6 +127,14 @@ def probe(
     tasks: Annotated[
         str | None, typer.Option(help="Comma-separated: token, previous, next, position, word_piece, sentence.")
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column of labels, one a word, like ner_tags, in the rows of a .jsonl --text or of --dataset; may "
+            "be given several times. The first token of a word has its label."
+        ),
+    ] = None,
+    words: Annotated[str, typer.Option(help="With --labels: the column of a row's words.")] = WORDS,
     orders: Annotated[
         list[str] | None, typer.Option(help="Orders to probe besides the model's own, as permute takes them.")
     ] = None,
@@ -144,8 +154,22 @@ def probe(
 ) -> None:
     """What a linear read-out of every state knows of its tokens, in the model's own and in other orders."""
     loaded, tokenizer = load_model(model, dtype, device)
+    named = list(dict.fromkeys(labels or []))
+    for name in {*named} & {*OF_IDS, *OF_TEXT}:
+        raise InputError(f"--labels: {name!r} is a task that needs no labels; give the column another name")
     batches, origin = named_batches(
-        loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
+        loaded,
+        tokenizer,
+        model,
+        text,
+        dataset,
+        split,
+        text_column,
+        tokens,
+        max_seq_len,
+        batch_size,
+        labels=named,
+        words=words,
     )
     depth = len(resolve(loaded).layers)
     if metric not in COLUMNS:
@@ -153,7 +177,7 @@ def probe(
     probes = fp.probe(
         loaded,
         batches,
-        tasks=None if tasks is None else tasks.split(","),
+        tasks=([*OF_IDS, *OF_TEXT] if tasks is None else tasks.split(",")) + named,
         tokenizer=tokenizer,
         which=[order for family in orders or () for order in fp.orders.named(family, depth)],
         folds=folds,
@@ -162,6 +186,8 @@ def probe(
         seed=seed,
         progress=not quiet,
     )
+    if isinstance(batches, LabelledBatches):
+        origin |= {"classes": {name: list(classes) for name, classes in batches.classes.items()}}
     show(probes, origin | {"device": str(loaded.device)}, out, metric, probes_table(probes, metric), json, quiet)
 
 
