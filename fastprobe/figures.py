@@ -137,8 +137,8 @@ def variant_losses(result: VariantLosses, metric: str, path: str | Path | None) 
     axes.axvline(result.unigram, linestyle="--", color="#D55E00", label="unigram")
     axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
     axes.set_xlabel(NAMES.get(metric, metric))
-    axes.legend(frameon=False)
     _open(axes)
+    _legend_beside(axes)
     return _saved(figure, path)
 
 

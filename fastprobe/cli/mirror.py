@@ -121,8 +121,8 @@ def paper(
             hidden_size=hidden_size,
             learning_rate=learning_rate,
             batch_size=train_batch_size,
-            device=device,
             trainer=trainer_fields(trainer),
+            **({} if device == "auto" else {"device": device}),
         )
         if trained[0].failure:
             raise NumericalError(f"{trained[0].variant}: {trained[0].failure}")

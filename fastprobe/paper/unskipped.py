@@ -79,7 +79,8 @@ def section(trained: list[Trained]) -> Section | None:
                 reordered(f"{SWAPPED}-{name}", f"Damage of every swap, {name}.", lambda depth: ["swaps"], name)
             )
             analyses.append(commutators(f"{WITH}-{name}", f"Commutators of {name}.", name))
-        of_layers = f"without skip connections in layers {name.partition(':')[2]}"
+        layers = Variant.parse(name).no_skip
+        of_layers = f"without skip connections in layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
         text = f"The bias of BERT towards layers that commute is mainly due to the skip connections ({name}"
         times = f"at least {MAINLY} times as"
         claims += [
