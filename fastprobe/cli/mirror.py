@@ -122,7 +122,7 @@ def paper(
             learning_rate=learning_rate,
             batch_size=train_batch_size,
             trainer=trainer_fields(trainer),
-            **({} if device == "auto" else {"device": device}),
+            device=device,
         )
         if trained[0].failure:
             raise NumericalError(f"{trained[0].variant}: {trained[0].failure}")

@@ -126,6 +126,6 @@ def _command(variant: str, folder: Path, text: Sequence[str], options: Mapping[s
         option = f"--{name.replace('_', '-')}"
         if name == "trainer":
             words += [word for field, v in (value or {}).items() for word in (option, f"{field}={json.dumps(v)}")]
-        elif value is not None:
+        elif value not in (None, "auto"):
             words += [option, str(value)]
     return shlex.join([*words, "-o", str(folder)])
