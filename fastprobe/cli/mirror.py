@@ -100,7 +100,7 @@ def paper(
         )
     say = (lambda text: None) if quiet else note
     keeps(out)
-    if resume and not out.is_dir():
+    if resume and not any(out.glob("*")):
         say(f"--resume: there is nothing in {out} to go on with; this is a first run")
     trained: list[Trained] = []
     if train:
