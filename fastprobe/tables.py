@@ -79,7 +79,7 @@ def orders_table(rows: list[dict[str, Any]], what: str = "order") -> Table:
     if len(rows) > LINES:
         rows = [rows[0], *sorted(rows[1:], key=lambda row: row["relative_l2"], reverse=True)[: LINES - 1]]
     table = _table()
-    table.add_column(what, no_wrap=True)
+    table.add_column(what, overflow="fold")  # where it is too long it goes on in the next line, and numbers stay whole
     for header, _, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:

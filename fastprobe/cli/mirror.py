@@ -90,7 +90,7 @@ def paper(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The analyses of the 2021 paper on one model, as one HTML page; or on BERT and its variants, trained for it."""
+    """The 2021 paper's analyses of a model, as one HTML page. With --train they are of BERT and its variants."""
     typed = [name for name in TRAINING if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
     if typed and not train:
         raise InputError(f"--{typed[0].replace('_', '-')}: goes with --train, which trains models to compare")

@@ -115,7 +115,7 @@ def commutator(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How far every two layers are from commuting, each pair by itself."""
+    """How far every two layers are from commuting. Each pair runs by itself."""
     loaded, tokenizer = load_model(model, dtype, device)
     batches, origin = named_batches(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size

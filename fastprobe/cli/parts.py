@@ -28,7 +28,7 @@ from fastprobe.cli.options import (
     named_batches,
     number,
 )
-from fastprobe.cli.showing import drawn_column, show
+from fastprobe.cli.showing import drawn_column, remark_on_few, show
 from fastprobe.effects import predicted_batches
 from fastprobe.errors import InputError
 from fastprobe.journal import FILE as JOURNAL
@@ -84,7 +84,7 @@ def ablate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What a model loses without some of its parts, or with linear maps in their place."""
+    """What a model loses without some of its parts. Linear maps can take their place."""
     sets = _sets(layers)
     if write is not None and (elements != "mlp" or mode != "linear" or isinstance(sets, str) or len(sets) > 1):
         raise InputError("--write: needs --elements mlp --mode linear and one set of --layers, like 2-5")
@@ -108,6 +108,8 @@ def ablate(
     )
     origin |= {"device": str(loaded.device)}
     show(damage, origin, out, metric, ablations_table(damage.rows), json, quiet, JOURNAL)
+    if damage.maps and not quiet:
+        remark_on_few(damage.config["tokens"], max(len(fitted.coef) for fitted in damage.maps.values()))
     if write is not None:
         for layer in sets[0]:
             fp.write_linear_mlp_(loaded, int(layer), damage.maps[f"mlp.{layer}"])
@@ -152,7 +154,7 @@ def probe(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What a linear read-out of every state knows of its tokens, in the model's own and in other orders."""
+    """What a linear read-out of every state knows of tokens. Other orders of layers can be asked, too."""
     loaded, tokenizer = load_model(model, dtype, device)
     named = list(dict.fromkeys(labels or []))
     for name in {*named} & {*OF_IDS, *OF_TEXT}:
@@ -189,6 +191,8 @@ def probe(
     if isinstance(batches, LabelledBatches):
         origin |= {"classes": {name: list(classes) for name, classes in batches.classes.items()}}
     show(probes, origin | {"device": str(loaded.device)}, out, metric, probes_table(probes, metric), json, quiet)
+    if not quiet:
+        remark_on_few(probes.config["tokens"], loaded.config.hidden_size)
 
 
 COLUMNS = ("r2", "r2_cv", "accuracy", "accuracy_cv")

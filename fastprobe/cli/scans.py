@@ -28,6 +28,7 @@ from fastprobe.cli.options import (
     integer,
     named_batches,
 )
+from fastprobe.cli.showing import remark_on_few
 from fastprobe.files import make_folder
 from fastprobe.loading import load_model
 from fastprobe.merging import merge_scans
@@ -110,7 +111,7 @@ def points(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Where the points of a model were found, and whether their identities hold on a batch."""
+    """Where the points of a model were found. Their identities are checked on a batch."""
     loaded, tokenizer = load_model(model, dtype, device)
     found = resolve(loaded)
     text = "The layers of a transformer pass one state along; each reads it and adds to it."
@@ -162,4 +163,7 @@ def _finish(scan: fp.LinearityScan, out: Path, json: bool, quiet: bool, moments:
         return
     for remark in dict.fromkeys(row["note"] for row in scan.rows if row["note"]):
         note(f"* {remark}")
+    if scan.moments is not None:
+        plan = scan.moments.plan
+        remark_on_few(scan.moments.tokens, max(plan.widths[x] for x, y in plan.pairs if x == y))
     note(f"{out}: scores.json, scores.csv, {FILE}, {FIGURE}")

@@ -13,6 +13,9 @@ from fastprobe.effects import HEAD_COLUMNS, STATE_COLUMNS
 from fastprobe.errors import InputError
 from fastprobe.results import BY_DEPTH, Result
 
+FEW = 0.1
+"""How much higher held-out errors may be for want of tokens before it is said."""
+
 
 def drawn_column(metric: str, model: str, has_head: bool, depths: bool = False) -> str:
     """The column to draw, if there will be such a one."""
@@ -28,6 +31,17 @@ def drawn_column(metric: str, model: str, has_head: bool, depths: bool = False) 
     if metric not in known:
         raise InputError(f"--metric: {metric!r} is not one of {', '.join(known)}")
     return metric
+
+
+def remark_on_few(tokens: int, columns: int) -> None:
+    """Say so where maps of so many columns have seen too few tokens for their held-out scores to have settled.
+
+    Of n tokens and d columns the error that a least-squares map makes on others is d / (n - d) higher than with many.
+    """
+    if tokens <= columns:
+        note(f"{tokens:,} tokens, and maps of {columns:,} columns fit anything to as few; read more (--tokens)")
+    elif (more := columns / (tokens - columns)) > FEW:
+        note(f"{tokens:,} tokens are few for maps of {columns:,} columns: held-out errors are some {more:.0%} higher")
 
 
 def show(

@@ -72,7 +72,7 @@ def pretrain(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train BERT, or a variant of it, from scratch; runs under torchrun too."""
+    """Train BERT, or a variant of it, from scratch. Runs under torchrun, too."""
     source, named = load_text(text or [], dataset, split) if text or dataset else (None, {"text": ["documentation"]})
     keeps(out / CHECKPOINTS)
     result = fp.pretrain(
