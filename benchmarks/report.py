@@ -1,9 +1,13 @@
-"""A ``--benchmark-json`` file as Markdown tables: ``python benchmarks/report.py results/X.json``."""
+"""A ``--benchmark-json`` file as Markdown tables: ``python benchmarks/report.py results/X.json``.
+
+With ``--brief PATTERN`` only the machine and the rows whose case it matches, as the README has them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,16 @@ CEILING = "Of a large bf16 product"
 MEMORY = ("Tokens", "Model loaded, MB", "Peak of the scan, MB", "Moments, MB")
 
 
-def report(results: dict[str, Any]) -> str:
-    """The machine, one row a contestant pair, then who was left out and what a scan's memory was."""
+def report(results: dict[str, Any], brief: str | None = None) -> str:
+    """The machine, one row a contestant pair, then who was left out and what a scan's memory was.
+
+    Args:
+        results: what pytest-benchmark wrote.
+        brief: a pattern for cases, to have their rows and nothing after them.
+    """
     benchmarks = [benchmark["extra_info"] for benchmark in results["benchmarks"]]
+    if brief is not None:
+        benchmarks = [info for info in benchmarks if "peers" in info and re.search(brief, info["case"])]
     machine = results["machine_info"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     ceiling = next((info["ceiling_gflops"] for info in benchmarks if "ceiling_gflops" in info), None)
@@ -25,6 +36,8 @@ def report(results: dict[str, Any]) -> str:
     load = f" Load average {min(loads):.1f} to {max(loads):.1f}." if loads else ""
     lines = [f"{machine['device']}; {versions}.{load}", "", _line(columns), _line(["---"] * len(columns))]
     lines += map(_line, rows)
+    if brief is not None:
+        return "\n".join(lines)
     if ceiling:
         lines.append(f"\nThe large bf16 product of this run: {ceiling:.0f} GFLOP/s.")
     for info in benchmarks:
@@ -84,4 +97,8 @@ def _line(cells: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(report(json.loads(Path(sys.argv[1]).read_text())))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--brief", metavar="PATTERN")
+    arguments = parser.parse_args()
+    print(report(json.loads(arguments.file.read_text()), arguments.brief))

@@ -94,6 +94,16 @@ def test_addresses_need_not_be_aligned(isa, dtype, residual_rows):
     assert_within_gate(gram_of(x, y), x, y)
 
 
+def test_rows_may_lie_beyond_two_to_the_31_elements(isa, residual_rows):
+    rows = residual_rows(3, 40, torch.bfloat16)
+    x = torch.empty(2**31 + 40, dtype=torch.bfloat16).as_strided((3, 40), (2**30, 1))  # most of it is never touched
+    x.copy_(rows)
+
+    assert_within_gate(gram_of(x, x), rows, rows)
+    out = score.on("cpu")(x, torch.eye(40), torch.zeros(40), x)
+    torch.testing.assert_close(out.y_squares, rows.float().square().sum(1))
+
+
 def test_rows_may_lie_in_columns(isa, residual_rows):
     x, y = residual_rows(40, 150).mT, residual_rows(50, 150).mT
 
