@@ -177,7 +177,7 @@ def test_scans_of_different_options_do_not_merge(scan, run, tmp_path):
         (("--batch-size", "big"), "--batch-size: 'big' is not a number"),
         (("--dtype", "int8"), "dtype: 'int8' is not one of"),
         (("--device", "gpu"), "device: 'gpu' is not a device"),
-        (("--backend", "triton"), "has no triton implementation"),
+        (("--backend", "cuda"), "backend 'cuda': "),
         (("--backend", "abacus"), "'abacus' is not one of auto, cuda"),
         (("--text", "nowhere.txt"), "nowhere.txt is not a file"),
         (("--text", "EMPTY"), "no tokens in it"),
