@@ -81,7 +81,7 @@ def paper(
     layers: TrainedLayers = 4,
     hidden_size: HiddenSize = 128,
     vocab_size: VocabSize = 4096,
-    learning_rate: LearningRate = 1e-3,
+    learning_rate: LearningRate = None,
     train_batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 8,
     seed: TrainingSeed = 0,
     trainer: Trainer = None,

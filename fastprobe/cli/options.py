@@ -41,7 +41,12 @@ TrainedLayers = Annotated[int, typer.Option("--layers", help="Layers of BERT.")]
 HiddenSize = Annotated[int, typer.Option(help="Width of a state.")]
 VocabSize = Annotated[int, typer.Option(help="Of the tokenizer that is trained.")]
 Steps = Annotated[int, typer.Option(help="Steps of the optimiser.")]
-LearningRate = Annotated[float, typer.Option(help="The highest; then it falls linearly to zero.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        help="The highest, before it falls linearly to zero; by default 1e-3, linear-attention and no-skip 1e-4."
+    ),
+]
 TrainingSeed = Annotated[int, typer.Option("--seed", help="Of weights, order, masks and dropout.")]
 Trainer = Annotated[
     list[str] | None, typer.Option(help="NAME=VALUE, a field of transformers.TrainingArguments, like bf16=true.")

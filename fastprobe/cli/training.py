@@ -61,7 +61,7 @@ def pretrain(
     ] = "none",
     steps: Steps = 8000,
     batch_size: Annotated[int, typer.Option(help="Sequences a step and process.")] = 8,
-    learning_rate: LearningRate = 1e-3,
+    learning_rate: LearningRate = None,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which it rises.")] = 0.1,
     dropout: Annotated[float, typer.Option(help="Of states and attention weights.")] = 0.0,
     seed: TrainingSeed = 0,

@@ -86,6 +86,7 @@ def _table(results: Results) -> Table:
         "in layers",
         "FLOP/token",
         "steps",
+        "rate",
         "seed",
     )
     bert, rows = losses.row(BERT), []
@@ -95,7 +96,8 @@ def _table(results: Results) -> Table:
             continue
         over = None if bert is None or bert["failure"] else row["held_out_loss"] - bert["held_out_loss"]
         counts = (f"{row[key]:,}" for key in ("parameters", "layer_parameters", "flops_per_token", "steps"))
-        rows.append((row["variant"], row["held_out_loss"], row["held_out_loss_se"], over, *counts, row["seed"]))
+        rate = f"{row['learning_rate']:.0e}".replace("e-0", "e-")
+        rows.append((row["variant"], row["held_out_loss"], row["held_out_loss_se"], over, *counts, rate, row["seed"]))
     return Table(header, rows)
 
 
@@ -110,8 +112,8 @@ def section(trained: list[Trained]) -> Section:
         title="Trained without FFNs, with linear ones, or with attention in their place",
         question="What does a model lose that never had FFNs, and can attention make up for them?",
         protocol=(
-            "Each variant is trained from scratch on the same text, with the same tokens hidden and for as many steps, "
-            "and its loss is taken on text that is held out. attention-for-ffn spends the parameters of the FFNs "
+            "Each variant is trained from scratch on the same text, with the same tokens hidden, for as many steps and "
+            "at the learning rate of the table, and its loss is taken on text that is held out. attention-for-ffn spends the parameters of the FFNs "
             "on more layers of attention. One seed each: standard errors are over held-out sequences, taken as "
             f"independent between variants; what is within {SURE} of them is undecided. The paper trains BERT-small "
             "for a million steps and measures GLUE after fine-tuning. What it found for weighted skips, GeLU on "

@@ -44,7 +44,7 @@ def pretrain(
     match: str = "none",
     steps: int = 8000,
     batch_size: int = 8,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     warmup: float = 0.1,
     dropout: float = 0.0,
     seed: int = 0,
@@ -79,7 +79,8 @@ def pretrain(
             of layers; ``"compute"``, by another number of steps; or ``"none"``.
         steps: of the optimiser; see ``match``.
         batch_size: sequences a step.
-        learning_rate: the highest; it rises over ``warmup`` and falls linearly to zero.
+        learning_rate: the highest; it rises over ``warmup`` and falls linearly to zero. By default 1e-3, and 1e-4 for
+            ``linear-attention`` and ``no-skip``, which learn nothing beyond frequencies with 1e-3.
         warmup: share of the steps.
         dropout: of states and of attention weights.
         seed: of weights, order, masks and dropout.
@@ -101,6 +102,7 @@ def pretrain(
     """
     started = time.perf_counter()
     chosen = Variant.parse(variant)
+    learning_rate = chosen.learning_rate if learning_rate is None else learning_rate
     heads = max(1, hidden_size // 64) if heads is None else heads
     ffn_size = 4 * hidden_size if ffn_size is None else ffn_size
     Size(layers, hidden_size, heads, ffn_size, vocab_size, max_seq_len).check()

@@ -23,6 +23,14 @@ def test_names_are_joined_and_ranges_are_half_open():
 
 
 @pytest.mark.parametrize(
+    ("text", "rate"),
+    [("bert", 1e-3), ("no-ffn+gelu-attention", 1e-3), ("no-skip:1,2", 1e-4), ("linear-ffn+linear-attention", 1e-4)],
+)
+def test_a_variant_that_learns_nothing_at_the_usual_rate_has_a_lower_one(text, rate):
+    assert Variant.parse(text).learning_rate == rate
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("albert", "'albert' is not one of bert, no-ffn"),
