@@ -23,9 +23,10 @@ void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t 
     alignas(64) float totals[GROUP][GROUP][PANEL * PANEL] = {};
     const auto sums = [&](int l, int r) { return out + PANEL * ((l - left) * stride + r - right); };
     const int lefts = left_end - left, both = lefts + right_end - right;
-    for (int64_t t = 0; t < n; t += CHAIN) {
-        const bool last = t + CHAIN >= n;
-        const int64_t next = last ? t : t + CHAIN;  // after the last chain nothing comes: what is near stays near
+    const int64_t chain = n <= FEW ? CHAIN / 4 : CHAIN;
+    for (int64_t t = 0; t < n; t += chain) {
+        const bool last = t + chain >= n;
+        const int64_t next = last ? t : t + chain;  // after the last chain nothing comes: what is near stays near
         int halves = 0;                             // of the next chain, fetched so far
         for (int r = right; r < right_end; ++r)
             for (int l = left; l < left_end && has(l, r); ++l, ++halves) {
@@ -34,9 +35,9 @@ void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t 
                 const int which = halves / 2 % both;
                 const Packed& later = panels[which < lefts ? left + which : right + which - lefts];
                 const bool pairs = a.as_pairs && b.as_pairs;
-                kernels.multiply(at(a, pairs, t), at(b, pairs, t), std::min<int64_t>(CHAIN, n - t), pairs, a.width,
+                kernels.multiply(at(a, pairs, t), at(b, pairs, t), std::min(chain, n - t), pairs, a.width,
                                  b.width, totals[l - left][r - right],
-                                 at(later, later.as_pairs, next + halves % 2 * CHAIN / 2));
+                                 at(later, later.as_pairs, next + halves % 2 * chain / 2));
             }
     }
     for (int r = right; r < right_end; ++r)

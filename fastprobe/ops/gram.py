@@ -25,6 +25,12 @@ the products' time (benchmarks/NOTES.md).
 CHAIN_16BIT = 64
 """The same for 16-bit rows, of which some columns round to one side in longer chains (benchmarks/NOTES.md)."""
 
+FEW = 512
+"""Rows that are too few for the errors of chains to cancel, so that theirs are shorter."""
+
+CHAIN_OF_FEW = 32
+"""The same for them."""
+
 FLUSH = 2048
 """Rows added up in float32 before the sum goes to float64."""
 
@@ -157,6 +163,8 @@ class _Packed:
                 raw = torch.sub(raw, origin.to(wide), out=out)
             self._blocks.append(raw)
         chain = CHAIN if all(block.dtype.itemsize > 2 for block in rows) else CHAIN_16BIT
+        if len(chunk) <= FEW:
+            chain = CHAIN_OF_FEW
         self.chains = [block.split(chain) for block in self._blocks]
 
     def sums(self, i: int) -> Tensor:
@@ -221,7 +229,7 @@ def _cpu_refuses(call: GramCall) -> str | None:
 
 @gram_.register("cpu", unless=_cpu_refuses)
 def _on_cpu(call: GramCall) -> None:
-    """``csrc/cpu/gram.cpp``: sums of 128 rows in registers, of 2,048 in float32, the rest in float64."""
+    """``csrc/cpu/gram.cpp``: sums of 128 rows or fewer in registers, of 2,048 in float32, the rest in float64."""
     about = [origin.float() if origin.any() else None for origin in call.origins]  # kept here while C++ reads it
     fold = call.fold.contiguous()
     _native.cpu_library().gram(
