@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from fastprobe import figures
+from fastprobe.batches import batch_tokens, grouped
 from fastprobe.checkpoint import Checkpoint
 from fastprobe.clock import Clock
 from fastprobe.errors import InputError
@@ -170,6 +171,7 @@ def linearity(
     checked = check_points(model, points, few)
     checked.require(type(model).__name__)
     recorder, not_flat = recorder_for(model, points, few)
+    tokens = 0 if not_flat else batch_tokens(device.type)  # a pass of fewer takes the next batch along
 
     def plan(elements: Sequence[Element], folds: int) -> ScanPlan:
         return ScanPlan.of(points, checked.widths, elements, folds=folds, objective=objective, cka=cka)
@@ -190,12 +192,15 @@ def linearity(
     first_pass = MomentPass(model, points, scan, moments, sample, clock, backend, recorder, exact)
     bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
     with bar, first_pass.recording(), checkpoint.keeping(first_pass, summed):
-        for number, batch in enumerate(itertools.chain([first], stream)):
-            bar.update(first_pass.skip(batch) if number < batches_done else first_pass.add(batch))
+        stream = itertools.chain([first], stream)
+        for batch in itertools.islice(stream, batches_done):
+            bar.update(first_pass.skip(batch))
+        for together in grouped(stream, tokens):
+            bar.update(first_pass.add(together))
             checkpoint.tick()
 
     dtype = torch.float64 if moments.precision == "float64" else torch.float32
-    second_pass = CosinePass(model, points, scan, clock, backend, recorder)
+    second_pass = CosinePass(model, points, scan, clock, backend, recorder, tokens)
     with clock("solve"):
         everything = len(sample) == first_pass.sequences
         rows = solve_rows(scan.fits, moments, fit, second_pass, dtype if len(sample) else None, refine=everything)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.batches import merged
 from fastprobe.clock import Clock
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.fit import fold_of_sequences
@@ -79,15 +80,24 @@ class MomentPass:
         """Count a batch that the moments hold already; returns its tokens."""
         mask, fold = self._read(batch)
         self.sample.add(batch, fold)
-        self._count(len(mask))
+        self._count(len(mask), 1)
         return int(mask.sum())
 
-    def add(self, batch: Mapping[str, Any]) -> int:
-        """Add a batch, all of it or, where it fails, nothing; returns its tokens.
+    def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
+        """Add batches that follow each other, each all of it or, where it fails, nothing; returns their tokens.
+
+        Several are run as one: they must be of ``fastprobe.batches.grouped``, and the recorder one without padding.
 
         Raises:
             NumericalError: an activation is not finite; the message names the point and the batch.
         """
+        if len(batches) > 1:
+            with suppress(NumericalError):
+                return self._add(batches)
+        return sum(self._add([batch]) for batch in batches)  # those before the one that fails stay, and it is named
+
+    def _add(self, batches: Sequence[Mapping[str, Any]]) -> int:
+        batch = merged(batches)
         mask, fold = self._read(batch)
         # Sequences of one fold side by side, so that the rows of a fold are a slice.
         order = fold.argsort(stable=True)
@@ -105,13 +115,14 @@ class MomentPass:
                 if isinstance(error, NumericalError):
                     raise NumericalError(f"batch {self.batches}: {error}") from None
                 raise
-            self.sample.add(batch, fold[order])
-            self._count(len(mask))
+            for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
+                self.sample.add(part, folds)
+            self._count(len(mask), len(batches))
         return int(mask.sum())
 
-    def _count(self, sequences: int) -> None:
+    def _count(self, sequences: int, batches: int) -> None:
         self.sequences += sequences
-        self.batches += 1
+        self.batches += batches
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """The mask (batch, length) and the fold (batch,) of a batch."""
@@ -159,6 +170,8 @@ class CosinePass:
     clock: Clock
     backend: str = "auto"
     recorder: type[Recorder] | type[FlatRecorder] = Recorder
+    tokens: int = 0
+    """A batch of fewer is merged with the next; above 0 only for a recorder without padding."""
     refinements: dict[ElementFit, Refinement] = field(init=False, default_factory=dict)
     _maps: dict[str, _SourceMaps] = field(init=False, default_factory=dict)
     _totals: dict[tuple[ElementFit, str], float] = field(init=False, default_factory=dict)
@@ -181,7 +194,7 @@ class CosinePass:
     def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
         """(row, column) -> mean cosine over the tokens of the sample."""
         with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as recorder:
-            for batch, fold in sample.batches(batch_size):
+            for batch, fold in sample.batches(batch_size, self.tokens):
                 mask = batch["attention_mask"].bool()
                 self._fold = recorder.rows_of(mask, fold).to(device_of(self.model))
                 self._folds = set(fold.tolist())

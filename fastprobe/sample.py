@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.batches import grouped, merged
 from fastprobe.errors import InputError
 
 Sequence = tuple[int, dict[str, Tensor]]
@@ -71,13 +72,27 @@ class SequenceSample:
             else:
                 heapq.heappush(self._heap, entry)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """The sample as batches of sequences of one length, each sorted by fold, with their folds."""
+    def batches(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """The sample as batches, each sorted by fold, with their folds.
+
+        Args:
+            batch_size: most sequences of a batch of one length.
+            tokens: a batch of fewer is merged with the next, where padding costs nothing.
+        """
+        alike = [*self._alike(batch_size)]
+        folds = iter([fold for _, fold in alike])
+        for together in grouped((batch for batch, _ in alike), tokens):
+            fold = torch.cat([next(folds) for _ in together])
+            order = fold.argsort(stable=True)
+            yield {key: value[order] for key, value in merged(together).items()}, fold[order]
+
+    def _alike(self, batch_size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Batches of sequences of one length."""
         by_length: dict[tuple[tuple[str, torch.Size], ...], list[Sequence]] = {}
         for _, _, (fold, picked) in sorted(self._heap, key=lambda entry: entry[:2], reverse=True):
             by_length.setdefault(tuple((k, v.shape) for k, v in picked.items()), []).append((fold, picked))
         for group in by_length.values():
-            group.sort(key=lambda sequence: sequence[0])
+            group.sort(key=lambda sequence: sequence[0])  # those of one batch are often of one fold then
             for start in range(0, len(group), batch_size):
                 part = group[start : start + batch_size]
                 keys = part[0][1]

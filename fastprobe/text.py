@@ -12,14 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.batches import batch_tokens
 from fastprobe.errors import InputError
 
 PIECE = 1 << 16
 """Characters of a text file that are tokenised at a time; a piece ends at a line's end."""
-
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
-"""Tokens a batch where the user does not say: on a CPU few enough that activations come from memory that is in use
-already (benchmarks/NOTES.md), elsewhere enough to keep a GPU busy."""
 
 
 class TokenBatches:
@@ -142,7 +139,7 @@ class MaskedBatches:
 
 def default_batch_size(max_seq_len: int, device: str = "cpu") -> int:
     """Sequences a batch where the user does not say, by the type of the device that the model is on."""
-    return max(1, BATCH_TOKENS.get(device, BATCH_TOKENS["cuda"]) // max(1, max_seq_len))
+    return max(1, batch_tokens(device) // max(1, max_seq_len))
 
 
 def documents(text: Any, column: str = "text") -> Iterator[Iterable[str]]:

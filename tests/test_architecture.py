@@ -18,6 +18,7 @@ LEAVES = {
     "interrupt",
     "journal",
     "progress",
+    "batches",
     "clock",
     "version",
     "moment_plan",

@@ -87,5 +87,8 @@ def _row(trained: Trained) -> dict[str, Any]:
         return row | dict.fromkeys(("held_out_loss", "held_out_loss_se"))
     config, last = trained.result.config, trained.result.rows[-1]
     row |= {key: last[key] for key in ("held_out_loss", "held_out_loss_se")}
-    row |= {key: config[key] for key in ("unigram_loss", "layers", "steps", "learning_rate", "seed", "threads", "training_flops")}
+    row |= {
+        key: config[key]
+        for key in ("unigram_loss", "layers", "steps", "learning_rate", "seed", "threads", "training_flops")
+    }
     return row | config["costs"]

@@ -23,7 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 LEARNING_RATE = 1e-3
 LEARNING_RATES = {"linear-attention": 1e-4, "no-skip": 1e-4}
-"""By default; and of variants that stay at the unigram loss with it, seen with 4 layers of width 128 and 8,000 steps."""
+"""By default; and of variants that stay at the unigram loss with it (4 layers of width 128, 8,000 steps)."""
 
 
 @dataclass(frozen=True)
