@@ -1,6 +1,10 @@
-"""What every test has: numbers seeded by the test's name, poisoned memory, kernels in Triton's interpreter."""
+"""What every test has: numbers seeded by the test's name, poisoned memory, kernels in Triton's interpreter; commands.
+
+What only commands need is imported by their fixtures: GPU tests run where it is not installed.
+"""
 
 import os
+import sys
 import zlib
 from contextlib import suppress
 
@@ -48,3 +52,45 @@ def residual_rows(randn):
         return rows.to(dtype)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A tiny random encoder with a real tokenizer, as a folder that Transformers loads."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from fastprobe.text import demo_model_path
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """A command as a user types it: its exit code, standard output and standard error."""
+    from fastprobe import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fastprobe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capfd.readouterr()
+        return exit.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def scan(run, model_folder, tmp_path):
+    """``fastprobe linearity`` of the tiny model, small enough for a test."""
+
+    def scan(*arguments, out=tmp_path / "out"):
+        sizes = ("--tokens", "1500", "--max-seq-len", "32", "--batch-size", "8", "--out", out)
+        return run("linearity", model_folder, *sizes, *arguments)
+
+    return scan

@@ -7,18 +7,17 @@ import torch
 from transformers import AutoModel, BertConfig, BertForMaskedLM
 
 import fastprobe as fp
-from tests.test_cli import model_folder, rows_of, run  # noqa: F401, fixtures
 
 SIZES = ("--tokens", "1500", "--max-seq-len", "32", "--batch-size", "8")
 
 
 @pytest.fixture
-def command(run, model_folder, tmp_path):  # noqa: F811
+def command(run, model_folder, tmp_path):
     """A command on the tiny model, small enough for a test."""
     return lambda name, *arguments: run(name, model_folder, *SIZES, "--out", tmp_path / "out", *arguments)
 
 
-def test_ablations_are_run_shown_drawn_and_gone_on_with(command, run, tmp_path):  # noqa: F811
+def test_ablations_are_run_shown_drawn_and_gone_on_with(command, run, tmp_path):
     code, out, err = command("ablate", "--elements", "mlp,attn", "--mode", "zero,linear", "--layers", "forward")
 
     assert code == 0
@@ -27,7 +26,7 @@ def test_ablations_are_run_shown_drawn_and_gone_on_with(command, run, tmp_path):
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"scores.json", "scores.csv", "orders.jsonl", "ablation.png"}
     assert "9 rows from" in err
-    rows = rows_of(tmp_path / "out")
+    rows = fp.load(tmp_path / "out").rows
     code, out, _ = command(
         "ablate", "--elements", "mlp,attn", "--mode", "zero,linear", "--layers", "forward", "--resume", "--json"
     )
@@ -53,7 +52,7 @@ def test_sets_of_layers_and_a_model_with_a_linear_ffn(command, tmp_path):
     assert fp.load(tmp_path / "out").config["sets"] == ["0", "0-2"]
 
 
-def test_a_language_model_is_ablated_on_masked_tokens(run, model_folder, tmp_path):  # noqa: F811
+def test_a_language_model_is_ablated_on_masked_tokens(run, model_folder, tmp_path):
     torch.manual_seed(0)
     config = BertConfig.from_pretrained(model_folder)
     BertForMaskedLM(config).save_pretrained(tmp_path / "mlm")
@@ -64,10 +63,10 @@ def test_a_language_model_is_ablated_on_masked_tokens(run, model_folder, tmp_pat
     code, _, _ = run("ablate", tmp_path / "mlm", *SIZES, "--mode", modes, "--out", tmp_path / "out")
 
     assert code == 0
-    assert all(row["delta_loss"] is not None for row in rows_of(tmp_path / "out"))
+    assert all(row["delta_loss"] is not None for row in fp.load(tmp_path / "out").rows)
 
 
-def test_states_are_probed_shown_and_drawn(command, run, tmp_path):  # noqa: F811
+def test_states_are_probed_shown_and_drawn(command, run, tmp_path):
     code, out, err = command("probe", "--orders", "1,0", "--orders", "drops")
 
     assert code == 0

@@ -11,7 +11,6 @@ from fastprobe.moment_plan import MomentPlan
 from fastprobe.moments import Moments
 from fastprobe.testing import tiny_batches, tiny_model
 from tests.reference import columns, read_flat_points, token_folds
-from tests.test_cli import model_folder, run, scan  # noqa: F401, fixtures
 from tests.test_linearity import SCAN
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -112,7 +111,7 @@ def test_kernels_that_multiply_in_float32_are_refused_by_name(rows):
         moments_of(rows, exact=True, backend="cpu")
 
 
-def test_it_is_one_word_on_the_command_line(scan, tmp_path):  # noqa: F811
+def test_it_is_one_word_on_the_command_line(scan, tmp_path):
     code, _, _ = scan("--exact")
 
     assert code == 0

@@ -9,7 +9,6 @@ from transformers import AutoTokenizer
 import fastprobe as fp
 from fastprobe.errors import InputError
 from fastprobe.text import demo_model_path, demo_text
-from tests.test_cli import model_folder, rows_of, run  # noqa: F401, fixtures
 
 WORDS = " ".join(list(demo_text().values())[:3]).split()[:400]
 ROWS = [
@@ -88,7 +87,7 @@ def test_strings_are_classes_that_stay_the_same(tokenizer):
     assert row == [number[tag] for tag in ROWS[0]["tags"]]
 
 
-def test_a_probe_reads_labels_from_a_file(run, model_folder, tmp_path):  # noqa: F811
+def test_a_probe_reads_labels_from_a_file(run, model_folder, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
     code, out, _ = run(
@@ -98,7 +97,7 @@ def test_a_probe_reads_labels_from_a_file(run, model_folder, tmp_path):  # noqa:
 
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["token", "tags"]
-    [row] = [row for row in rows_of(tmp_path / "out") if row["task"] == "tags" and row["state"] == 0]
+    [row] = [row for row in fp.load(tmp_path / "out").rows if row["task"] == "tags" and row["state"] == 0]
     assert (row["tokens"], row["classes"]) == (sum(len(row["ids"]) for row in ROWS), 2)
     tags = [tag for row in ROWS for tag in row["tags"]]
     assert row["majority"] == max(tags.count(tag) for tag in set(tags)) / len(tags)
@@ -159,7 +158,7 @@ def test_a_row_that_cannot_be_read_is_named(tokenizer, row, message):
         ),
     ],
 )
-def test_unusable_options_get_one_line(run, model_folder, tmp_path, monkeypatch, arguments, message):  # noqa: F811
+def test_unusable_options_get_one_line(run, model_folder, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.txt").write_text("words\n")
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")

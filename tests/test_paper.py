@@ -18,7 +18,6 @@ from fastprobe.paper.section import LABELS
 from fastprobe.paper.sections import SECTIONS
 from fastprobe.testing import tiny_batches, tiny_model
 from fastprobe.text import demo_model_path
-from tests.test_cli import run  # noqa: F401, a fixture
 
 SIZES = ("--tokens", "300", "--max-seq-len", "24", "--batch-size", "8")
 ANALYSES = [analysis.name for section in SECTIONS for analysis in section.analyses]
@@ -98,7 +97,7 @@ def test_the_page_needs_nothing_but_itself(written):
     assert "http" not in visible(page)
 
 
-def test_every_command_on_the_page_gives_the_rows_of_its_section(written, run, tmp_path):  # noqa: F811
+def test_every_command_on_the_page_gives_the_rows_of_its_section(written, run, tmp_path):
     page = (written[0] / "paper.html").read_text()
     commands = [line for block in re.findall(r"<pre>(.*?)</pre>", page, re.S) for line in block.splitlines()]
 
@@ -110,7 +109,7 @@ def test_every_command_on_the_page_gives_the_rows_of_its_section(written, run, t
         assert rows.equals(again), name
 
 
-def test_a_second_run_goes_on_with_what_is_finished(written, run, model_folder, tmp_path):  # noqa: F811
+def test_a_second_run_goes_on_with_what_is_finished(written, run, model_folder, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(written[0], folder)
     before = (folder / "paper.html").read_bytes()
@@ -156,7 +155,7 @@ def test_every_claim_has_a_label_that_is_explained():
         (["--max-seq-len", "4096"], "--max-seq-len: this model has 512 positions"),
     ],
 )
-def test_bad_input_is_one_line(run, model_folder, tmp_path, arguments, message):  # noqa: F811
+def test_bad_input_is_one_line(run, model_folder, tmp_path, arguments, message):
     code, out, err = run("paper", model_folder, "--out", tmp_path / "out", "--quiet", *arguments)
 
     assert code == 2

@@ -19,7 +19,6 @@ from fastprobe.loading import load_model
 from fastprobe.paper.sections import SECTIONS, comparisons
 from fastprobe.pretraining import family
 from fastprobe.text import demo_text
-from tests.test_cli import run  # noqa: F401, a fixture
 from tests.test_paper import visible
 
 VARIANTS = ["bert", "no-ffn", "no-skip:1"]
@@ -90,7 +89,7 @@ def test_bert_is_asked_about_text_that_no_variant_was_trained_on(written, text):
     assert fp.load(folder / "swaps").config["text"][0].startswith(str(folder / "models" / "held-out.jsonl"))
 
 
-def test_commands_on_the_page_train_and_ask_the_same(written, run, tmp_path):  # noqa: F811
+def test_commands_on_the_page_train_and_ask_the_same(written, run, tmp_path):
     folder, _ = written
     page = html.unescape((folder / "paper.html").read_text())
     commands = [
@@ -109,7 +108,7 @@ def test_commands_on_the_page_train_and_ask_the_same(written, run, tmp_path):  #
     assert rows[0].equals(rows[1])
 
 
-def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written, run, text, tmp_path):  # noqa: F811
+def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written, run, text, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(written[0], folder)
     shutil.rmtree(folder / "models" / "no-ffn")
@@ -138,7 +137,7 @@ def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written
     assert re.fullmatch(r"fastprobe: out: .*models holds models; go on with them with --resume.*\n", err)
 
 
-def test_a_variant_that_diverges_is_on_the_page(run, text, tmp_path, monkeypatch):  # noqa: F811
+def test_a_variant_that_diverges_is_on_the_page(run, text, tmp_path, monkeypatch):
     plain = family.pretrain
 
     def pretrain(*args, variant, **options):
@@ -169,7 +168,7 @@ def test_a_variant_that_diverges_is_on_the_page(run, text, tmp_path, monkeypatch
         (["--train", "--text", "nowhere.txt"], "--text: nowhere.txt is not a file"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(run, tmp_path, words, message):  # noqa: F811
+def test_bad_input_is_one_line_and_nothing_is_written(run, tmp_path, words, message):
     code, out, err = run("paper", *words, "--quiet", "--out", tmp_path / "out")
 
     assert (code, out) == (2, "")
