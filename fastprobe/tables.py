@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
 from fastprobe.models.identities import Identity
+from fastprobe.results import BY_DEPTH
 
 if TYPE_CHECKING:
     from fastprobe.probe import Probes
@@ -63,11 +65,17 @@ _ORDERS = (
     ("rel l2", "relative_l2", 4),
     ("± se", "relative_l2_se", 4),
 )
-STATES = 13
-"""States that a table of 80 columns has room for."""
+WIDTH = 80
+"""Columns of a terminal."""
 
 NAME = 20
-"""Letters of the name of an order that it has room for besides."""
+"""Letters of the name of an order that there is room for beside many numbers."""
+
+STATES = 13
+"""States that a table has room for besides, in whole percent."""
+
+DEPTHS = 12
+"""Depths that it has room for, with two decimals."""
 
 LINES = 40
 """Orders that a table shows; the file has all of them."""
@@ -76,15 +84,52 @@ LINES = 40
 def orders_table(rows: list[dict[str, Any]], what: str = "order") -> Table:
     """One line an order, the model's own first; of many, those that change most."""
     columns = [column for column in _ORDERS if any(row[column[1]] is not None for row in rows)]
-    if len(rows) > LINES:
-        rows = [rows[0], *sorted(rows[1:], key=lambda row: row["relative_l2"], reverse=True)[: LINES - 1]]
-    table = _table()
-    table.add_column(what, overflow="fold")  # where it is too long it goes on in the next line, and numbers stay whole
-    for header, _, _ in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
+    table = _named_table(what, [header for header, _, _ in columns])
+    for row in _most_changed(rows):
         table.add_row(row["name"] or row["order"], *(_cell(row[key], decimals) for _, key, decimals in columns))
     return table
+
+
+def depths_table(rows: list[dict[str, Any]], metric: str = "relative_l2") -> Table:
+    """The lines of :func:`orders_table`, a column a depth; of deep models those that fit, as far apart as can be.
+
+    Args:
+        rows: with the columns of ``depths=True``.
+        metric: what is shown; ``relative_l2`` in place of a column that only final states have.
+    """
+    column = metric.removesuffix(BY_DEPTH)
+    if column + BY_DEPTH not in rows[0]:
+        column = "relative_l2"
+    shown = _spread(len(rows[0][column + BY_DEPTH]), DEPTHS)
+    decimals = min(4, (WIDTH - NAME) // len(shown) - 3)  # 3: a digit, the point, a space
+    header = next(header for header, key, _ in _ORDERS if key == column)
+    table = _named_table(f"{header} after step", [str(k + 1) for k in shown])
+    for row in _most_changed(rows):
+        values = row[column + BY_DEPTH]
+        cells = (_cell(values[k] if k < len(values) else None, decimals) for k in shown)
+        table.add_row(row["name"] or row["order"], *cells)
+    return table
+
+
+def _named_table(what: str, headers: Iterable[str]) -> Table:
+    """A table of numbers; where a name is too long it goes on in the next line, and numbers stay whole."""
+    table = _table()
+    table.add_column(what, overflow="fold")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _most_changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that a table shows."""
+    if len(rows) <= LINES:
+        return rows
+    return [rows[0], *sorted(rows[1:], key=lambda row: row["relative_l2"], reverse=True)[: LINES - 1]]
+
+
+def _spread(count: int, room: int) -> list[int]:
+    """Places of those that fit, of so many, the first and the last among them."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, room))]
 
 
 def ablations_table(rows: list[dict[str, Any]]) -> Table:
@@ -100,8 +145,7 @@ def probes_table(probes: Probes, metric: str = "r2_cv") -> Table:
     Of deep models the states that fit are shown, as far apart as can be.
     """
     matrices = [probes.matrix(metric, order) for order in probes.orders]
-    last = max(matrix.shape[1] for matrix in matrices) - 1
-    shown = sorted({round(k * last / min(last, STATES - 1)) for k in range(min(last + 1, STATES))})
+    shown = _spread(max(matrix.shape[1] for matrix in matrices), STATES)
     names = {row["order"]: row["name"] for row in probes.rows}
     table = _table()
     table.add_column(f"{metric}, %", no_wrap=True)

@@ -61,6 +61,17 @@ def test_skips_are_scaled_and_states_on_the_way_compared(permute, run, tmp_path)
     assert run("plot", tmp_path / "out", "--metric", "relative_l2_by_depth")[0] == 0
 
 
+def test_states_on_the_way_have_a_table_of_their_own_where_they_are_asked_for(permute):
+    (_, plain, _), (_, deep, _) = permute("--quiet"), permute("--depths", "--quiet")
+
+    assert "after step" not in plain
+    assert deep.startswith(plain)
+    head, identity, swap = deep.removeprefix(plain).strip().splitlines()
+    assert head.split() == ["rel", "l2", "after", "step", "1", "2"]
+    assert identity.split() == ["identity", "0.0000", "0.0000"]
+    assert swap.split()[-1] == plain.splitlines()[2].split()[-2]  # all steps have run: the column of final states
+
+
 def test_commutators_are_shown_and_drawn(run, model_folder, tmp_path):
     code, out, _ = run("commutator", model_folder, "--tokens", "600", "--out", tmp_path / "out")
 

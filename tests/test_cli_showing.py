@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from fastprobe.cli.showing import remark_on_few
-from fastprobe.tables import orders_table
+from fastprobe.tables import depths_table, orders_table
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,33 @@ def test_numbers_beside_a_long_name_stay_whole(capsys):
     out = capsys.readouterr().out
     assert "…" not in out
     assert out.split("\n")[1].split()[-3:] == ["0.1234"] * 3
+
+
+@pytest.mark.parametrize(("layers", "last"), [(3, "0.2500"), (12, "0.25"), (40, "0.25")])
+def test_depths_of_any_model_fit_in_a_terminal_the_last_one_among_them(layers, last, capsys):
+    long = dict.fromkeys(("relative_l2", "cosine"), 0.5) | {"name": "", "order": "12,1,2,3,4,5,6,7,8,9,10,11,12"}
+    long |= {"relative_l2_by_depth": [1.5] * (layers - 1) + [0.25]}
+    short = long | {"order": "0", "relative_l2_by_depth": [1.0]}
+
+    Console(width=80).print(depths_table([long, short]))
+
+    out = capsys.readouterr().out
+    head, first, *_, ends_early = out.splitlines()
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    assert head.split()[:4] == ["rel", "l2", "after", "step"]
+    assert (head.split()[4], head.split()[-1], len(head.split()) - 4) == ("1", str(layers), min(layers, 12))
+    assert first.split()[-1] == last
+    assert len(ends_early.split()) == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"), [("cosine_by_depth", "cosine"), ("cosine", "cosine"), ("delta_loss", "rel l2")]
+)
+def test_depths_are_shown_in_the_column_that_is_drawn_or_as_distances(metric, shown, capsys):
+    row = {"name": "identity", "order": "0,1", "relative_l2": 0.0}
+    row |= {"relative_l2_by_depth": [0.0, 0.0], "cosine_by_depth": [1.0, 1.0], "delta_loss": 0.0}
+
+    Console(width=80).print(depths_table([row], metric))
+
+    assert capsys.readouterr().out.startswith(f"{shown} after step")

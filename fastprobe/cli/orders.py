@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 import fastprobe as fp
 from fastprobe.cli.app import app, keeps
@@ -38,7 +39,7 @@ from fastprobe.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import has_language_head
 from fastprobe.skips import PARTS
-from fastprobe.tables import orders_table, pairs_table
+from fastprobe.tables import depths_table, orders_table, pairs_table
 
 BOTH = ",".join(PARTS)
 
@@ -63,7 +64,9 @@ def permute(
     dtype: Dtype = "auto",
     device: Device = "auto",
     metric: DrawnMetric = "auto",
-    depths: Annotated[bool, typer.Option("--depths", help="Also compare the states after every step.")] = False,
+    depths: Annotated[
+        bool, typer.Option("--depths", help="Also compare the states after every step, in a second table.")
+    ] = False,
     skip_scale: SkipScale = None,
     skip_parts: SkipParts = BOTH,
     seed: Annotated[int, typer.Option(help="Seed of the tokens that an encoder's head is to predict.")] = 0,
@@ -91,7 +94,9 @@ def permute(
             journal=Journal(out, origin | {"seed": seed}, resume=resume),
         )
     origin |= {"device": str(loaded.device)}
-    show(effects, origin, out, metric, orders_table(effects.rows), json, quiet, JOURNAL)
+    table = orders_table(effects.rows)
+    shown = Group(table, "", depths_table(effects.rows, metric)) if depths else table
+    show(effects, origin, out, metric, shown, json, quiet, JOURNAL)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from fastprobe.cli.app import VERSIONS, note, stdout
 from fastprobe.effects import HEAD_COLUMNS, STATE_COLUMNS
@@ -49,7 +49,7 @@ def show(
     origin: dict[str, Any],
     out: Path,
     metric: str,
-    table: Table,
+    table: RenderableType,
     json: bool,
     quiet: bool,
     *files: str,
