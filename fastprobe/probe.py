@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from fastprobe import figures, orders
 from fastprobe.errors import InputError
@@ -23,6 +22,7 @@ from fastprobe.ops import FastLinear
 from fastprobe.orders import Order
 from fastprobe.plan import OrderPlan
 from fastprobe.probe_passes import ProbeSums, StateProbes, StateRows, block
+from fastprobe.progress import PassProgress
 from fastprobe.results import Result
 from fastprobe.runs import check_repeatable, check_stack
 from fastprobe.sample import SequenceSample
@@ -159,8 +159,8 @@ def probe(
     states = StateRows(model, points, labels, prefixes, memory)
     sums: ProbeSums | None = None
     sequences, largest, runner = 0, 0, "none"
-    bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, evaluating(model), torch.no_grad(), FastLinear() as fast:
+    with PassProgress(progress) as passes, evaluating(model), torch.no_grad(), FastLinear() as fast:
+        passes.begin("sums", getattr(batches, "tokens", None), "tokens")
         for batch in batches:
             fold = fold_of_sequences(sequences, batch["input_ids"].shape[:1], max(folds, 1), torch.device("cpu"))
             if not sequences:
@@ -176,16 +176,20 @@ def probe(
                     sums.add(state, rows, states.classes, states.fold, backend)
             sample.add(batch, fold)
             sequences, largest = sequences + len(fold), max(largest, len(fold))
-            bar.update(int(batch["attention_mask"].sum()))
+            passes.ran(int(batch["attention_mask"].sum()))
         if sums is None:
             raise InputError("batches: there are none")
+        passes.begin("classifiers", len(sums.moments), "states")
         with fast.suspended():
-            found, probes = _solved(sums, fit)
+            found, probes = _solved(sums, fit, passes)
+        if len(sample):
+            passes.begin("accuracy", len(sample), "sequences")
         for batch, fold in sample.batches(largest):
             for state, rows in states.of(batch, fold):
                 with fast.suspended():
                     for one in probes[state]:
                         one.look(rows, states.classes, states.fold)
+            passes.ran(len(fold))
     for state, of_state in enumerate(probes):
         for one in of_state:
             for task in one.tasks:
@@ -237,7 +241,9 @@ def _opened(labels: TokenLabels, width: int, states: int, folds: int, device: to
     return sums.open()
 
 
-def _solved(sums: ProbeSums, method: LeastSquares) -> tuple[list[dict[str, dict[str, Any]]], list[list[StateProbes]]]:
+def _solved(
+    sums: ProbeSums, method: LeastSquares, passes: PassProgress
+) -> tuple[list[dict[str, dict[str, Any]]], list[list[StateProbes]]]:
     """For every state: the columns of each task that sums give, and the classifiers."""
     found: list[dict[str, dict[str, Any]]] = []
     probes: list[list[StateProbes]] = []
@@ -260,4 +266,5 @@ def _solved(sums: ProbeSums, method: LeastSquares) -> tuple[list[dict[str, dict[
                     "majority": float(counts.max() / counts.sum()),
                     "tokens": moments.tokens,
                 }
+        passes.ran(1)
     return found, probes

@@ -1,4 +1,4 @@
-"""The progress of a run of many orders, on standard error."""
+"""How far a run is, on standard error."""
 
 from __future__ import annotations
 
@@ -55,3 +55,35 @@ class OrderProgress:
     def _say(self) -> None:
         said = f"{self._finished}/{self._orders} {self._what}, {self.layer_runs:,} layer runs"
         self._bar.set_postfix_str(said, refresh=False)
+
+
+class PassProgress:
+    """A bar for one pass of a run after another, each with its name.
+
+    Args:
+        show: whether to show anything.
+    """
+
+    def __init__(self, show: bool):
+        self._show = show
+        self._bar: Any = None
+
+    def __enter__(self) -> PassProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def begin(self, what: str, total: int | None, unit: str) -> None:
+        """Begin with a pass over ``total`` of a unit, if that is known; the one before is through."""
+        self._close()
+        scaled = unit == "tokens"  # to thousands and millions
+        self._bar = tqdm(desc=what, total=total, unit=f" {unit}", unit_scale=scaled, disable=not self._show)
+
+    def ran(self, count: int) -> None:
+        """Count what the pass is through with."""
+        self._bar.update(count)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -77,6 +77,8 @@ def test_states_are_probed_shown_and_drawn(command, run, tmp_path):
     assert max(map(len, lines)) <= 80
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "scores.csv", "probe.png"}
     assert "rows from 4 layer runs a batch" in err
+    bars = [line.split("\r")[-1] for line in err.split("\n")]
+    assert [bar.split("|")[0] for bar in bars[:3]] == ["sums: 100%", "classifiers: 100%", "accuracy: 100%"]
     assert fp.load(tmp_path / "out").orders == ["0,1", "1,0", "1", "0"]
     assert run("plot", tmp_path / "out", "--metric", "accuracy")[0] == 0
 

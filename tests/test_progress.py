@@ -1,8 +1,8 @@
-"""What a run of many orders says of its progress."""
+"""What a run says of its progress."""
 
 import pytest
 
-from fastprobe.progress import OrderProgress
+from fastprobe.progress import OrderProgress, PassProgress
 
 
 def test_tokens_orders_and_layer_runs_are_shown(capfd):
@@ -38,3 +38,25 @@ def test_rounding_never_takes_the_bar_past_its_end(layer_runs, capfd):
                 progress.ran(1)
 
     assert "1.00k/1.00k" in capfd.readouterr().err.split("\r")[-1]
+
+
+def test_every_pass_has_its_name_and_a_line_that_stays(capfd):
+    with PassProgress(show=True) as passes:
+        passes.begin("sums", 3000, "tokens")
+        passes.ran(3000)
+        passes.begin("classifiers", 7, "states")
+        passes.ran(7)
+
+    first, second, _ = (line.split("\r")[-1] for line in capfd.readouterr().err.split("\n"))
+    assert first.startswith("sums: 100%")
+    assert "3.00k/3.00k" in first
+    assert second.startswith("classifiers: 100%")
+    assert "7/7" in second
+
+
+def test_passes_are_silent_where_nothing_is_wanted(capfd):
+    with PassProgress(show=False) as passes:
+        passes.begin("sums", None, "tokens")
+        passes.ran(10)
+
+    assert capfd.readouterr().err == ""
