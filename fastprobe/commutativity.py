@@ -213,7 +213,7 @@ class _BatchOrders:
         if self._on_the_way and memory is not None:
             memory = max(0, memory - self._on_the_way.nbytes)
         self._ran = ran
-        self._runs = OrderRuns(stack, [wanted[place] for place in self._places], memory, self._see)
+        self._runs = OrderRuns(stack, OrderPlan.of(wanted[place] for place in self._places), memory, self._see)
 
     @property
     def planned(self) -> int:

@@ -97,6 +97,7 @@ def commutator(
     for i, j in pairs:
         before = tuple(range(i if state == OWN else int(state)))
         orders += [Order((*before, i, j)), Order((*before, j, i))]
+    plan = OrderPlan.of(orders)
     device = device_of(model)
     sums: list[dict[str, list[float]]] = [{"error": [], "norm": [], "cosine": [], "tokens": []} for _ in pairs]
     progressing = OrderProgress(getattr(batches, "tokens", None), len(pairs), progress, "pairs")
@@ -107,8 +108,8 @@ def commutator(
             if number == 0:
                 make_stack, runner = check_stack(model, points, batch)
             stack = make_stack(model, points, batch)
-            runs = OrderRuns(stack, orders, memory, lambda node, depth, state: progressing.ran(1))
-            progressing.batch(int(mask.sum()), 0, runs.plan.applications)
+            runs = OrderRuns(stack, plan, memory, lambda node, depth, state: progressing.ran(1))
+            progressing.batch(int(mask.sum()), 0, plan.applications)
             first: dict[int, Tensor] = {}  # of each pair, until the other one is there
             for order, final in runs:
                 pair, turned = divmod(order, 2)
@@ -123,7 +124,6 @@ def commutator(
                 progressing.finished()
     if not progressing.layer_runs:
         raise InputError("batches: there are none" if pairs else "commutator: a model of one layer has no pairs")
-    plan = OrderPlan.of(orders)
     config = {
         "layers": depth,
         "state": state,

@@ -156,7 +156,7 @@ def probe(
     sample = SequenceSample.of(score_sequences, seed)
     fit, labels = fit or LeastSquares(), TokenLabels(chosen, batches, tokenizer)
     prefixes = list(dict.fromkeys(order.steps[:k] for order in wanted for k in range(1, len(order) + 1)))
-    states = StateRows(model, points, labels, prefixes, memory)
+    states = StateRows(model, points, labels, OrderPlan.of(prefixes), memory)
     sums: ProbeSums | None = None
     sequences, largest, runner = 0, 0, "none"
     with PassProgress(progress) as passes, evaluating(model), torch.no_grad(), FastLinear() as fast:

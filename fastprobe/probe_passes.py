@@ -17,7 +17,7 @@ from fastprobe.models.stack import LayerStack
 from fastprobe.moment_plan import MomentPlan, Stage
 from fastprobe.moments import Moments
 from fastprobe.ops import matmul
-from fastprobe.orders import Order, Step
+from fastprobe.plan import OrderPlan
 from fastprobe.runs import OrderRuns, mask_of
 from fastprobe.token_labels import TokenLabels
 
@@ -30,7 +30,7 @@ class StateRows:
         model: in evaluation mode.
         points: where its layers are.
         labels: what is read.
-        prefixes: state k is what the steps ``prefixes[k - 1]`` make; state 0 is what the first step gets.
+        plan: state k is what order k - 1 of it makes; state 0 is what the first step gets.
         memory: bytes that states may take at one time.
         make_stack: from the model and a batch to its layers.
     """
@@ -38,7 +38,7 @@ class StateRows:
     model: nn.Module
     points: ModelPoints
     labels: TokenLabels
-    prefixes: Sequence[tuple[Step, ...]]
+    plan: OrderPlan
     memory: int | None = None
     make_stack: MakeStack = LayerStack.record
     classes: dict[str, Tensor] = field(init=False, default_factory=dict)  # task -> (rows,)
@@ -63,7 +63,7 @@ class StateRows:
         self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}
         self.fold = stack.by_row(torch.where(mask, fold[order].to(mask.device)[:, None], -1))
         yield 0, stack.stem.flatten(0, -2)
-        for index, state in OrderRuns(stack, [Order(prefix) for prefix in self.prefixes], self.memory):
+        for index, state in OrderRuns(stack, self.plan, self.memory):
             yield index + 1, state.flatten(0, -2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.record import without_labels
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
-from fastprobe.orders import Order
 from fastprobe.plan import ROOT, OrderPlan
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -23,11 +22,11 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
 class OrderRuns:
-    """Pairs of an order's place in a list and its final state, as they are complete.
+    """Pairs of an order's place in a plan and its final state, as they are complete.
 
     Args:
         stack: the model on a batch.
-        orders: what to run.
+        plan: what to run.
         memory: bytes that states may take; a quarter of what is free by default. One path is held in any case.
         see: is shown the state of every prefix: its node in the plan, how many steps it has, the state.
 
@@ -38,22 +37,23 @@ class OrderRuns:
     def __init__(
         self,
         stack: LayerStack | FlatStack,
-        orders: Sequence[Order],
+        plan: OrderPlan,
         memory: int | None = None,
         see: Callable[[int, int, Tensor], None] = lambda node, depth, state: None,
     ):
-        self.stack, self.plan, self._see = stack, OrderPlan.of(orders), see
+        self.stack, self.plan, self._see = stack, plan, see
         free = free_bytes(stack.stem.device)
         room = memory if memory is not None else 2**30 if free is None else free // 4
         self.budget = max(1, room // max(1, stack.stem.nbytes))
         tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
         self.batch = max(1, tokens * stack.stem.shape[-1] // max(1, stack.stem.numel()))
-        need = self.plan.peak_states(self.budget, self.batch) * stack.stem.nbytes
-        if memory is None and free is not None and need > free:
-            raise InputError(
-                f"memory: the states of these orders take {human(need)} at a time and {human(free)} are free; "
-                "smaller batches (--batch-size) would do"
-            )
+        if memory is None and free is not None:
+            need = plan.peak_states(self.budget, self.batch) * stack.stem.nbytes
+            if need > free:
+                raise InputError(
+                    f"memory: the states of these orders take {human(need)} at a time and {human(free)} are free; "
+                    "smaller batches (--batch-size) would do"
+                )
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         size = len(self.stack.stem)
