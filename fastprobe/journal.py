@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fastprobe.errors import InputError
-from fastprobe.files import make_folder
+from fastprobe.files import write_text
 
 FILE = "orders.jsonl"
 
@@ -51,9 +51,8 @@ class Journal:
             return
         head = json.dumps(self._origin | config, sort_keys=True)
         lines = self._lines(head) if self._resume else [head]
-        make_folder(self._path.parent)
-        with self._path.open("w", encoding="utf-8") as self._file:
-            self._file.writelines(f"{line}\n" for line in lines)
+        write_text(self._path, "".join(f"{line}\n" for line in lines))  # whole, or a kill now would lose what is kept
+        with self._path.open("a", encoding="utf-8") as self._file:
             yield
 
     def finished(self, batch: int) -> dict[int, Any]:
