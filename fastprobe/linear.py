@@ -9,6 +9,7 @@ conditioned whatever x was. Scores follow from the same matrices: the squared er
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -39,8 +40,8 @@ class LeastSquares:
     rcond: float | None = None
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise InputError(f"alpha: must be 0 or more, got {self.alpha}")
+        if not 0 <= self.alpha < math.inf:
+            raise InputError(f"alpha: must be 0 or more and finite, got {self.alpha}")
         if self.rcond is not None and not 0 <= self.rcond < 1:
             raise InputError(f"rcond: must be at least 0 and below 1, got {self.rcond}")
 
