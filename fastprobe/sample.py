@@ -23,9 +23,14 @@ class SequenceSample:
     Args:
         size: how many to keep.
         seed: of the hash; another seed gives another sample.
+
+    Raises:
+        InputError: the seed has more than 64 bits.
     """
 
     def __init__(self, size: int | None, seed: int = 0):
+        if not -(2**63) <= seed < 2**63:
+            raise InputError(f"seed: must be a number of 64 bits, got {seed}")
         self.size = size
         self._key = seed.to_bytes(8, "little", signed=True)
         self._heap: list[tuple[int, int, Sequence]] = []  # (-hash, -number, sequence): the largest hash on top
@@ -36,7 +41,7 @@ class SequenceSample:
         """The sample that a user asks for by ``score_sequences``: a number, or ``"all"``.
 
         Raises:
-            InputError: it is neither.
+            InputError: it is neither, or the seed has more than 64 bits.
         """
         if sequences == "all":
             return cls(None, seed)

@@ -122,6 +122,8 @@ class MaskedBatches:
     def __init__(self, batches: TokenBatches, tokenizer: Any, seed: int):
         if tokenizer.mask_token_id is None:
             raise InputError("masked_batches: this tokenizer has no mask token, so nothing can be hidden")
+        if not -(2**63) <= seed < 2**63:
+            raise InputError(f"seed: must be a number of 64 bits, got {seed}")
         self.batches, self.tokenizer, self.seed = batches, tokenizer, seed
         self.tokens = batches.tokens
 

@@ -22,3 +22,10 @@ def test_a_ridge_penalty_is_a_finite_number(command, arguments):
 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "alpha: must be 0 or more and finite, got" in err
+
+
+@pytest.mark.parametrize("name", ["linearity", "probe", "ablate"])
+def test_a_seed_has_64_bits(command, name):
+    code, out, err = command(name, "--seed", 2**63, *(["--mode", "resample"] if name == "ablate" else []))
+
+    assert (code, out, err) == (2, "", f"fastprobe: seed: must be a number of 64 bits, got {2**63}\n")

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer
 
 from fastprobe.errors import InputError
-from fastprobe.text import PIECE, demo_model_path, token_batches
+from fastprobe.text import PIECE, MaskedBatches, demo_model_path, token_batches
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +70,8 @@ def test_rows_of_a_dataset_are_documents(tokenizer):
 def test_a_text_without_tokens_is_an_error(tokenizer, text):
     with pytest.raises(InputError, match="no tokens"):
         list(token_batches(text, tokenizer))
+
+
+def test_a_seed_of_masks_has_64_bits(tokenizer):
+    with pytest.raises(InputError, match="seed: must be a number of 64 bits, got 9223372036854775808"):
+        MaskedBatches(token_batches("Some text.", tokenizer), tokenizer, 2**63)
