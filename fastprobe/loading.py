@@ -95,6 +95,10 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"device: {name!r} is not a device of torch; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendError("device: this torch sees no GPU; use --device cpu, or install a CUDA build of torch")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError):
+        raise BackendError(f"device: this torch cannot compute on {name!r}; use auto, cpu or cuda") from None
     return device
 
 
