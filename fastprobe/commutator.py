@@ -85,7 +85,7 @@ def commutator(
         progress: show a progress bar on standard error.
 
     Raises:
-        InputError: no such state, or no batches.
+        InputError: no such state, a model of one layer, or no batches.
         UnsupportedModelError: the layers of the model cannot be found, or do not compose to the model.
     """
     points = resolve(model)
@@ -93,6 +93,8 @@ def commutator(
     if state != OWN and not (isinstance(state, int) and 0 <= state <= depth):
         raise InputError(f"state: must be {OWN!r} or the input of a layer, 0 to {depth}, got {state!r}")
     pairs = list(itertools.combinations(range(depth), 2))
+    if not pairs:
+        raise InputError("commutator: a model of one layer has no two to compare; name one that has more")
     orders = []
     for i, j in pairs:
         before = tuple(range(i if state == OWN else int(state)))
@@ -123,7 +125,7 @@ def commutator(
                     sums[pair][name] += values
                 progressing.finished()
     if not progressing.layer_runs:
-        raise InputError("batches: there are none" if pairs else "commutator: a model of one layer has no pairs")
+        raise InputError("batches: there are none")
     config = {
         "layers": depth,
         "state": state,

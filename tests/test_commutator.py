@@ -96,3 +96,11 @@ def test_swaps_that_commute_change_nothing():
     row = fp.commutativity(model, tiny_batches(), orders.swaps(3)[:1], progress=False).rows[1]
 
     assert row["relative_l2"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_model_of_one_layer_has_no_pairs():
+    model = tiny_model("bert")
+    model.encoder.layer = model.encoder.layer[:1]
+
+    with pytest.raises(InputError, match="commutator: a model of one layer has no two to compare"):
+        fp.commutator(model, tiny_batches(), progress=False)
