@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastprobe.models.encoder import EncoderLayer
 from tests.test_cli import model_folder, run  # noqa: F401, fixtures
 
 SIZES = ("--tokens", "600", "--max-seq-len", "32", "--quiet")
@@ -29,3 +30,31 @@ def test_a_seed_has_64_bits(command, name):
     code, out, err = command(name, "--seed", 2**63, *(["--mode", "resample"] if name == "ablate" else []))
 
     assert (code, out, err) == (2, "", f"fastprobe: seed: must be a number of 64 bits, got {2**63}\n")
+
+
+@pytest.mark.parametrize("device", ["meta", "hpu"])
+def test_a_device_that_cannot_compute_is_refused(command, device):
+    code, out, err = command("linearity", "--device", device)
+
+    assert (code, out) == (2, "")
+    assert err == f"fastprobe: device: this torch cannot compute on {device!r}; use auto, cpu or cuda\n"
+
+
+@pytest.mark.parametrize("name", ["linearity", "permute", "commutator", "ablate", "probe"])
+def test_a_folder_that_cannot_be_made_is_refused_at_once(run, model_folder, name, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(EncoderLayer, "__call__", lambda *_: pytest.fail("a layer ran"))
+
+    code, out, err = run(name, model_folder, *SIZES, "--out", tmp_path / "file")
+
+    assert (code, out) == (2, "")
+    assert err == f"fastprobe: out: the folder {tmp_path / 'file'} cannot be made: File exists\n"
+
+
+def test_a_folder_for_a_model_that_cannot_be_is_refused(command, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    code, out, err = command("ablate", "--mode", "linear", "--layers", "1", "--write", tmp_path / "file")
+
+    assert (code, out) == (2, "")
+    assert err == f"fastprobe: out: the folder {tmp_path / 'file'} cannot be made: File exists\n"

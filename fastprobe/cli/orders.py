@@ -33,6 +33,7 @@ from fastprobe.cli.options import (
 )
 from fastprobe.cli.showing import drawn_column, show
 from fastprobe.effects import predicted_batches
+from fastprobe.files import make_folder
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
 from fastprobe.loading import load_model
@@ -126,6 +127,7 @@ def commutator(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
     )
     at = state if state == "own" else integer("--state", state)
+    make_folder(out)
     origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
     with scaled_skips(loaded, skip_scale, skip_parts):
         result = fp.commutator(loaded, batches, state=at, progress=not quiet)

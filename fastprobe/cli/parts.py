@@ -31,6 +31,7 @@ from fastprobe.cli.options import (
 from fastprobe.cli.showing import drawn_column, remark_on_few, show
 from fastprobe.effects import predicted_batches
 from fastprobe.errors import InputError
+from fastprobe.files import make_folder
 from fastprobe.journal import FILE as JOURNAL
 from fastprobe.journal import Journal
 from fastprobe.labelled_text import WORDS, LabelledBatches
@@ -88,6 +89,8 @@ def ablate(
     sets = _sets(layers)
     if write is not None and (elements != "mlp" or mode != "linear" or isinstance(sets, str) or len(sets) > 1):
         raise InputError("--write: needs --elements mlp --mode linear and one set of --layers, like 2-5")
+    if write is not None:
+        make_folder(write)  # now: Transformers takes a file of that name for a reason to write nothing, and goes on
     loaded, tokenizer = load_model(model, dtype, device, head=True)
     batches, origin = named_batches(
         loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
@@ -176,6 +179,7 @@ def probe(
     depth = len(resolve(loaded).layers)
     if metric not in COLUMNS:
         raise InputError(f"--metric: {metric!r} is not one of {', '.join(COLUMNS)}")
+    make_folder(out)
     probes = fp.probe(
         loaded,
         batches,
