@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.memory import free_bytes, human
 from fastprobe.models.flat_stack import FlatStack, MakeStack, stack_of
-from fastprobe.models.identities import TOLERANCE
+from fastprobe.models.identities import TOLERANCE, why_not_finite
 from fastprobe.models.record import without_labels
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
@@ -123,6 +124,8 @@ def check_stack(
     mine, own = stack.head(state)[0], model(**stack.batch)[0]
     mask = few["attention_mask"].bool()
     error = float((mine - own)[mask].norm() / own[mask].norm())
+    if math.isnan(error):
+        raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
     if not error <= TOLERANCE[own.dtype]:
         raise UnsupportedModelError(
             f"{type(model).__name__}: its layers, run one after the other, are off from the model by {error:.1e}; "

@@ -136,7 +136,8 @@ def points(
             stdout.print(f"  {name:<11} is {first} + {second}", highlight=False)
         stdout.print(identities_table(checked.identities))
     if not all(identity.holds for identity in checked.identities):
-        note("an identity fails: the points of this model are not where they seem, and a scan would refuse it")
+        why = checked.not_finite or "the points of this model are not where they seem"
+        note(f"an identity fails: {why}, and a scan would refuse it")
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +39,16 @@ class CheckedPoints:
 
     identities: tuple[Identity, ...]
     widths: Mapping[Point, int]
+    not_finite: str = ""  # why an error is no number, where one is
 
     def require(self, name: str) -> None:
         """Raise unless every identity holds.
 
         Raises:
-            UnsupportedModelError: one does not; the message names the first.
+            UnsupportedModelError: one does not, and the message names the first; or nothing can be seen of one.
         """
+        if self.not_finite:
+            raise UnsupportedModelError(f"{name}: {self.not_finite}")
         for identity in self.identities:
             if not identity.holds:
                 raise UnsupportedModelError(
@@ -89,7 +93,18 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
         recorder.run(batch)
     for index, (left, right) in enumerate(inputs.neighbours):
         check(index + 1, f"resid_pre = resid_post of layer {index}", left, right)
-    return CheckedPoints(tuple(sorted(identities, key=lambda i: i.layer)), widths)
+    unseen = any(math.isnan(identity.error) for identity in identities)
+    found = tuple(sorted(identities, key=lambda i: i.layer))
+    return CheckedPoints(found, widths, why_not_finite(model) if unseen else "")
+
+
+def why_not_finite(model: nn.Module) -> str:
+    """Why a model whose states are NaN or infinite has such: the first of its weights that is, or its dtype."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            return f"its weight {name} has numbers that are NaN or infinite; name a model whose weights are sound"
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return f"its states are NaN or infinite in {dtype}, though its weights are not; --dtype float32 may hold them"
 
 
 def _equations(points: ModelPoints, layer: nn.Module, at: Any) -> list[tuple[str, Tensor, Tensor]]:

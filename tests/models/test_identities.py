@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+import fastprobe as fp
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
@@ -61,3 +62,24 @@ def test_encoder_decoders_are_refused():
     config = transformers.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50)
     with pytest.raises(UnsupportedModelError, match="two stacks"):
         resolve(transformers.T5Model(config))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_weight_that_is_not_finite_is_named(family):
+    model = tiny_model(family)
+    name, weight = [(name, weight) for name, weight in model.named_parameters() if weight.ndim == 2][-5]
+    weight.data[1, 2] = torch.nan
+
+    with pytest.raises(UnsupportedModelError, match=f"its weight {name} has numbers that are NaN or infinite"):
+        fp.linearity(model, tiny_batches(), progress=False)
+    with pytest.raises(UnsupportedModelError, match=f"its weight {name} has numbers that are NaN or infinite"):
+        fp.commutativity(model, tiny_batches(), [[0, 2, 1]], progress=False)
+
+
+def test_states_that_a_dtype_cannot_hold_are_no_weights():
+    model = tiny_model("llama", dtype=torch.float16)
+    for module in (model.model.layers[1].mlp.down_proj, model.model.layers[1].mlp.up_proj):
+        module.weight.data *= 1e4
+
+    with pytest.raises(UnsupportedModelError, match="its states are NaN or infinite in float16, though its weights"):
+        fp.linearity(model, tiny_batches(), progress=False)
