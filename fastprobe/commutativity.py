@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastprobe import figures, orders
 from fastprobe.depths import DepthEffects
-from fastprobe.effects import BatchEffects, EffectSums, Metric, Sums
+from fastprobe.effects import BatchEffects, EffectSums, Metric, Sums, check_own
 from fastprobe.errors import InputError
 from fastprobe.journal import Journal
 from fastprobe.memory import freed_memory_kept
@@ -123,6 +123,7 @@ def commutativity(
     Raises:
         InputError: an order that the model cannot run, labels for a model without a head, or no batches.
         UnsupportedModelError: the layers of the model cannot be found, or do not compose to the model.
+        NumericalError: a final state of the model's own is not finite. Those of another order leave its columns empty.
 
     Example:
         >>> effects = commutativity(model, batches, fp.orders.swaps(12))  # doctest: +SKIP
@@ -157,6 +158,8 @@ def commutativity(
                 )
                 progressing.batch(int(mask.sum()), len(results), runs.planned)
                 for index, found in runs:
+                    if index == 0:
+                        check_own(found, number, stack.stem.dtype)
                     results[index] = found
                     journal.add(number, index, found)
                     progressing.finished()

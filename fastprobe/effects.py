@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprobe.errors import InputError
+from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.flat_stack import FlatStack
 from fastprobe.models.stack import LayerStack, has_language_head
 from fastprobe.predictions import Predictions
@@ -82,10 +82,22 @@ def compared(tokens: Tensor, own: Tensor) -> dict[str, Tensor]:
     cosine = torch.linalg.vecdot(tokens, own) / lengths
     return {
         "tokens": torch.ones(len(tokens), device=tokens.device),
-        "cosine": torch.where(lengths > 0, cosine, 0.0),
+        "cosine": torch.where(lengths == 0, 0.0, cosine),  # one that is not finite stays so
         "error": torch.linalg.vector_norm(tokens - own, dim=1).double().square(),
         "norm": own_norms.double().square(),
     }
+
+
+def check_own(sums: Sums, number: int, dtype: torch.dtype) -> None:
+    """That the model's own final states of a batch are something that others can be compared with.
+
+    Raises:
+        NumericalError: one is NaN or infinite.
+    """
+    if not np.isfinite(sums["norm"]).all():
+        raise NumericalError(
+            f"batch {number}: a final state of the model in its own order is NaN, infinite or too large for {dtype}"
+        )
 
 
 def by_sequence(values: Mapping[str, Tensor], at: Tensor) -> Sums:
@@ -143,10 +155,14 @@ class EffectSums:
             self._sums[order].setdefault(name, []).extend(values)
 
     def row(self, order: int) -> dict[str, Any]:
-        """Every column of an order with its standard error over sequences; ``None`` where there is nothing to tell."""
+        """Every column of an order with its standard error over sequences; ``None`` where there is nothing to tell.
+
+        Of states that are NaN or infinite there is nothing to tell, whatever a head makes of them.
+        """
         row: dict[str, Any] = {}
+        told = np.isfinite(self._sums[order].get("error", [])).all()
         for column in self.columns:
-            value, error = self._column(order, column)
+            value, error = self._column(order, column) if told else (None, None)
             row |= {column: value, f"{column}_se": error}
         row |= self._by_depth(order)
         own, mine = (np.array(self._sums[k].get("loss", [])) for k in (0, order))
@@ -172,9 +188,12 @@ class EffectSums:
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float | None, float | None]:
-    """Ratio of two sums and its standard error where sequences are what was drawn (linearised, as in surveys)."""
+    """Ratio of two sums and its standard error where sequences are what was drawn (linearised, as in surveys).
+
+    ``None`` for what there is not: of nothing, or of sums that are NaN or infinite.
+    """
     n, total = len(whole), whole.sum()
-    if not total:
+    if not total or not np.isfinite(total) or not np.isfinite(part).all():
         return None, None
     ratio = float(part.sum() / total)
     if n < 2:

@@ -93,7 +93,7 @@ def _profiles(effects: OrderEffects, metric: str, path: str | Path | None) -> Fi
     """A heatmap of orders and depths, the orders that end furthest from the model's own on top."""
     figure, axes = _one_panel(effects.config)
     matrix = effects.profile(metric)
-    last = np.array([row["relative_l2"] for row in effects.rows])
+    last = np.array([row["relative_l2"] for row in effects.rows], dtype=float)
     chosen = [at for at in np.argsort(-last) if effects.rows[at]["name"] != "identity"][:MOST_LINES]
     image = axes.imshow(
         matrix[chosen], cmap="viridis", aspect="auto", extent=(0.5, matrix.shape[1] + 0.5, len(chosen) - 0.5, -0.5)

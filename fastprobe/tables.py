@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -124,12 +125,17 @@ def _most_changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that a table shows."""
     if len(rows) <= LINES:
         return rows
-    return [rows[0], *sorted(rows[1:], key=lambda row: row["relative_l2"], reverse=True)[: LINES - 1]]
+    return [rows[0], *sorted(rows[1:], key=_change, reverse=True)[: LINES - 1]]
 
 
 def _spread(count: int, room: int) -> list[int]:
     """Places of those that fit, of so many, the first and the last among them."""
     return [round(place) for place in np.linspace(0, count - 1, min(count, room))]
+
+
+def _change(row: dict[str, Any]) -> float:
+    """How much an order changes; states that left the range of numbers change most."""
+    return math.inf if row["relative_l2"] is None else row["relative_l2"]
 
 
 def ablations_table(rows: list[dict[str, Any]]) -> Table:
@@ -167,7 +173,7 @@ def probes_table(probes: Probes, metric: str = "r2_cv") -> Table:
 def pairs_table(rows: list[dict[str, Any]]) -> Table:
     """One line a pair of layers; of many, those furthest from commuting."""
     if len(rows) > LINES:
-        rows = sorted(rows, key=lambda row: row["relative_l2"], reverse=True)[:LINES]
+        rows = sorted(rows, key=_change, reverse=True)[:LINES]
     table = _table()
     table.add_column("layers", no_wrap=True)
     for header in ("rel l2", "± se", "cosine", "± se"):

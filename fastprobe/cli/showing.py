@@ -64,6 +64,8 @@ def show(
     else:
         stdout.print(table)
     if not quiet:
+        if lost := [row for row in result.rows if "relative_l2" in row and row["relative_l2"] is None]:
+            note(f"{len(lost)} rows are empty: their states became NaN or infinite; --dtype float32 may hold them")
         ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
         note(f"{len(result.rows)} rows from {ran} layer runs a batch; one by one they would take {naive}")
         note(f"{out}: {', '.join(['scores.json', 'scores.csv', *files, picture])}")

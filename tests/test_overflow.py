@@ -1,0 +1,68 @@
+"""Orders whose states leave the range of a 16-bit dtype: an empty row, said, and no end of the run."""
+
+import json
+import re
+
+import pytest
+import torch
+
+import fastprobe as fp
+from fastprobe.cli.showing import show
+from fastprobe.effects import compared
+from fastprobe.errors import NumericalError
+from fastprobe.tables import orders_table
+from fastprobe.testing import tiny_batches, tiny_model
+
+
+@pytest.fixture(scope="module")
+def near_the_edge():
+    """A float16 model whose own states are finite, and those of a layer run twelve times are not."""
+    model = tiny_model("llama", dtype=torch.float16)
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.data *= 2e4
+    return model
+
+
+@pytest.fixture(scope="module")
+def effects(near_the_edge):
+    orders = fp.orders.repeats(3, times=12)
+    return fp.commutativity(near_the_edge, tiny_batches(), orders, depths=True, progress=False)
+
+
+def test_the_row_of_such_an_order_is_empty(effects):
+    own, *others = effects.rows
+
+    assert own["relative_l2"] == 0
+    for row in others:
+        empty = {key for key, value in row.items() if value is None}
+        assert empty >= {"relative_l2", "cosine", "kl", "loss", "delta_loss", "accuracy", "top1_agreement"}
+
+
+def test_such_a_result_is_saved_drawn_and_shown(effects, tmp_path, capsys):
+    show(effects, {}, tmp_path, "relative_l2_by_depth", orders_table(effects.rows * 20), False, False)
+
+    saved = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert [row["relative_l2"] for row in saved] == [0, None, None, None]
+    assert "3 rows are empty: their states became NaN or infinite; --dtype float32 may hold" in capsys.readouterr().err
+
+
+def test_cosines_with_what_is_not_finite_are_not_zero():
+    tokens = torch.tensor([[torch.nan, 1.0], [1.0, 0.0], [0.0, 0.0]])
+
+    cosine = compared(tokens, torch.ones(3, 2))["cosine"]
+
+    assert cosine.isnan().tolist() == [True, False, False]
+    assert cosine[2] == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta"])
+def test_nothing_is_compared_with_states_that_are_not_finite(family):
+    model, batches = tiny_model(family), tiny_batches()
+    batches[1]["input_ids"][batches[1]["input_ids"] == 50] = 51
+    batches[0]["input_ids"][batches[0]["input_ids"] == 50] = 51
+    batches[2]["input_ids"][0, 1] = 50
+    model.get_input_embeddings().weight.data[50] = torch.nan
+
+    message = re.escape("batch 2: a final state of the model in its own order is NaN, infinite or too large for")
+    with pytest.raises(NumericalError, match=message):
+        fp.commutativity(model, batches, fp.orders.swaps(3), progress=False)
