@@ -3,13 +3,12 @@
 import pytest
 
 from fastprobe.models.encoder import EncoderLayer
-from tests.test_cli import model_folder, run  # noqa: F401, fixtures
 
 SIZES = ("--tokens", "600", "--max-seq-len", "32", "--quiet")
 
 
 @pytest.fixture
-def command(run, model_folder, tmp_path):  # noqa: F811
+def command(run, model_folder, tmp_path):
     """A command on the tiny model, small enough for a test."""
     return lambda name, *arguments: run(name, model_folder, *SIZES, "--out", tmp_path / "out", *arguments)
 
@@ -41,7 +40,7 @@ def test_a_device_that_cannot_compute_is_refused(command, device):
 
 
 @pytest.mark.parametrize("name", ["linearity", "permute", "commutator", "ablate", "probe"])
-def test_a_folder_that_cannot_be_made_is_refused_at_once(run, model_folder, name, tmp_path, monkeypatch):  # noqa: F811
+def test_a_folder_that_cannot_be_made_is_refused_at_once(run, model_folder, name, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(EncoderLayer, "__call__", lambda *_: pytest.fail("a layer ran"))
 
