@@ -19,6 +19,7 @@ def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):
     assert int(table["no-ffn"][3]) > int(table["bert"][3]) == 10
     assert float(table["ratio"][3]) == pytest.approx(1 / float(table["ratio"][2]), rel=0.05)
     assert "the unigram loss" in err
+    assert "more --steps or a lower --learning-rate may do" in err  # after ten steps
     assert (tmp_path / "model" / "pretraining.png").read_bytes()[:4] == b"\x89PNG"
     options = ("--tokens", "800", "--max-seq-len", "32", "-o", tmp_path / "out")
     for command in ("linearity", "permute", "commutator"):

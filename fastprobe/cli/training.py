@@ -114,4 +114,6 @@ def pretrain(
         loss, unigram = result.config["held_out_loss"], result.config["unigram_loss"]
         side = "below" if loss < unigram else "above"
         note(f"held-out loss {loss:.3f}, {abs(unigram - loss):.3f} {side} the unigram loss {unigram:.3f}")
+        if unigram - loss < 2 * result.rows[-1]["held_out_loss_se"]:
+            note("it has learnt no more than the frequencies of tokens; more --steps or a lower --learning-rate may do")
         note(f"{out}: a model and tokenizer for every command, scores.json, scores.csv, {PICTURE}")

@@ -102,7 +102,8 @@ def section(trained: list[Trained]) -> Section | None:
         title="Trained without skip connections in some layers",
         question="Do layers that never had a skip connection commute with the others?",
         protocol=(
-            "As in the paper, a model is trained without the skip connections of a layer, and layers are swapped. "
+            "As in the paper, a model is trained without the skip connections of a layer, and layers are swapped; "
+            "the learning rates are those of the table of variants. "
             f"The mean is over the pairs that one of those layers is in; what is within {SURE} standard errors of the "
             f"threshold is undecided, and one seed is trained of each. {SCORED} Commutators are fastprobe's own."
         ),
