@@ -79,8 +79,9 @@ def pretrain(
             of layers; ``"compute"``, by another number of steps; or ``"none"``.
         steps: of the optimiser; see ``match``.
         batch_size: sequences a step.
-        learning_rate: the highest; it rises over ``warmup`` and falls linearly to zero. By default 1e-3, and 1e-4 for
-            ``linear-attention`` and ``no-skip``, which learn nothing beyond frequencies with 1e-3.
+        learning_rate: the highest; it rises over ``warmup`` and falls linearly to zero. By default 1e-3; with
+            that some variants learn nothing beyond frequencies: 3e-4 for ``attention-for-ffn``, which has more layers,
+            and 1e-4 for ``linear-attention`` and ``no-skip``.
         warmup: share of the steps.
         dropout: of states and of attention weights.
         seed: of weights, order, masks and dropout.

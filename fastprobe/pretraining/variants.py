@@ -22,7 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Name -> what it changes in a ``BertVariantConfig``; ``attention-for-ffn`` has more layers besides."""
 
 LEARNING_RATE = 1e-3
-LEARNING_RATES = {"linear-attention": 1e-4, "no-skip": 1e-4}
+LEARNING_RATES = {"attention-for-ffn": 3e-4, "linear-attention": 1e-4, "no-skip": 1e-4}
 """By default; and of variants that stay at the unigram loss with it (4 layers of width 128, 8,000 steps)."""
 
 

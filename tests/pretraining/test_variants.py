@@ -24,7 +24,13 @@ def test_names_are_joined_and_ranges_are_half_open():
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("bert", 1e-3), ("no-ffn+gelu-attention", 1e-3), ("no-skip:1,2", 1e-4), ("linear-ffn+linear-attention", 1e-4)],
+    [
+        ("bert", 1e-3),
+        ("no-ffn+gelu-attention", 1e-3),
+        ("attention-for-ffn", 3e-4),
+        ("no-skip:1,2", 1e-4),
+        ("linear-ffn+linear-attention", 1e-4),
+    ],
 )
 def test_a_variant_that_learns_nothing_at_the_usual_rate_has_a_lower_one(text, rate):
     assert Variant.parse(text).learning_rate == rate
