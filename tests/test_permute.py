@@ -7,6 +7,7 @@ import torch
 
 import fastprobe as fp
 from fastprobe.errors import InputError
+from fastprobe.models import stack
 from fastprobe.models.resolve import resolve
 from fastprobe.orders import parse
 from fastprobe.testing import FAMILIES, tiny_batches, tiny_model
@@ -187,3 +188,16 @@ def test_a_layer_that_is_not_there_is_named():
 def test_layers_are_repeated_once_or_more():
     with pytest.raises(InputError, match="times: must be 1 or more, got 0; skip_layers leaves layers out"):
         fp.repeat_layers(tiny_model("bert"), 0, 2, times=0)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_first_call_of_a_process_generates_with_a_cache_too(family, monkeypatch):
+    monkeypatch.setattr(stack, "_RETURNS_TUPLE", {})  # what is seen of a class of layers on their first run
+    model, prompt = tiny_model(family), torch.tensor([[5, 6, 7, 8]])
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+
+    with fp.swap_layers(model, 0, 2):
+        cached = model.generate(prompt, **options)
+        plain = model.generate(prompt, use_cache=False, **options)
+
+    assert torch.equal(cached, plain)

@@ -249,9 +249,13 @@ def layer_forwards(
 
 def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Seen from one run, which leaves no trace in a cache."""
-    without = {key: None if hasattr(value, "get_seq_length") else value for key, value in kwargs.items()}
+
+    def without(value: Any) -> Any:
+        return None if hasattr(value, "get_seq_length") else value
+
     with torch.no_grad():
-        return isinstance(forward(*args, **without), tuple)
+        found = forward(*map(without, args), **{key: without(value) for key, value in kwargs.items()})
+    return isinstance(found, tuple)
 
 
 _ATTENTION_RETURNS_TENSOR: dict[type[nn.Module], bool] = {}
