@@ -56,6 +56,15 @@ def merged(batches: Sequence[Batch]) -> dict[str, Any]:
     }
 
 
+def picked(batch: Batch, sequences: Tensor) -> dict[str, Any]:
+    """Some sequences of a batch, by number. A tensor of one row, as ``position_ids`` may be, is for all of them."""
+    count = batch["input_ids"].shape[:1]
+    return {
+        key: value[sequences.to(value.device)] if isinstance(value, Tensor) and value.shape[:1] == count else value
+        for key, value in batch.items()
+    }
+
+
 def _kind(batch: Batch) -> dict[str, torch.dtype] | None:
     """The tensors of a batch by name; ``None`` for a batch that cannot be merged with another."""
     values = [batch.get("input_ids"), batch.get("attention_mask"), *batch.values()]

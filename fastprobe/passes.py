@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.batches import merged
+from fastprobe.batches import merged, picked
 from fastprobe.clock import Clock
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.fit import fold_of_sequences
@@ -101,9 +101,7 @@ class MomentPass:
         mask, fold = self._read(batch)
         # Sequences of one fold side by side, so that the rows of a fold are a slice.
         order = fold.argsort(stable=True)
-        batch = {
-            k: v[order] if isinstance(v, Tensor) else v for k, v in to_device(batch, device_of(self.model)).items()
-        }
+        batch = picked(to_device(batch, device_of(self.model)), order)
         self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
         self._weight, self._done = 1.0, []
         with uninterrupted():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.batches import picked
 from fastprobe.linear import Factorisation, Fit
 from fastprobe.models.flat_stack import MakeStack
 from fastprobe.models.record import device_of, to_device
@@ -56,8 +57,7 @@ class StateRows:
             fold: ``(batch,)``, of each sequence.
         """
         order = fold.argsort(stable=True)  # sums take the rows of one fold as a slice
-        batch = {k: v[order.to(v.device)] if isinstance(v, Tensor) else v for k, v in batch.items()}
-        batch = to_device(batch, device_of(self.model))
+        batch = to_device(picked(batch, order), device_of(self.model))
         mask = mask_of(batch, 0)
         stack = self.make_stack(self.model, self.points, self.inputs(batch))
         self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.batches import picked
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.memory import free_bytes, human
 from fastprobe.models.flat_stack import FlatStack, MakeStack, stack_of
@@ -57,12 +58,11 @@ class OrderRuns:
                 )
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        size = len(self.stack.stem)
         states = {ROOT: self.stack.stem}
         for run in self.plan.schedule(self.budget, self.batch):
             inputs = [states[node] for node in run.inputs]
             together = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-            outputs = self.stack.apply(run.step, together, len(inputs)).split(size)
+            outputs = self.stack.apply(run.step, together, len(inputs)).tensor_split(len(inputs))
             states.update(zip(run.outputs, outputs, strict=True))
             for node in run.outputs:
                 self._see(node, len(self.plan.path(node)), states[node])
@@ -112,8 +112,12 @@ def check_stack(
 
     Raises:
         UnsupportedModelError: they are not.
+        InputError: the batch has no token.
     """
-    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in without_labels(batch).items()}
+    some = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
+    if not len(some):
+        raise InputError("batches: the first one is nothing but padding; leave such batches out")
+    few = picked(without_labels(batch), some)
     make, not_flat = (LayerStack.record, "a layer is edited") if edited else stack_of(model, points, few)
     if not not_flat:
         return make, "encoder"

@@ -70,7 +70,8 @@ class SequenceSample:
             key = -int.from_bytes(digest, "little")
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
                 continue
-            picked = {k: v[row].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
+            # A tensor of one row, as position_ids may be, is for all sequences.
+            picked = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
             entry = (key, -self._seen, (int(fold[row]), picked))
             if len(self._heap) == self.size:
                 heapq.heapreplace(self._heap, entry)
