@@ -44,8 +44,8 @@ Steps = Annotated[int, typer.Option(help="Steps of the optimiser.")]
 LearningRate = Annotated[
     float | None,
     typer.Option(
-        help="The highest, before it falls linearly to zero; by default 1e-3, for variants that learn nothing with that "
-        "3e-4 (attention-for-ffn) or 1e-4 (linear-attention, no-skip)."
+        help="The highest, before it falls linearly to zero; by default 1e-3, or for variants that learn nothing with "
+        "that 3e-4 (attention-for-ffn) or 1e-4 (linear-attention, no-skip)."
     ),
 ]
 TrainingSeed = Annotated[int, typer.Option("--seed", help="Of weights, order, masks and dropout.")]
