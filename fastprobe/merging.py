@@ -23,10 +23,12 @@ def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> Linearit
     Sequences keep the folds they had. The cosine columns need the tokens themselves and stay empty.
 
     Raises:
-        InputError: fewer than two folders, one without moments, or scans of different models or options.
+        InputError: fewer than two folders, one named twice, one without moments, or scans of different models or options.
     """
     if len(folders) < 2:
         raise InputError("merge: name two folders or more")
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise InputError("merge: a folder is named twice, and its tokens would count twice")
     total, config = Moments.load(Path(folders[0]) / FILE)
     texts = list(config.get("text", []))
     for folder in folders[1:]:
