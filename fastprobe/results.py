@@ -60,7 +60,7 @@ class Result(ABC):
         """
         if k < 1:
             raise InputError(f"k: must be 1 or more, got {k}")
-        have = [row for row in self.rows if row.get(metric) is not None]
+        have = [row for row in self.rows if isinstance(row.get(metric), int | float)]
         if not have:
             numbers = sorted({key for row in self.rows for key, value in row.items() if isinstance(value, int | float)})
             raise InputError(f"metric: no row has {metric!r}; the rows have {', '.join(numbers)}")
