@@ -2,8 +2,10 @@
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from fastprobe.cli.showing import remark_on_few
+from fastprobe.cli.showing import remark_on_few, show
+from fastprobe.commutativity import OrderEffects
 from fastprobe.tables import depths_table, orders_table
 
 
@@ -60,3 +62,18 @@ def test_depths_are_shown_in_the_column_that_is_drawn_or_as_distances(metric, sh
     Console(width=80).print(depths_table([row], metric))
 
     assert capsys.readouterr().out.startswith(f"{shown} after step")
+
+
+def test_a_run_too_short_for_anything_to_be_predicted_draws_its_states(tmp_path, capsys):
+    config = {"layers": 3, "layer_forwards": 5, "layer_forwards_naive": 6}
+    rows = [
+        {"order": order, "name": name, "relative_l2": distance, "cosine": 1 - distance, "delta_loss": None}
+        for order, name, distance in (("0,1,2", "identity", 0.0), ("1,0,2", "swap 0 1", 0.2))
+    ]
+
+    show(OrderEffects(config, rows), {}, tmp_path, "delta_loss", Table(), False, False)
+
+    assert (tmp_path / "commutativity.png").exists()
+    assert (
+        "no row has delta_loss: nothing was to be predicted; the picture is of relative_l2" in capsys.readouterr().err
+    )

@@ -58,12 +58,15 @@ def show(
     result.config.update(origin | {"versions": VERSIONS})
     result.save(out)
     picture = f"{result.kind}.png"
-    result.plot(out / picture, metric)
+    drawn = metric if any(row.get(metric) is not None for row in result.rows) else result.metric
+    result.plot(out / picture, drawn)
     if json:
         typer.echo(result.to_json())
     else:
         stdout.print(table)
     if not quiet:
+        if drawn != metric:
+            note(f"no row has {metric}: nothing was to be predicted; the picture is of {drawn}, read more (--tokens)")
         if lost := [row for row in result.rows if "relative_l2" in row and row["relative_l2"] is None]:
             note(f"{len(lost)} rows are empty: their states became NaN or infinite; --dtype float32 may hold them")
         ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
