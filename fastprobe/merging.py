@@ -23,7 +23,7 @@ def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> Linearit
     Sequences keep the folds they had. The cosine columns need the tokens themselves and stay empty.
 
     Raises:
-        InputError: fewer than two folders, one named twice, one without moments, or scans of different models or options.
+        InputError: fewer than two folders, one named twice or without moments, or scans of different models or options.
     """
     if len(folders) < 2:
         raise InputError("merge: name two folders or more")

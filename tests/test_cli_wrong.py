@@ -3,6 +3,7 @@
 import pytest
 
 from fastprobe.models.encoder import EncoderLayer
+from fastprobe.pretraining.corpus import Corpus
 
 SIZES = ("--tokens", "600", "--max-seq-len", "32", "--quiet")
 
@@ -57,3 +58,31 @@ def test_a_folder_for_a_model_that_cannot_be_is_refused(command, tmp_path):
 
     assert (code, out) == (2, "")
     assert err == f"fastprobe: out: the folder {tmp_path / 'file'} cannot be made: File exists\n"
+
+
+def test_a_folder_for_a_training_that_cannot_be_is_refused_before_a_tokenizer_is_trained(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Corpus, "read", lambda *_, **__: pytest.fail("a text was read"))
+
+    code, out, err = run("pretrain", "--steps", "2", "--quiet", "--out", tmp_path / "file")
+
+    assert (code, out) == (2, "")
+    assert err == f"fastprobe: out: the folder {tmp_path / 'file'} cannot be made: File exists\n"
+
+
+def test_a_column_that_is_no_number_is_not_drawn(command, run, tmp_path):
+    command("permute")
+
+    code, out, err = run("plot", tmp_path / "out", "--metric", "name")
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "metric: no row has 'name'; the rows have cosine" in err
+
+
+def test_a_folder_is_not_merged_with_itself(command, run, tmp_path):
+    command("linearity", "--elements", "layer")
+
+    code, out, err = run("merge", tmp_path / "out", tmp_path / "." / "out", "--out", tmp_path / "twice")
+
+    assert (code, out) == (2, "")
+    assert err == "fastprobe: merge: a folder is named twice, and its tokens would count twice\n"
