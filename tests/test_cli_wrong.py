@@ -1,6 +1,8 @@
 """What no command can use: one line that names it, before anything is run."""
 
+import huggingface_hub
 import pytest
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from fastprobe.models.encoder import EncoderLayer
 from fastprobe.pretraining.corpus import Corpus
@@ -86,3 +88,21 @@ def test_a_folder_is_not_merged_with_itself(command, run, tmp_path):
 
     assert (code, out) == (2, "")
     assert err == "fastprobe: merge: a folder is named twice, and its tokens would count twice\n"
+
+
+def test_a_tokenizer_of_another_model_is_refused(run, model_folder, tmp_path):
+    folder = tmp_path / "small"
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    BertModel(BertConfig(vocab_size=1200, **size)).save_pretrained(folder)
+
+    code, out, err = run("linearity", folder, *SIZES, "--out", tmp_path / "out")
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "and its embedding has 1,200 rows; they are not of one model" in err
+
+
+def test_retries_of_the_hub_are_not_shown(run):
+    run("plot", "nowhere")
+
+    assert huggingface_hub.utils.logging.get_verbosity() == huggingface_hub.utils.logging.ERROR

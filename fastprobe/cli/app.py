@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
+import huggingface_hub
 import torch
 import transformers
 import typer
@@ -63,6 +64,7 @@ def main() -> None:
     _kept.clear()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()  # of retries; what failed in the end is said in one line
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

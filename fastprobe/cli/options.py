@@ -83,6 +83,7 @@ def named_batches(
         batches = fp.labelled_batches(source, tokenizer, labels, words=words, **sizes)
     else:
         batches = fp.token_batches(source, tokenizer, text_column=text_column, **sizes)
+    _check_vocabulary(loaded, tokenizer, batches)
     origin = named | {
         "model": DEMO if model is None else model,
         "max_seq_len": max_seq_len,
@@ -91,6 +92,15 @@ def named_batches(
         "model_dtype": str(loaded.dtype).removeprefix("torch."),
     }
     return batches, origin
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, batches: TokenBatches) -> None:
+    """Refuse a tokenizer of another model. One may have more tokens than a model has rows, if no text has them."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows and (token := int(next(iter(batches))["input_ids"].max())) >= rows:
+        raise InputError(
+            f"model: its tokenizer gives token {token}, and its embedding has {rows:,} rows; they are not of one model"
+        )
 
 
 def _check_positions(model: Any, length: int) -> None:
