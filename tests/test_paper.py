@@ -14,7 +14,9 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 import fastprobe as fp
 from fastprobe import cli
-from fastprobe.paper.section import LABELS
+from fastprobe.errors import NumericalError
+from fastprobe.paper import mirror
+from fastprobe.paper.section import LABELS, Analysis
 from fastprobe.paper.sections import SECTIONS
 from fastprobe.testing import tiny_batches, tiny_model
 from fastprobe.text import demo_model_path
@@ -162,3 +164,13 @@ def test_bad_input_is_one_line(run, model_folder, tmp_path, arguments, message):
     assert out == ""
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_analysis_whose_states_left_the_range_of_numbers_says_so(tmp_path):
+    empty = fp.OrderEffects({}, [{"name": "identity", "relative_l2": 0.0}, {"name": "swap 0 1", "relative_l2": None}])
+    analysis = Analysis("swaps", "", lambda subject: "", lambda subject: empty)
+
+    with pytest.raises(NumericalError, match="swaps: some states became NaN or infinite; load the model in float32"):
+        mirror._result(analysis, None, tmp_path, resume=False)
+
+    assert not list(tmp_path.iterdir())

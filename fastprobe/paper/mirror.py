@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fastprobe.effects import predicted_batches
-from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
 from fastprobe.files import write_text
 from fastprobe.journal import differing
 from fastprobe.models.record import device_of
@@ -65,6 +65,7 @@ def paper(
     Raises:
         InputError: a model of one layer, or a result to go on with that is of another run.
         UnsupportedModelError: the layers of the model cannot be found.
+        NumericalError: the states of some order leave the range of the model's dtype.
     """
     predicted = predicted_batches(model, batches, tokenizer, 0)
     about = dict(origin or {}) | {"layers": len(resolve(model).layers)}
@@ -116,6 +117,10 @@ def _result(analysis: Analysis, subject: Subject, folder: Path, resume: bool) ->
             raise InputError(f"--resume: {kept} is of a run with another {other}; start in a new folder")
         return result
     result = analysis.run(subject)
+    if any(row.get("relative_l2", 0.0) is None for row in result.rows):
+        raise NumericalError(
+            f"{analysis.name}: some states became NaN or infinite; load the model in float32 for a page"
+        )
     result.config.update(subject.about)
     result.save(kept)
     return result

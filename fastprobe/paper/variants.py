@@ -113,7 +113,8 @@ def section(trained: list[Trained]) -> Section:
         question="What does a model lose that never had FFNs, and can attention make up for them?",
         protocol=(
             "Each variant is trained from scratch on the same text, with the same tokens hidden, for as many steps and "
-            "at the learning rate of the table, and its loss is taken on text that is held out. attention-for-ffn "
+            "at the learning rate of the table, and its loss is taken on text that is held out. Where that is below "
+            "bert's, because nothing is learnt with bert's, some of a higher loss may be the rate's. attention-for-ffn "
             "spends the parameters of the FFNs on more layers of attention. One seed each: standard errors are over "
             f"held-out sequences, taken as independent between variants; what is within {SURE} of them is undecided. "
             "The paper trains BERT-small for a million steps and measures GLUE after fine-tuning. What it found for "
