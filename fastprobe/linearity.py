@@ -277,6 +277,9 @@ def _a_few(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The first two sequences of a batch, on the model's device."""
     if "attention_mask" not in batch or "input_ids" not in batch:
         raise InputError(f"batches: need input_ids and attention_mask, got {', '.join(map(str, batch))}")
+    for key in ("input_ids", "attention_mask"):
+        if not isinstance(batch[key], torch.Tensor):
+            raise InputError(f"batches: {key} must be a (batch, length) tensor, got a {type(batch[key]).__name__}")
     return {k: v[:2].to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 

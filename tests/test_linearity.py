@@ -284,6 +284,13 @@ def test_no_batches_is_an_error():
         fp.linearity(tiny_model("bert"), [], progress=False)
 
 
+def test_ids_in_lists_are_named():
+    batches = [{key: value.tolist() for key, value in batch.items()} for batch in tiny_batches()]
+
+    with pytest.raises(InputError, match="input_ids must be a .batch, length. tensor, got a list"):
+        fp.linearity(tiny_model("bert"), batches, progress=False)
+
+
 def test_an_element_the_model_lacks_is_named_with_those_it_has():
     with pytest.raises(InputError, match="no 'ffn'; it has layer, attn"):
         fp.linearity(tiny_model("neox"), tiny_batches(), elements=["ffn"], progress=False)
