@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,22 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"out: the folder {path} cannot be made: {error.strerror}") from None
     return Path(path)
+
+
+def check_folder(path: str | Path) -> None:
+    """That :func:`make_folder` could make a folder, which it does not do yet.
+
+    Raises:
+        InputError: it could not.
+    """
+    nearest = next(place for place in (Path(path), *Path(path).absolute().parents) if os.path.exists(place))
+    if not nearest.is_dir():
+        why = os.strerror(errno.EEXIST if nearest == Path(path) else errno.ENOTDIR)
+    elif not os.access(nearest, os.W_OK):
+        why = os.strerror(errno.EACCES)
+    else:
+        return
+    raise InputError(f"out: the folder {path} cannot be made: {why}")
 
 
 @contextmanager

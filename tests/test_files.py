@@ -9,11 +9,27 @@ from safetensors.torch import save_file
 
 from fastprobe import moments as moments_module
 from fastprobe.errors import InputError
-from fastprobe.files import replacing, write_text
+from fastprobe.files import check_folder, replacing, write_text
 from fastprobe.fit import LinearFit
 from fastprobe.moments import Moments
 
 CONFIG = {"model": "a/b", "folds": 5, "nested": {"layers": [0, 2], "text": None}, "seconds": 0.1}
+
+
+def test_a_folder_is_checked_and_not_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+
+    check_folder(tmp_path)
+    check_folder("some/new/folder")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for path, why in (("file", "File exists"), ("file/folder/below", "Not a directory")):
+        with pytest.raises(InputError, match=f"out: the folder {path} cannot be made: {why}"):
+            check_folder(path)
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    with pytest.raises(InputError, match="cannot be made: Permission denied"):
+        check_folder("new")
 
 
 @pytest.fixture

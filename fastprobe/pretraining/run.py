@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastprobe.errors import InputError
-from fastprobe.files import make_folder, write_text
+from fastprobe.files import check_folder, write_text
 from fastprobe.journal import differing
 from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.costs import BERT, Costs, matched
@@ -113,7 +113,7 @@ def pretrain(
     _need_accelerate()
     out = Path(out)
     _refuse_to_overwrite(out, resume)
-    make_folder(out)  # before a tokenizer is trained
+    check_folder(out)  # before a tokenizer is trained
 
     if isinstance(text, Corpus):
         corpus = text
