@@ -28,9 +28,10 @@ def trained(**losses):
     for name, loss in losses.items():
         name = {"no_skip": "no-skip:1"}.get(name, name.replace("_", "-"))
         costs = {"parameters": 1000, "layer_parameters": LAYERS[name], "flops_per_token": 10}
-        config = {"unigram_loss": UNIGRAM, "layers": 3, "steps": 9, "seed": 4, "threads": 1, "training_flops": 90}
+        config = {"unigram_loss": UNIGRAM, "layers": 3, "steps": 9, "learning_rate": 3e-4, "seed": 4, "threads": 1}
+        config |= {"training_flops": 90, "costs": costs}
         rows = [{"held_out_loss": loss, "held_out_loss_se": ERROR}]
-        result = None if loss is None else Pretraining(config | {"costs": costs}, rows)
+        result = None if loss is None else Pretraining(config, rows)
         failure = "the held-out loss is nan" if loss is None else ""
         models.append(Trained(name, Path(name), f"fastprobe pretrain --variant {name}", result, failure))
     return models
@@ -119,7 +120,7 @@ def test_the_table_has_every_variant_also_one_that_failed():
     assert {len(row) for row in table.rows} == {len(table.header)}
     assert table.rows[1][1] == "the held-out loss is nan"
     assert table.rows[0][1:4] == (6.0, 0.01, 0.0)
-    assert table.rows[2][1:] == (6.25, 0.01, pytest.approx(0.25), "1,000", "75", "10", "9", 4)
+    assert table.rows[2][1:] == (6.25, 0.01, pytest.approx(0.25), "1,000", "75", "10", "9", "3e-4", 4)
 
 
 def test_losses_are_saved_and_drawn(tmp_path):
