@@ -7,6 +7,8 @@
 
 namespace fastprobe {
 
+constexpr int ROWS = 8;  // of queries at a time, at most
+
 void attention(Matrix q, Matrix k, Matrix v, const std::vector<std::pair<int64_t, int64_t>>& runs, int64_t heads,
                int64_t width, float* out, int threads, const Kernels& kernels) {
     struct Sequence {
@@ -23,7 +25,7 @@ void attention(Matrix q, Matrix k, Matrix v, const std::vector<std::pair<int64_t
 
     const int64_t panels = (longest + PANEL - 1) / PANEL, tasks = int64_t(sequences.size()) * heads;
     const int64_t wide = (width + PANEL - 1) / PANEL * PANEL;
-    const int64_t size = panels * PANEL * width + longest * wide + PANEL * width + panels * PANEL * PANEL;
+    const int64_t size = panels * PANEL * width + longest * wide + ROWS * (width + panels * PANEL);
     const float scale = 1 / std::sqrt(float(width));
 #pragma omp parallel num_threads(threads)
     {

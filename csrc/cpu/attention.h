@@ -8,11 +8,6 @@
 
 namespace fastprobe {
 
-struct Matrix {  // float32, columns adjacent
-    const float* data;
-    int64_t row_stride;
-};
-
 // out, dense, (N, heads * width): softmax(q k^T / sqrt(width)) v within each sequence and head. runs are (sequences,
 // length) of sequences of one length, in the order of the rows.
 void attention(Matrix q, Matrix k, Matrix v, const std::vector<std::pair<int64_t, int64_t>>& runs, int64_t heads,

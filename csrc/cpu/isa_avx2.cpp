@@ -10,6 +10,7 @@ BEGIN_TARGET("avx2,fma,f16c")
 #define TILE_VECTORS 2
 #include "attention_kernels.h"
 #include "gram_kernels.h"
+#include "linear_kernels.h"
 #include "peak_kernels.h"
 #include "rowwise_kernels.h"
 #include "score_kernels.h"
@@ -21,7 +22,7 @@ namespace fastprobe {
 
 const Kernels* avx2() {
     static const Kernels kernels{"avx2", false, pack, pair_up, multiply, flush, score,
-                                 widen, unit_sum, attend, add_norm, bias_gelu, burn};
+                                 widen, unit_sum, attend, turn_weight, linear, add_norm, bias_gelu, burn};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

@@ -10,6 +10,7 @@ BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
 #define TILE_VECTORS 2
 #include "attention_kernels.h"
 #include "gram_kernels.h"
+#include "linear_kernels.h"
 #include "peak_kernels.h"
 #include "rowwise_kernels.h"
 #include "score_kernels.h"
@@ -21,7 +22,7 @@ namespace fastprobe {
 
 const Kernels* avx512() {
     static const Kernels kernels{"avx512", false, pack, pair_up, multiply, flush, score,
-                                 widen, unit_sum, attend, add_norm, bias_gelu, burn};
+                                 widen, unit_sum, attend, turn_weight, linear, add_norm, bias_gelu, burn};
     const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     return runs && avx2() ? &kernels : nullptr;

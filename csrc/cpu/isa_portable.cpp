@@ -3,6 +3,7 @@
 #define TILE_VECTORS 2
 #include "attention_kernels.h"
 #include "gram_kernels.h"
+#include "linear_kernels.h"
 #include "peak_kernels.h"
 #include "rowwise_kernels.h"
 #include "score_kernels.h"
@@ -12,7 +13,7 @@ namespace fastprobe {
 
 const Kernels* portable() {
     static const Kernels kernels{"portable", false, pack, pair_up, multiply, flush, score,
-                                 widen, unit_sum, attend, add_norm, bias_gelu, burn};
+                                 widen, unit_sum, attend, turn_weight, linear, add_norm, bias_gelu, burn};
     return &kernels;
 }
 

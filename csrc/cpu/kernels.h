@@ -21,6 +21,11 @@ struct Rows {
     int64_t column_stride;
 };
 
+struct Matrix {  // float32, columns adjacent
+    const float* data;
+    int64_t row_stride;
+};
+
 // Four sums for every row of y, p being what predicts it: of p y, p^2, y^2 and (y - p)^2.
 struct RowSums {
     float *dot, *p_squares, *y_squares, *error;
@@ -70,8 +75,16 @@ struct Kernels {
     bool (*unit_sum)(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count);
 
     // Attention inside one head of one sequence. memory has room for the keys and values as panels (length rounded up to
-    // PANEL x width, and the other way round), PANEL queries and their scores.
+    // PANEL x width, and the other way round), 8 queries and their scores.
     void (*attend)(const Head& head, float* memory);
+
+    // Rows of a weight, at most PANEL, side by side in depth rows of a panel, with zeros for the rows that it has not.
+    void (*turn_weight)(const float* weight, int64_t stride, int64_t rows, int64_t depth, float* panel);
+
+    // out[i * out_stride + c] = sum_t x[i][t] panel[t * PANEL + c] + bias[c] (nullptr: none), or GELU of it, for i < n, at
+    // least 8, and c < width. Meanwhile a panel is fetched from next on.
+    void (*linear)(Matrix x, int64_t n, int64_t depth, const float* panel, const float* bias, int width, bool gelu,
+                   float* out, int64_t out_stride, const float* next);
 
     // One row of what rowwise.h does to many.
     void (*add_norm)(const float* x, const float* residual, const float* weight, const float* bias, int64_t width,

@@ -8,8 +8,10 @@
 
 #include "attention.h"
 #include "gram.h"
+#include "projections.h"
 #include "rowwise.h"
 #include "score.h"
+#include "sublayer.h"
 #include "unit_sum.h"
 
 namespace py = pybind11;
@@ -97,6 +99,33 @@ void call_attention(const MatrixArguments& q, const MatrixArguments& k, const Ma
     attention(matrix_of(q), matrix_of(k), matrix_of(v), runs, heads, width, pointer<float>(out), threads, kernels);
 }
 
+// weight, address of the bias (0: none), width, address of the output (0: not wanted)
+using LinearArguments = std::tuple<MatrixArguments, uintptr_t, int64_t, uintptr_t>;
+
+std::vector<Linear> linears_of(const std::vector<LinearArguments>& arguments) {
+    std::vector<Linear> layers;
+    for (const auto& [weight, bias, width, out] : arguments)
+        layers.push_back({matrix_of(weight), pointer<float>(bias), width, pointer<float>(out)});
+    return layers;
+}
+
+void call_projections(const MatrixArguments& x, int64_t n, int64_t depth, const std::vector<LinearArguments>& layers,
+                      int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    projections(matrix_of(x), n, depth, linears_of(layers), threads, kernels);
+}
+
+void call_sublayer(const MatrixArguments& x, int64_t n, int64_t depth, const std::vector<LinearArguments>& layers,
+                   const MatrixArguments& residual, uintptr_t weight, uintptr_t bias, float eps, uintptr_t out,
+                   int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    sublayer(matrix_of(x), n, depth, linears_of(layers),
+             {matrix_of(residual), pointer<float>(weight), pointer<float>(bias), eps, pointer<float>(out)}, threads,
+             kernels);
+}
+
 void call_add_norm(const MatrixArguments& x, const MatrixArguments& residual, uintptr_t weight, uintptr_t bias,
                    int64_t n, int64_t width, float eps, uintptr_t out, int threads, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
@@ -125,7 +154,7 @@ int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Kernels in C++ for a CPU; fastprobe.ops calls them.";
-    m.attr("INTERFACE") = 3;  // fastprobe/ops/_native.py has the same number
+    m.attr("INTERFACE") = 4;  // fastprobe/ops/_native.py has the same number
     m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
           py::arg("weight"), py::arg("threads"), py::arg("isa"));
@@ -135,6 +164,11 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("threads"), py::arg("isa"));
     m.def("attention", &call_attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("runs"), py::arg("heads"),
           py::arg("width"), py::arg("out"), py::arg("threads"), py::arg("isa"));
+    m.def("projections", &call_projections, py::arg("x"), py::arg("n"), py::arg("depth"), py::arg("layers"),
+          py::arg("threads"), py::arg("isa"));
+    m.def("sublayer", &call_sublayer, py::arg("x"), py::arg("n"), py::arg("depth"), py::arg("layers"),
+          py::arg("residual"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("out"), py::arg("threads"),
+          py::arg("isa"));
     m.def("add_norm", &call_add_norm, py::arg("x"), py::arg("residual"), py::arg("weight"), py::arg("bias"),
           py::arg("n"), py::arg("width"), py::arg("eps"), py::arg("out"), py::arg("threads"), py::arg("isa"));
     m.def("bias_gelu", &call_bias_gelu, py::arg("x"), py::arg("bias"), py::arg("n"), py::arg("width"),

@@ -27,6 +27,67 @@ struct Ahead {
     int pace;
 };
 
+// out = x panel + bias, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. Not inlined, as add_chain.
+__attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, int64_t depth, const float* panel,
+                                             const float* bias, float* out, int64_t out_stride, Ahead ahead) {
+    vec sum[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 16
+    for (int r = 0; r < TILE_ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = load<vec>(bias + v * LANES);
+    for (int64_t t = 0; t < depth; ++t, ++x, panel += PANEL, ahead.from += ahead.pace) {
+        __builtin_prefetch(ahead.from, 0, 2);
+        vec right[TILE_VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < TILE_VECTORS; ++v) right[v] = load<vec>(panel + v * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < TILE_ROWS; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] += x[r * x_stride] * right[v];
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < TILE_ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < TILE_VECTORS; ++v) store(out + r * out_stride + v * LANES, sum[r][v]);
+}
+
+// One step of turning a block of LANES x LANES numbers: bit H of the row changes places with bit H of the column.
+template <int H>
+INLINE void swap_bit(vec (&block)[LANES]) {
+    bits low = {}, high = {};
+    for (int lane = 0; lane < LANES; ++lane) {
+        low[lane] = lane & H ? LANES + lane - H : lane;
+        high[lane] = lane & H ? LANES + lane : lane + H;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; ++r)
+        if (!(r & H)) {
+            const vec a = block[r], b = block[r | H];
+            block[r] = shuffled(a, b, low);
+            block[r | H] = shuffled(a, b, high);
+        }
+}
+
+INLINE void turn(vec (&block)[LANES]) {
+    swap_bit<1>(block);
+    swap_bit<2>(block);
+    if constexpr (LANES > 4) swap_bit<4>(block);
+    if constexpr (LANES > 8) swap_bit<8>(block);
+}
+
+// Rows of numbers as panels that have PANEL of the rows side by side; width rows a panel.
+INLINE void to_panels_turned(const float* from, int64_t stride, int64_t rows, int64_t width, float* panels) {
+    for (int64_t first = 0; first < rows; first += PANEL, panels += width * PANEL)
+        for (int64_t i = 0; i < PANEL; i += LANES)
+            along(width, [&](int64_t t, int have) {
+                vec block[LANES];
+                for (int r = 0; r < LANES; ++r)
+                    block[r] = first + i + r < rows ? load_some(from + (first + i + r) * stride + t, have) : vec{};
+                turn(block);
+                for (int r = 0; r < have; ++r) store(panels + (t + r) * PANEL + i, block[r]);
+            });
+}
+
 enum class Left { PANEL, ROWS, PANEL_OF_PAIRS };
 
 // total += a^T b over one chain, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns; b and total are

@@ -108,6 +108,18 @@ INLINE void store_some(float* to, vec v, int have) {
     memcpy(to, &v, size_t(have) * sizeof(float));
 }
 
+// Every lane: all lanes of v, brought together two by two.
+template <class Join>
+INLINE vec joined(vec v, const Join& join) {
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2) {
+        bits other = {};
+        for (int lane = 0; lane < LANES; ++lane) other[lane] = lane ^ half;
+        v = join(v, shuffled(v, v, other));
+    }
+    return v;
+}
+
 INLINE float sum_of(vec v) {
     double sum = 0;
     for (int lane = 0; lane < LANES; ++lane) sum += v[lane];

@@ -5,7 +5,7 @@ What is run here is what those modules compute; ``models/refusals.py`` turns awa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from fastprobe.errors import InputError
 from fastprobe.models.flat import FlatTokens
 from fastprobe.models.refusals import BATCH_KEYS
 from fastprobe.models.resolve import ModelPoints
-from fastprobe.ops import add_norm, bias_gelu_, linear, varlen_attention
+from fastprobe.ops import Norm, projections, sublayer, varlen_attention
 
-Seen = Callable[[str, Tensor], None]
-"""Called with each point of a layer by name, ``(N, width)``, as soon as it is there."""
+Points = dict[str, Tensor | None]
+"""Names of the points of a layer that are wanted; the layer puts the points there, ``(N, width)`` each."""
 
 
 class Encoder:
@@ -68,48 +68,46 @@ class EncoderLayer:
         self._up, self._activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
         self._down, self._mlp_norm = layer.output.dense, layer.output.LayerNorm
 
-    def __call__(self, state: Tensor, flat: FlatTokens, copies: int = 1, seen: Seen | None = None) -> Tensor:
+    def __call__(self, state: Tensor, flat: FlatTokens, copies: int = 1, points: Points | None = None) -> Tensor:
         """``(copies * N, width)`` to the same: that many states of the batch lie side by side."""
-        return self.ffn(self.attention(state, flat, copies, seen), seen)
+        return self.ffn(self.attention(state, flat, copies, points), points)
 
-    def attention(self, state: Tensor, flat: FlatTokens, copies: int = 1, seen: Seen | None = None) -> Tensor:
+    def attention(self, state: Tensor, flat: FlatTokens, copies: int = 1, points: Points | None = None) -> Tensor:
         """The first half: ``resid_pre`` to ``resid_mid``."""
-        q, k, v = (_affine(state, module) for module in (self._query, self._key, self._value))
+        points = {} if points is None else points
+        q, k, v = projections(state, [_layer(module) for module in (self._query, self._key, self._value)])
         heads = varlen_attention(q, k, v, flat.runs * copies, self._heads)
-        _show(seen, "attn_heads", heads)
-        out = _affine(heads, self._out)
-        _show(seen, "attn_out", out)
-        mid = _add_norm(out, state, self._attn_norm)
-        _show(seen, "resid_mid", mid)
+        wanted = "attn_out" in points
+        (out,), mid = sublayer(heads, [_layer(self._out)], state, _norm(self._attn_norm), [wanted])
+        _fill(points, attn_heads=heads, attn_out=out, resid_mid=mid)
         return mid
 
-    def ffn(self, mid: Tensor, seen: Seen | None = None) -> Tensor:
+    def ffn(self, mid: Tensor, points: Points | None = None) -> Tensor:
         """The second half: ``resid_mid`` to ``resid_post``."""
-        if _is_gelu(self._activation) and self._up.bias is not None:
-            act = linear(mid, self._up.weight, None)
-            bias_gelu_(act, self._up.bias)
+        points = {} if points is None else points
+        wanted, norm = "mlp_out" in points, _norm(self._mlp_norm)
+        act: Tensor | None
+        if _is_gelu(self._activation):
+            layers = [_layer(self._up), _layer(self._down)]
+            (act, out), post = sublayer(mid, layers, mid, norm, ["mlp_act" in points, wanted])
         else:
-            act = self._activation(_affine(mid, self._up))
-        _show(seen, "mlp_act", act)
-        out = _affine(act, self._down)
-        _show(seen, "mlp_out", out)
-        post = _add_norm(out, mid, self._mlp_norm)
-        _show(seen, "resid_post", post)
+            act = self._activation(projections(mid, [_layer(self._up)])[0])
+            (out,), post = sublayer(act, [_layer(self._down)], mid, norm, [wanted])
+        _fill(points, mlp_act=act, mlp_out=out, resid_post=post)
         return post
 
 
-def _affine(x: Tensor, module: nn.Linear) -> Tensor:
-    return linear(x, module.weight, module.bias)
+def _layer(module: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    return module.weight, module.bias
 
 
-def _add_norm(x: Tensor, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return add_norm(x, residual, norm.weight, norm.bias, norm.eps)
+def _norm(module: nn.LayerNorm) -> Norm:
+    return Norm(module.weight, module.bias, module.eps)
 
 
 def _is_gelu(activation: Any) -> bool:
     return getattr(activation, "act", None) is nn.functional.gelu
 
 
-def _show(seen: Seen | None, name: str, tensor: Tensor) -> None:
-    if seen is not None:
-        seen(name, tensor)
+def _fill(points: Points, **known: Tensor | None) -> None:
+    points.update({name: tensor for name, tensor in known.items() if name in points})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.encoder import Encoder
+from fastprobe.models.encoder import Encoder, Points
 from fastprobe.models.flat import FlatTokens
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.record import OnLayer, Recorder, evaluating, without_labels
@@ -56,12 +56,10 @@ class FlatRecorder:
         if (first := Point("resid_pre", 0)) in self.wanted:
             held[first] = state
         for index, layer in enumerate(self._encoder.layers[: self.last_layer + 1]):
-
-            def keep(name: str, tensor: Tensor, index: int = index) -> None:
-                if (point := self.points.canonical(Point(name, index))) in self.wanted:
-                    held[point] = tensor
-
-            state = layer(state, flat, seen=keep)
+            names = {name: self.points.canonical(Point(name, index)) for name in self.points.places}
+            points: Points = {name: None for name, point in names.items() if point in self.wanted}
+            state = layer(state, flat, points=points)
+            held |= {names[name]: tensor for name, tensor in points.items() if tensor is not None}
             self.on_layer(index, held)
             for point in [p for p in held if self.wanted[p] <= index]:
                 del held[point]

@@ -13,8 +13,11 @@ from fastprobe.ops._tuning import tuning as tuning
 from fastprobe.ops.add_norm import add_norm as add_norm
 from fastprobe.ops.bias_gelu import bias_gelu_ as bias_gelu_
 from fastprobe.ops.gram import gram_ as gram_
+from fastprobe.ops.projections import projections as projections
 from fastprobe.ops.score import ResidualSums as ResidualSums
 from fastprobe.ops.score import score as score
+from fastprobe.ops.sublayer import Norm as Norm
+from fastprobe.ops.sublayer import sublayer as sublayer
 from fastprobe.ops.unit_sum import UnitSum as UnitSum
 from fastprobe.ops.unit_sum import unit_sum as unit_sum
 from fastprobe.ops.varlen_attention import varlen_attention as varlen_attention

@@ -1,0 +1,54 @@
+// What the linear layers of a model share: their weights as panels, and rows in blocks.
+#pragma once
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace fastprobe {
+
+struct Linear {
+    Matrix weight;      // (width, depth)
+    const float* bias;  // nullptr: none
+    int64_t width;
+    float* out;  // (n, width), dense
+};
+
+constexpr int64_t FEWEST_ROWS = 64;  // of a block; fastprobe/ops/_linear_layers.py has the same number
+
+// A layer's weight as panels of PANEL outputs each.
+class Panels {
+   public:
+    Panels(const Linear& layer, int64_t depth);
+
+    // By all threads of a parallel region together, who meet before they use the panels.
+    void pack(const Kernels& kernels) const;
+
+    // out, (n, layer.width), dense: the layer, or GELU of it, on n rows.
+    void apply(Matrix x, int64_t n, bool gelu, float* out, const Kernels& kernels) const;
+
+   private:
+    float* panel(int64_t p) const { return memory_.get() + p * depth_ * PANEL; }
+    int width(int64_t p) const;
+
+    const Linear& layer_;
+    const int64_t depth_, count_;
+    const Memory memory_;
+};
+
+// Rows in blocks of like size, as many for each thread, whose numbers all stay in a core's cache or one behind it.
+class Blocks {
+   public:
+    Blocks(int64_t rows, int64_t numbers_a_row, int threads);
+
+    int64_t count() const { return count_; }
+    int64_t start(int64_t block) const { return block == count_ ? rows_ : rows_ * block / count_ / TILE * TILE; }
+    int64_t size(int64_t block) const { return start(block + 1) - start(block); }
+
+   private:
+    static constexpr int64_t TILE = 8;  // a multiple of every instruction set's
+
+    const int64_t rows_;
+    int64_t count_;
+};
+
+}  // namespace fastprobe

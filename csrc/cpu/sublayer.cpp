@@ -1,0 +1,45 @@
+#include "sublayer.h"
+
+#include <algorithm>
+#include <deque>
+
+namespace fastprobe {
+
+void sublayer(Matrix x, int64_t n, int64_t depth, const std::vector<Linear>& layers, const AddNorm& norm, int threads,
+              const Kernels& kernels) {
+    std::deque<Panels> panels;
+    int64_t numbers = depth, dropped = 0, width = depth;
+    for (const Linear& layer : layers) {
+        panels.emplace_back(layer, width);
+        width = layer.width;
+        numbers += width;
+        dropped += layer.out ? 0 : width;
+    }
+    const Blocks blocks(n, numbers, threads);
+    int64_t most = 0;
+    for (int64_t b = 0; b < blocks.count(); ++b) most = std::max(most, blocks.size(b));
+#pragma omp parallel num_threads(threads)
+    {
+        for (const Panels& weight : panels) weight.pack(kernels);
+        const Memory memory(most * dropped);
+#pragma omp barrier
+#pragma omp for schedule(dynamic)
+        for (int64_t b = 0; b < blocks.count(); ++b) {
+            const int64_t row = blocks.start(b), rows = blocks.size(b);
+            Matrix in{x.data + row * x.row_stride, x.row_stride};
+            float* free = memory.get();
+            for (size_t l = 0; l < layers.size(); ++l) {
+                const Linear& layer = layers[l];
+                float* out = layer.out ? layer.out + row * layer.width : free;
+                if (!layer.out) free += rows * layer.width;
+                panels[l].apply(in, rows, l + 1 < layers.size(), out, kernels);
+                in = {out, layer.width};
+            }
+            for (int64_t i = 0; i < rows; ++i)
+                kernels.add_norm(in.data + i * width, norm.residual.data + (row + i) * norm.residual.row_stride,
+                                 norm.weight, norm.bias, width, norm.eps, norm.out + (row + i) * width);
+        }
+    }
+}
+
+}  // namespace fastprobe
