@@ -7,38 +7,41 @@
 
 namespace fastprobe {
 
-constexpr int ROWS = 8;  // of queries at a time, at most
-
-void attention(Matrix q, Matrix k, Matrix v, const std::vector<std::pair<int64_t, int64_t>>& runs, int64_t heads,
-               int64_t width, float* out, int threads, const Kernels& kernels) {
-    struct Sequence {
-        int64_t start, length;
-    };
+std::vector<Sequence> sequences_of(const Runs& runs) {
     std::vector<Sequence> sequences;
-    int64_t start = 0, longest = 0;
-    for (auto [count, length] : runs) {
-        longest = std::max(longest, length);
+    int64_t start = 0;
+    for (auto [count, length] : runs)
         for (int64_t i = 0; i < count; ++i, start += length) sequences.push_back({start, length});
-    }
+    return sequences;
+}
+
+void Heads::attend(int64_t head, Sequence sequence, float* memory, const Kernels& kernels) const {
+    const auto [first, length] = sequence;
+    const int64_t column = head * width;
+    kernels.attend({q.data + first * q.row_stride + column, k.data + first * k.row_stride + column,
+                    v.data + first * v.row_stride + column, out + first * count * width + column, q.row_stride,
+                    k.row_stride, v.row_stride, count * width, length, width, 1 / std::sqrt(float(width))},
+                   memory);
+}
+
+int64_t Heads::memory_for(int64_t length) const {
+    constexpr int ROWS = 8;  // of queries at a time, at most
+    const int64_t panels = (length + PANEL - 1) / PANEL, wide = (width + PANEL - 1) / PANEL * PANEL;
+    return panels * PANEL * width + length * wide + ROWS * (width + panels * PANEL);
+}
+
+void attention(const Heads& heads, const Runs& runs, int threads, const Kernels& kernels) {
+    std::vector<Sequence> sequences = sequences_of(runs);
     // The longest first, so that no thread is left with one at the end.
     std::stable_sort(sequences.begin(), sequences.end(), [](auto a, auto b) { return a.length > b.length; });
-
-    const int64_t panels = (longest + PANEL - 1) / PANEL, tasks = int64_t(sequences.size()) * heads;
-    const int64_t wide = (width + PANEL - 1) / PANEL * PANEL;
-    const int64_t size = panels * PANEL * width + longest * wide + ROWS * (width + panels * PANEL);
-    const float scale = 1 / std::sqrt(float(width));
+    const int64_t tasks = int64_t(sequences.size()) * heads.count;
+    if (!tasks) return;
 #pragma omp parallel num_threads(threads)
     {
-        const Memory memory(size);
+        const Memory memory(heads.memory_for(sequences[0].length));
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < tasks; ++task) {
-            const auto [first, length] = sequences[task / heads];
-            const int64_t column = task % heads * width;
-            kernels.attend({q.data + first * q.row_stride + column, k.data + first * k.row_stride + column,
-                            v.data + first * v.row_stride + column, out + first * heads * width + column, q.row_stride,
-                            k.row_stride, v.row_stride, heads * width, length, width, scale},
-                           memory.get());
-        }
+        for (int64_t task = 0; task < tasks; ++task)
+            heads.attend(task % heads.count, sequences[task / heads.count], memory.get(), kernels);
     }
 }
 

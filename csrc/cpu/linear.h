@@ -10,10 +10,17 @@ struct Linear {
     Matrix weight;      // (width, depth)
     const float* bias;  // nullptr: none
     int64_t width;
-    float* out;  // (n, width), dense
+    float* out;  // (n, width), dense; nullptr: the output is dropped once it has been used
 };
 
-constexpr int64_t FEWEST_ROWS = 64;  // of a block; fastprobe/ops/_linear_layers.py has the same number
+// A LayerNorm, whose result goes to out, dense.
+struct Norm {
+    const float *weight, *bias;
+    float eps;
+    float* out;
+};
+
+constexpr int64_t FEWEST_ROWS = 64;  // of a block: a tile of rows must fit, and weights are fetched for each block
 
 // A layer's weight as panels of PANEL outputs each.
 class Panels {
@@ -35,7 +42,7 @@ class Panels {
     const Memory memory_;
 };
 
-// Rows in blocks of like size, as many for each thread, whose numbers all stay in a core's cache or one behind it.
+// Rows in blocks of like size, as many for each thread, whose numbers stay in a core's second cache.
 class Blocks {
    public:
     Blocks(int64_t rows, int64_t numbers_a_row, int threads);

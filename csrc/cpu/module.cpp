@@ -2,16 +2,17 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "attention.h"
+#include "attention_sublayer.h"
+#include "ffn_sublayer.h"
 #include "gram.h"
-#include "projections.h"
 #include "rowwise.h"
 #include "score.h"
-#include "sublayer.h"
 #include "unit_sum.h"
 
 namespace py = pybind11;
@@ -91,39 +92,52 @@ Matrix matrix_of(const MatrixArguments& arguments) {
     return {pointer<float>(std::get<0>(arguments)), std::get<1>(arguments)};
 }
 
-void call_attention(const MatrixArguments& q, const MatrixArguments& k, const MatrixArguments& v,
-                    const std::vector<std::pair<int64_t, int64_t>>& runs, int64_t heads, int64_t width, uintptr_t out,
-                    int threads, const std::string& isa) {
+void call_attention(const MatrixArguments& q, const MatrixArguments& k, const MatrixArguments& v, const Runs& runs,
+                    int64_t heads, int64_t width, uintptr_t out, int threads, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     py::gil_scoped_release release;
-    attention(matrix_of(q), matrix_of(k), matrix_of(v), runs, heads, width, pointer<float>(out), threads, kernels);
+    attention({matrix_of(q), matrix_of(k), matrix_of(v), pointer<float>(out), heads, width}, runs, threads, kernels);
 }
 
 // weight, address of the bias (0: none), width, address of the output (0: not wanted)
 using LinearArguments = std::tuple<MatrixArguments, uintptr_t, int64_t, uintptr_t>;
 
+Linear linear_of(const LinearArguments& arguments) {
+    const auto& [weight, bias, width, out] = arguments;
+    return {matrix_of(weight), pointer<float>(bias), width, pointer<float>(out)};
+}
+
 std::vector<Linear> linears_of(const std::vector<LinearArguments>& arguments) {
     std::vector<Linear> layers;
-    for (const auto& [weight, bias, width, out] : arguments)
-        layers.push_back({matrix_of(weight), pointer<float>(bias), width, pointer<float>(out)});
+    for (const auto& each : arguments) layers.push_back(linear_of(each));
     return layers;
 }
 
-void call_projections(const MatrixArguments& x, int64_t n, int64_t depth, const std::vector<LinearArguments>& layers,
-                      int threads, const std::string& isa) {
-    const Kernels& kernels = kernels_named(isa);
-    py::gil_scoped_release release;
-    projections(matrix_of(x), n, depth, linears_of(layers), threads, kernels);
+// address of weight and bias, eps, address of the output
+using NormArguments = std::tuple<uintptr_t, uintptr_t, float, uintptr_t>;
+
+Norm norm_of(const NormArguments& arguments) {
+    const auto& [weight, bias, eps, out] = arguments;
+    return {pointer<float>(weight), pointer<float>(bias), eps, pointer<float>(out)};
 }
 
-void call_sublayer(const MatrixArguments& x, int64_t n, int64_t depth, const std::vector<LinearArguments>& layers,
-                   const MatrixArguments& residual, uintptr_t weight, uintptr_t bias, float eps, uintptr_t out,
-                   int threads, const std::string& isa) {
+void call_ffn_sublayer(const MatrixArguments& x, int64_t n, int64_t depth, const std::vector<LinearArguments>& layers,
+                   const MatrixArguments& residual, const NormArguments& norm, int threads, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     py::gil_scoped_release release;
-    sublayer(matrix_of(x), n, depth, linears_of(layers),
-             {matrix_of(residual), pointer<float>(weight), pointer<float>(bias), eps, pointer<float>(out)}, threads,
-             kernels);
+    ffn_sublayer(matrix_of(x), n, depth, linears_of(layers), matrix_of(residual), norm_of(norm), threads, kernels);
+}
+
+void call_attention_sublayer(const MatrixArguments& x, int64_t n, int64_t depth, const Runs& runs,
+                             const std::array<LinearArguments, 4>& layers, int64_t heads, uintptr_t heads_out,
+                             const NormArguments& norm, int threads, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    py::gil_scoped_release release;
+    const auto& [query, key, value, out] = layers;
+    attention_sublayer(
+        matrix_of(x), n, depth, runs,
+        {linear_of(query), linear_of(key), linear_of(value), linear_of(out), heads, pointer<float>(heads_out)},
+        norm_of(norm), threads, kernels);
 }
 
 void call_add_norm(const MatrixArguments& x, const MatrixArguments& residual, uintptr_t weight, uintptr_t bias,
@@ -164,10 +178,10 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("threads"), py::arg("isa"));
     m.def("attention", &call_attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("runs"), py::arg("heads"),
           py::arg("width"), py::arg("out"), py::arg("threads"), py::arg("isa"));
-    m.def("projections", &call_projections, py::arg("x"), py::arg("n"), py::arg("depth"), py::arg("layers"),
-          py::arg("threads"), py::arg("isa"));
-    m.def("sublayer", &call_sublayer, py::arg("x"), py::arg("n"), py::arg("depth"), py::arg("layers"),
-          py::arg("residual"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("out"), py::arg("threads"),
+    m.def("ffn_sublayer", &call_ffn_sublayer, py::arg("x"), py::arg("n"), py::arg("depth"), py::arg("layers"),
+          py::arg("residual"), py::arg("norm"), py::arg("threads"), py::arg("isa"));
+    m.def("attention_sublayer", &call_attention_sublayer, py::arg("x"), py::arg("n"), py::arg("depth"), py::arg("runs"),
+          py::arg("layers"), py::arg("heads"), py::arg("heads_out"), py::arg("norm"), py::arg("threads"),
           py::arg("isa"));
     m.def("add_norm", &call_add_norm, py::arg("x"), py::arg("residual"), py::arg("weight"), py::arg("bias"),
           py::arg("n"), py::arg("width"), py::arg("eps"), py::arg("out"), py::arg("threads"), py::arg("isa"));

@@ -15,7 +15,7 @@ from fastprobe.errors import InputError
 from fastprobe.models.flat import FlatTokens
 from fastprobe.models.refusals import BATCH_KEYS
 from fastprobe.models.resolve import ModelPoints
-from fastprobe.ops import Norm, projections, sublayer, varlen_attention
+from fastprobe.ops import Norm, attention_sublayer, ffn_sublayer, linear
 
 Points = dict[str, Tensor | None]
 """Names of the points of a layer that are wanted; the layer puts the points there, ``(N, width)`` each."""
@@ -75,24 +75,24 @@ class EncoderLayer:
     def attention(self, state: Tensor, flat: FlatTokens, copies: int = 1, points: Points | None = None) -> Tensor:
         """The first half: ``resid_pre`` to ``resid_mid``."""
         points = {} if points is None else points
-        q, k, v = projections(state, [_layer(module) for module in (self._query, self._key, self._value)])
-        heads = varlen_attention(q, k, v, flat.runs * copies, self._heads)
-        wanted = "attn_out" in points
-        (out,), mid = sublayer(heads, [_layer(self._out)], state, _norm(self._attn_norm), [wanted])
+        layers = (_layer(self._query), _layer(self._key), _layer(self._value), _layer(self._out))
+        keep = ("attn_heads" in points, "attn_out" in points)
+        runs, norm = flat.runs * copies, _norm(self._attn_norm)
+        heads, out, mid = attention_sublayer(state, layers, runs, self._heads, norm, keep)
         _fill(points, attn_heads=heads, attn_out=out, resid_mid=mid)
         return mid
 
     def ffn(self, mid: Tensor, points: Points | None = None) -> Tensor:
         """The second half: ``resid_mid`` to ``resid_post``."""
         points = {} if points is None else points
-        wanted, norm = "mlp_out" in points, _norm(self._mlp_norm)
+        down, norm, kept = _layer(self._down), _norm(self._mlp_norm), "mlp_out" in points
         act: Tensor | None
         if _is_gelu(self._activation):
-            layers = [_layer(self._up), _layer(self._down)]
-            (act, out), post = sublayer(mid, layers, mid, norm, ["mlp_act" in points, wanted])
+            layers, keep = [_layer(self._up), down], ["mlp_act" in points, kept]
+            (act, out), post = ffn_sublayer(mid, layers, mid, norm, keep)
         else:
-            act = self._activation(projections(mid, [_layer(self._up)])[0])
-            (out,), post = sublayer(act, [_layer(self._down)], mid, norm, [wanted])
+            act = self._activation(linear(mid, *_layer(self._up)))
+            (out,), post = ffn_sublayer(act, [down], mid, norm, [kept])
         _fill(points, mlp_act=act, mlp_out=out, resid_post=post)
         return post
 

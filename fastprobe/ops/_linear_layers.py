@@ -1,13 +1,15 @@
-"""Linear layers in C++: what the operations made of them share."""
+"""The halves of an encoder's layer: what the operations for them share."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops import _native
@@ -16,34 +18,66 @@ from fastprobe.ops._platform import linear
 Layer = tuple[Tensor, Tensor | None]
 """Weight ``(E, D)`` and bias ``(E,)`` of ``x weight^T + bias``."""
 
-FEWEST_ROWS = 64
-"""That the C++ kernels take: ``csrc/cpu/linear.h``."""
-
 ENOUGH_ROWS = 512
-"""For fewer, turning the weights for the C++ kernel takes what it gains (benchmarks/NOTES.md)."""
+"""For fewer, turning the weights for the C++ kernels costs what they gain (benchmarks/NOTES.md)."""
 
-SLOWER = 1.1
-"""So many times a library's time and ``auto`` takes the library: less is within what two probes differ by."""
+SLOWER = 1.25
+"""So many times a library's time, and the library is taken: less is within what two trials differ by."""
 
 
-def check(operation: str, x: Tensor, layer: Layer) -> None:
-    """Raises ``ShapeError`` where a layer does not take ``x``."""
+class Norm(NamedTuple):
+    """A LayerNorm."""
+
+    weight: Tensor  # (D,)
+    bias: Tensor  # (D,)
+    eps: float
+
+
+def check_layer(operation: str, layer: Layer, depth: int, dtype: torch.dtype) -> None:
+    """Raises ``ShapeError`` where a layer does not take rows of a width and dtype."""
     weight, bias = layer
-    if x.ndim != 2 or weight.ndim != 2 or weight.shape[1] != x.shape[1] or weight.dtype != x.dtype:
+    if weight.ndim != 2 or weight.shape[1] != depth or weight.dtype != dtype:
         raise ShapeError(
-            f"{operation}: a weight must be (E, D) for x of (N, D), of its dtype; got {tuple(weight.shape)} "
-            f"{weight.dtype} for {tuple(x.shape)} {x.dtype}"
+            f"{operation}: a weight must be (E, {depth}) {dtype} for its input, "
+            f"got {tuple(weight.shape)} {weight.dtype}"
         )
-    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != dtype):
         raise ShapeError(
-            f"{operation}: a bias must be ({len(weight)},) {x.dtype} to match its weight, "
+            f"{operation}: a bias must be ({len(weight)},) {dtype} to match its weight, "
             f"got {tuple(bias.shape)} {bias.dtype}"
         )
 
 
-def cpu_refuses(x: Tensor, layers: Sequence[Layer], others: Sequence[Tensor] = ()) -> str | None:
+def check_norm(operation: str, norm: Norm, width: int, dtype: torch.dtype) -> None:
+    """Raises ``ShapeError`` where a norm does not take rows of a width and dtype."""
+    for name, vector in (("weight", norm.weight), ("bias", norm.bias)):
+        if vector.shape != (width,) or vector.dtype != dtype:
+            raise ShapeError(
+                f"{operation}: the {name} of the norm must be ({width},) {dtype}, "
+                f"got {tuple(vector.shape)} {vector.dtype}"
+            )
+
+
+def cpu_refuses(layers: Sequence[Layer], norm: Norm, *rows: Tensor) -> str | None:
     """Why the C++ kernels cannot run layers on these rows, or ``None``."""
-    return _native.cpu_refuses_floats([x, *others, *(t for layer in layers for t in layer if t is not None)])
+    weights = [tensor for layer in layers for tensor in layer if tensor is not None]
+    return _native.cpu_refuses_floats([*rows, *weights, norm.weight, norm.bias])
+
+
+def layer_argument(layer: Layer, out: Tensor | None) -> tuple[tuple[int, int], int, int, int]:
+    """A layer as the kernels take it: weight, bias, width, output."""
+    weight, bias = layer
+    return _native.matrix_argument(weight), address(bias), len(weight), address(out)
+
+
+def norm_argument(norm: Norm, out: Tensor) -> tuple[int, int, float, int]:
+    """A norm as the kernels take it: weight, bias, eps, output."""
+    return norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps, out.data_ptr()
+
+
+def address(tensor: Tensor | None) -> int:
+    """0 where there is none."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def are_faster(rows: int) -> bool:
@@ -51,41 +85,34 @@ def are_faster(rows: int) -> bool:
     return rows >= ENOUGH_ROWS and not _libraries_are_faster()
 
 
-def layer_argument(layer: Layer, out: Tensor | None) -> tuple[tuple[int, int], int, int, int]:
-    """A layer as the kernels take it: weight, bias, width, output."""
-    weight, bias = layer
-    return (
-        _native.matrix_argument(weight),
-        0 if bias is None else bias.data_ptr(),
-        len(weight),
-        0 if out is None else out.data_ptr(),
-    )
-
-
-def project(x: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
-    """``csrc/cpu/projections.cpp``: rows in blocks that stay in a cache, weights in panels."""
-    out = [torch.empty(len(x), len(weight), dtype=x.dtype) for weight, _ in layers]
-    _native.cpu_library().projections(
-        x=_native.matrix_argument(x),
-        n=len(x),
-        depth=x.shape[1],
-        layers=[layer_argument(*each) for each in zip(layers, out, strict=True)],
-        threads=torch.get_num_threads(),
-        isa=_native.chosen_instruction_set(),
-    )
-    return out
-
-
 @functools.cache
 def _libraries_are_faster() -> bool:
-    """Whether a product of a small encoder takes the C++ kernel far longer than torch: some milliseconds, once."""
-    x, layer = torch.ones(ENOUGH_ROWS, 384), (torch.ones(384, 384), torch.ones(384))
+    """Whether the FFN of a small encoder takes the C++ kernels far longer than torch: some milliseconds, once."""
+    x = torch.ones(ENOUGH_ROWS, 384)
+    up, down = ((torch.ones(e, d), torch.ones(e)) for e, d in ((768, 384), (384, 768)))
+    norm, out = Norm(torch.ones(384), torch.ones(384), 1.0), torch.empty(x.shape)
     ours, theirs = [], []
-    for _ in range(8):  # in turn, as other processes may come between; the first round is slower
+    for _ in range(6):  # in turn, as other processes may come between; the first round is slower
         start = time.perf_counter()
-        project(x, [layer])
+        run_ffn(x, [up, down], [None, None], x, norm, out)
         between = time.perf_counter()
-        linear(x, *layer)
+        F.layer_norm(linear(F.gelu(linear(x, *up)), *down) + x, x.shape[1:], *norm)
         ours.append(between - start)
         theirs.append(time.perf_counter() - between)
     return min(ours) > SLOWER * min(theirs)
+
+
+def run_ffn(
+    x: Tensor, layers: Sequence[Layer], outputs: Sequence[Tensor | None], residual: Tensor, norm: Norm, out: Tensor
+) -> None:
+    """``csrc/cpu/ffn_sublayer.cpp``: block of rows by block, all that lies between in a near cache."""
+    _native.cpu_library().ffn_sublayer(
+        x=_native.matrix_argument(x),
+        n=len(x),
+        depth=x.shape[1],
+        layers=[layer_argument(*each) for each in zip(layers, outputs, strict=True)],
+        residual=_native.matrix_argument(residual),
+        norm=norm_argument(norm, out),
+        threads=torch.get_num_threads(),
+        isa=_native.chosen_instruction_set(),
+    )

@@ -1,12 +1,12 @@
-#include "sublayer.h"
+#include "ffn_sublayer.h"
 
 #include <algorithm>
 #include <deque>
 
 namespace fastprobe {
 
-void sublayer(Matrix x, int64_t n, int64_t depth, const std::vector<Linear>& layers, const AddNorm& norm, int threads,
-              const Kernels& kernels) {
+void ffn_sublayer(Matrix x, int64_t n, int64_t depth, const std::vector<Linear>& layers, Matrix residual, const Norm& norm,
+                  int threads, const Kernels& kernels) {
     std::deque<Panels> panels;
     int64_t numbers = depth, dropped = 0, width = depth;
     for (const Linear& layer : layers) {
@@ -36,7 +36,7 @@ void sublayer(Matrix x, int64_t n, int64_t depth, const std::vector<Linear>& lay
                 in = {out, layer.width};
             }
             for (int64_t i = 0; i < rows; ++i)
-                kernels.add_norm(in.data + i * width, norm.residual.data + (row + i) * norm.residual.row_stride,
+                kernels.add_norm(in.data + i * width, residual.data + (row + i) * residual.row_stride,
                                  norm.weight, norm.bias, width, norm.eps, norm.out + (row + i) * width);
         }
     }

@@ -1,0 +1,69 @@
+#include "attention_sublayer.h"
+
+#include <algorithm>
+
+namespace fastprobe {
+namespace {
+
+// Whole sequences in blocks of about so many rows, and no block of fewer than FEWEST_ROWS.
+std::vector<std::vector<Sequence>> blocks_of(const std::vector<Sequence>& sequences, int64_t rows) {
+    std::vector<std::vector<Sequence>> blocks;
+    int64_t left = 0;
+    for (const Sequence& sequence : sequences) left += sequence.length;
+    int64_t size = rows;
+    for (const Sequence& sequence : sequences) {
+        if (size >= rows && left >= FEWEST_ROWS) {
+            blocks.emplace_back();
+            size = 0;
+        }
+        blocks.back().push_back(sequence);
+        size += sequence.length;
+        left -= sequence.length;
+    }
+    return blocks;
+}
+
+}  // namespace
+
+void attention_sublayer(Matrix x, int64_t n, int64_t depth, const Runs& runs, const AttentionLayers& layers,
+                        const Norm& norm, int threads, const Kernels& kernels) {
+    const int64_t inner = layers.query.width, width = layers.out.width;
+    const Panels query(layers.query, depth), key(layers.key, depth), value(layers.value, depth), last(layers.out, inner);
+    const int64_t rows = Blocks(n, depth + 4 * inner + width, threads).size(0);
+    const auto blocks = blocks_of(sequences_of(runs), std::max(rows, FEWEST_ROWS));
+    int64_t most = 0, longest = 0;
+    for (const auto& block : blocks) {
+        most = std::max(most, block.back().start + block.back().length - block[0].start);
+        for (const Sequence& sequence : block) longest = std::max(longest, sequence.length);
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        for (const Panels* panels : {&query, &key, &value, &last}) panels->pack(kernels);
+        const Memory memory(most * (4 * inner + width));
+        float *q = memory.get(), *k = q + most * inner, *v = k + most * inner, *own_heads = v + most * inner;
+        float* own_out = own_heads + most * inner;
+        Heads heads{{q, inner}, {k, inner}, {v, inner}, own_heads, layers.heads, inner / layers.heads};
+        const Memory room(heads.memory_for(longest));
+#pragma omp barrier
+#pragma omp for schedule(dynamic)
+        for (size_t b = 0; b < blocks.size(); ++b) {
+            const std::vector<Sequence>& block = blocks[b];
+            const int64_t start = block[0].start, size = block.back().start + block.back().length - start;
+            const Matrix in{x.data + start * x.row_stride, x.row_stride};
+            query.apply(in, size, false, q, kernels);
+            key.apply(in, size, false, k, kernels);
+            value.apply(in, size, false, v, kernels);
+            if (layers.heads_out) heads.out = layers.heads_out + start * inner;
+            for (const Sequence& sequence : block)
+                for (int64_t head = 0; head < heads.count; ++head)
+                    heads.attend(head, {sequence.start - start, sequence.length}, room.get(), kernels);
+            float* out = layers.out.out ? layers.out.out + start * width : own_out;
+            last.apply({heads.out, inner}, size, false, out, kernels);
+            for (int64_t i = 0; i < size; ++i)
+                kernels.add_norm(out + i * width, in.data + i * x.row_stride, norm.weight, norm.bias, width, norm.eps,
+                                 norm.out + (start + i) * width);
+        }
+    }
+}
+
+}  // namespace fastprobe
