@@ -15,12 +15,14 @@ std::vector<Sequence> sequences_of(const Runs& runs) {
     return sequences;
 }
 
+constexpr float LOG2E = 1.44269504f;  // so that weights are powers of two, which take fewer operations than those of e
+
 void Heads::attend(int64_t head, Sequence sequence, float* memory, const Kernels& kernels) const {
     const auto [first, length] = sequence;
     const int64_t column = head * width;
     kernels.attend({q.data + first * q.row_stride + column, k.data + first * k.row_stride + column,
                     v.data + first * v.row_stride + column, out + first * count * width + column, q.row_stride,
-                    k.row_stride, v.row_stride, count * width, length, width, 1 / std::sqrt(float(width))},
+                    k.row_stride, v.row_stride, count * width, length, width, LOG2E / std::sqrt(float(width))},
                    memory);
 }
 

@@ -20,8 +20,8 @@ INLINE void to_panels(const float* from, int64_t stride, int64_t rows, int64_t w
         }
 }
 
-// Scores, length of them with room for whole vectors, become e to the power of (score - the largest); returns their sum.
-INLINE float exponentials(float* scores, int64_t length) {
+// Scores, length of them with room for whole vectors, become 2 to the power of (score - the largest); returns their sum.
+INLINE float powers(float* scores, int64_t length) {
     for (int64_t c = length; c % LANES; ++c) scores[c] = -__builtin_inff();
     vec most = load<vec>(scores);
     for (int64_t c = LANES; c < length; c += LANES) {
@@ -31,7 +31,7 @@ INLINE float exponentials(float* scores, int64_t length) {
     most = joined(most, [](vec a, vec b) { return a > b ? a : b; });
     vec sum = {};
     for (int64_t c = 0; c < length; c += LANES) {
-        const vec weights = exp_of(load<vec>(scores + c) - most);
+        const vec weights = exp2_of(load<vec>(scores + c) - most);
         store(scores + c, weights);
         sum += weights;
     }
@@ -76,7 +76,7 @@ void attend(const Head& head, float* memory) {
         for (int64_t p = 0; p < key_panels; ++p)
             multiply_tile(queries, width, width, keys + p * width * PANEL, scores + p * PANEL, room);
         float inverse[TILE_ROWS];
-        for (int r = 0; r < height; ++r) inverse[r] = 1.0f / exponentials(scores + r * room, length);
+        for (int r = 0; r < height; ++r) inverse[r] = 1.0f / powers(scores + r * room, length);
         for (int64_t w = 0; w < panels; ++w) {
             alignas(64) float sums[TILE_ROWS * PANEL];
             multiply_tile(scores, room, length, values + w * length * PANEL, sums, PANEL);

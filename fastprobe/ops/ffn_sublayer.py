@@ -28,7 +28,8 @@ class FfnOutput(NamedTuple):
 def _check(x: Tensor, layers: Sequence[Layer], residual: Tensor, norm: Norm, keep: Sequence[bool]) -> None:
     if x.ndim != 2 or not layers or len(keep) != len(layers):
         raise ShapeError(
-            f"ffn_sublayer: {len(keep)} choices of what to keep of {len(layers)} layers of {tuple(x.shape)}"
+            f"ffn_sublayer: x must be (N, D), with a choice for each layer whether to keep its output; got "
+            f"{tuple(x.shape)}, {len(layers)} layers and {len(keep)} choices"
         )
     depth = x.shape[1]
     for layer in layers:
