@@ -1,15 +1,16 @@
-"""The operations of an encoder's layer that are no products: what does each gain over torch?"""
+"""The operations of an encoder's layer, its two halves and what they are made of: what does each gain over torch?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.models import DEVICE, generator
-from fastprobe.ops import add_norm, bias_gelu_, varlen_attention
+from fastprobe.ops import Norm, add_norm, attention_sublayer, bias_gelu_, ffn_sublayer, varlen_attention
 
 TOKENS, WIDTH, HEADS = 2048 if DEVICE.type == "cpu" else 65_536, 384, 12
 RUNS = {
@@ -24,6 +25,58 @@ def _normal(*shape: int) -> Tensor:
 
 def _largest(out: Tensor, exact: Tensor) -> float:
     return float((out - exact).abs().max())
+
+
+def _layers(*widths: tuple[int, int]) -> list[tuple[Tensor, Tensor | None]]:
+    numbers = generator(1)  # others than those of the rows
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=numbers, device=DEVICE)
+
+    return [(normal(e, d) / d**0.5, normal(e)) for d, e in widths]
+
+
+def _wide(layers: Iterable[tuple[Tensor, Tensor | None]]) -> list[tuple[Tensor, Tensor | None]]:
+    return [(weight.double(), bias.double()) for weight, bias in layers if bias is not None]
+
+
+@pytest.mark.benchmark(group="FFN half of a layer")
+def bench_ffn_sublayer(duel: Callable[..., None]) -> None:
+    """Against two products by a library of torch's, whichever is faster here, and ``gelu`` and ``layer_norm``."""
+    x, norm = _normal(2 * TOKENS, WIDTH), Norm(_normal(WIDTH), _normal(WIDTH), 1e-12)
+    layers, nothing = _layers((WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)), [False, False]
+    wide_norm = Norm(norm.weight.double(), norm.bias.double(), norm.eps)
+    duel(
+        ours=lambda: ffn_sublayer(x, layers, x, norm, nothing).state,
+        peers={"torch": lambda: ffn_sublayer.on("torch")(x, layers, x, norm, nothing).state},
+        exact=lambda: ffn_sublayer.on("torch")(x.double(), _wide(layers), x.double(), wide_norm, nothing).state,
+        error=_largest,
+        gate=3e-5,
+        flops=4.0 * len(x) * WIDTH * 4 * WIDTH,
+    )
+
+
+@pytest.mark.parametrize("lengths", RUNS)
+@pytest.mark.benchmark(group="attention half of a layer")
+def bench_attention_sublayer(duel: Callable[..., None], lengths: str) -> None:
+    """Against four products by a library of torch's, ``scaled_dot_product_attention`` and ``layer_norm``."""
+    runs = [(2 * count, length) for count, length in RUNS[lengths]]
+    x, norm = _normal(sum(n * length for n, length in runs), WIDTH), Norm(_normal(WIDTH), _normal(WIDTH), 1e-12)
+    layers, nothing = tuple(_layers(*[(WIDTH, WIDTH)] * 4)), (False, False)
+    wide_norm = Norm(norm.weight.double(), norm.bias.double(), norm.eps)
+
+    def on(backend: str, *args: Any) -> Tensor:
+        out: Tensor = attention_sublayer(*args, nothing, backend=backend).state
+        return out
+
+    duel(
+        ours=lambda: on("auto", x, layers, runs, HEADS, norm),
+        peers={"torch": lambda: on("torch", x, layers, runs, HEADS, norm)},
+        exact=lambda: on("torch", x.double(), _wide(layers), runs, HEADS, wide_norm),
+        error=_largest,
+        gate=3e-5,
+        flops=8.0 * len(x) * WIDTH**2 + 4.0 * WIDTH * sum(count * length**2 for count, length in runs),
+    )
 
 
 @pytest.mark.parametrize("lengths", RUNS)

@@ -78,12 +78,11 @@ def _ours(model: nn.Module, batches: list[Batch]) -> list[Tensor]:
     with freed_memory_kept():
         for together in grouped(batches, batch_tokens(DEVICE.type)):
             batch = merged(together)
-            mask = batch["attention_mask"].bool()
-            flat = FlatTokens.of(mask)
+            flat = FlatTokens.of(batch["attention_mask"].bool())
             state = encoder.stem(batch, flat)
             for layer in encoder.layers:
                 state = layer(state, flat)
-            final.append(flat.restore(state)[mask])
+            final.append(state[flat.index.argsort()])
     return final
 
 
