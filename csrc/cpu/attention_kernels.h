@@ -43,7 +43,7 @@ INLINE void multiply_tile(const float* rows, int64_t stride, int64_t depth, cons
                           int64_t out_stride) {
     constexpr float nothing[PANEL] = {};
     for (int c = 0; c < PANEL; c += TILE_VECTORS * LANES)
-        multiply_rows(rows, stride, depth, panel + c, nothing, out + c, out_stride, {panel, 0});
+        multiply_rows(rows, stride, depth, panel + c, nothing, 0, out + c, out_stride, {panel, 0});
 }
 
 // Rows of one head lie a whole state's width apart, too far for the processor to foresee.

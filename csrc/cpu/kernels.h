@@ -6,7 +6,7 @@
 namespace fastprobe {
 
 constexpr int PANEL = 32;    // columns that are packed side by side
-constexpr int CHAIN = 128;   // tokens added up in one float32 register; of 1,024 a sum loses 8e-6, and tests fail
+constexpr int CHAIN = 128;   // products added up in one float32 register; of 1,024 tokens a sum loses 8e-6, and tests fail
 constexpr int FEW = 512;     // tokens that are too few for the errors of chains to cancel: chains of a quarter then
 constexpr int CHUNK = 2048;  // tokens added up in float32 before the sum goes to float64
 

@@ -15,7 +15,10 @@ void turn_weight(const float* weight, int64_t stride, int64_t rows, int64_t dept
 INLINE void linear_tile(const float* x, int64_t x_stride, int64_t depth, const float* panel, const float* bias,
                         bool gelu, float* out, int64_t out_stride, Ahead ahead) {
     for (int c = 0; c < PANEL; c += TILE_VECTORS * LANES)
-        multiply_rows(x, x_stride, depth, panel + c, bias + c, out + c, out_stride, ahead);
+        for (int64_t t = 0; t < depth; t += CHAIN)
+            multiply_rows(x + t, x_stride, depth - t < CHAIN ? depth - t : CHAIN, panel + t * PANEL + c,
+                          t ? out + c : bias + c, t ? out_stride : 0, out + c, out_stride,
+                          {ahead.from + t * ahead.pace, ahead.pace});
     if (!gelu) return;
     for (int r = 0; r < TILE_ROWS; ++r)
 #pragma GCC unroll 8

@@ -27,15 +27,13 @@ struct Ahead {
     int pace;
 };
 
-// out = x panel + bias, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. Not inlined, as add_chain.
-__attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, int64_t depth, const float* panel,
-                                             const float* bias, float* out, int64_t out_stride, Ahead ahead) {
-    vec sum[TILE_ROWS][TILE_VECTORS];
-#pragma GCC unroll 16
-    for (int r = 0; r < TILE_ROWS; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = load<vec>(bias + v * LANES);
-    for (int64_t t = 0; t < depth; ++t, ++x, panel += PANEL, ahead.from += ahead.pace) {
+// out = from + x panel over some steps, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. Not inlined, as
+// add_chain.
+__attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, int64_t steps, const float* panel,
+                                             const float* from, int64_t from_stride, float* out, int64_t out_stride,
+                                             Ahead ahead) {
+    vec sum[TILE_ROWS][TILE_VECTORS] = {};
+    for (int64_t t = 0; t < steps; ++t, ++x, panel += PANEL, ahead.from += ahead.pace) {
         __builtin_prefetch(ahead.from, 0, 2);
         vec right[TILE_VECTORS];
 #pragma GCC unroll 8
@@ -48,7 +46,8 @@ __attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, i
 #pragma GCC unroll 16
     for (int r = 0; r < TILE_ROWS; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < TILE_VECTORS; ++v) store(out + r * out_stride + v * LANES, sum[r][v]);
+        for (int v = 0; v < TILE_VECTORS; ++v)
+            store(out + r * out_stride + v * LANES, load<vec>(from + r * from_stride + v * LANES) + sum[r][v]);
 }
 
 // One step of turning a block of LANES x LANES numbers: bit H of the row changes places with bit H of the column.
