@@ -5,14 +5,16 @@
 
 namespace fastprobe {
 
+constexpr int64_t PART = 256;  // rows that one thread takes: few, so that none waits long for the last one
+
 UnitSum unit_sum(const Rows& rows, const bool* valid, int64_t n, double* total, int threads, const Kernels& kernels) {
-    const int64_t parts = (n + CHUNK - 1) / CHUNK, stride = (rows.width + PANEL - 1) / PANEL * PANEL;
+    const int64_t parts = (n + PART - 1) / PART, stride = (rows.width + PANEL - 1) / PANEL * PANEL;
     std::vector<double> totals(parts * stride);  // one a part, added up in order
     std::vector<int64_t> counts(parts);
     std::vector<char> finite(parts);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t p = 0; p < parts; ++p)
-        finite[p] = kernels.unit_sum(rows, valid, p * CHUNK, std::min<int64_t>(CHUNK, n - p * CHUNK),
+        finite[p] = kernels.unit_sum(rows, valid, p * PART, std::min(PART, n - p * PART),
                                      totals.data() + p * stride, &counts[p]);
     UnitSum result{0, true};
     std::fill(total, total + rows.width, 0.0);

@@ -6,47 +6,89 @@
 namespace fastprobe {
 namespace {
 
+constexpr int TOGETHER = 16;  // rows added up in float32, while they are in a near cache, before the sum goes to float64
+// A sum of squares within is right in float32: nothing overflowed on the way, and what underflowed is not missed.
+constexpr float LEAST = 0x1p-80f, MOST = 0x1p120f;
+
+// body(column, v, values) for the vectors of a row from a column on, one panel: zeros where the row ends before.
+template <class Widen, class Body>
+INLINE void in_panel(const Rows& rows, const typename Widen::Stored* row, int64_t column, Widen widen,
+                     const Body& body) {
+    using T = typename Widen::Stored;
+    typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
+    T copy[PANEL];
+    const T* from = whole_row(row + column * rows.column_stride, rows.column_stride, columns_from(rows, column), copy);
+#pragma GCC unroll 8
+    for (int v = 0; v < PANEL / LANES; ++v) body(v, widen(load<packed>(from + v * LANES)));
+}
+
+template <class Widen>
+INLINE float square_of(const Rows& rows, const typename Widen::Stored* row, Widen widen) {
+    vec squares[PANEL / LANES] = {};
+    for (int64_t c = 0; c < rows.width; c += PANEL)
+        in_panel(rows, row, c, widen, [&](int v, vec values) { squares[v] += values * values; });
+    for (int v = 1; v < PANEL / LANES; ++v) squares[0] += squares[v];
+    return sum_of(squares[0]);
+}
+
+// Of a row whose squares float32 may not hold, or which is not finite.
+template <class Widen>
+INLINE double square_in_double(const Rows& rows, const typename Widen::Stored* row, Widen widen) {
+    doubles squares[2] = {};
+    for (int64_t c = 0; c < rows.width; c += PANEL)
+        in_panel(rows, row, c, widen, [&](int, vec values) {
+            for (int which = 0; which < 2; ++which) {
+                const doubles d = half_of(values, which);
+                squares[which] += d * d;
+            }
+        });
+    double square = 0;
+    for (int lane = 0; lane < LANES; ++lane) square += squares[lane / DOUBLES][lane % DOUBLES];
+    return square;
+}
+
+INLINE void add_in_double(double* total, vec values, double weight) {
+    for (int which = 0; which < 2; ++which, total += DOUBLES)
+        store(total, load<doubles>(total) + half_of(values, which) * weight);
+}
+
 template <class Widen>
 INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count,
                           Widen widen) {
     using T = typename Widen::Stored;
-    typedef T packed __attribute__((vector_size(sizeof(T) * LANES)));
     const T* base = static_cast<const T*>(rows.data);
     bool finite = true;
     int64_t counted = 0;  // here, as the counts of other threads lie beside *count
-    for (int64_t i = first; i < first + n; ++i) {
-        if (!valid[i]) continue;
-        const T* row = base + i * rows.row_stride;
-        T copy[PANEL];
-        doubles squares[2] = {};
-        for (int64_t c = 0; c < rows.width; c += PANEL) {
-            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, columns_from(rows, c), copy);
-            for (int v = 0; v < PANEL; v += LANES) {
-                const vec values = widen(load<packed>(from + v));
-                for (int which = 0; which < 2; ++which) {
-                    const doubles d = half_of(values, which);
-                    squares[which] += d * d;
-                }
+    for (int64_t start = first; start < first + n; start += TOGETHER) {
+        const T* together[TOGETHER];
+        float inverse[TOGETHER];
+        int have = 0;
+        for (int64_t i = start; i < first + n && i < start + TOGETHER; ++i) {
+            if (!valid[i]) continue;
+            const T* row = base + i * rows.row_stride;
+            const float near = square_of(rows, row, widen);
+            if (near >= LEAST && near <= MOST) {
+                together[have] = row;
+                inverse[have++] = float(1 / __builtin_sqrt(double(near)));
+                continue;
+            }
+            const double square = square_in_double(rows, row, widen);
+            if (!(square <= __FLT_MAX__)) {  // as for a NaN: the products of such a row would not fit in float32
+                finite = false;
+            } else if (square > 0) {
+                ++counted;
+                for (int64_t c = 0; c < rows.width; c += PANEL)
+                    in_panel(rows, row, c, widen, [&](int v, vec values) {
+                        add_in_double(total + c + v * LANES, values, 1 / __builtin_sqrt(square));
+                    });
             }
         }
-        double square = 0;
-        for (int lane = 0; lane < LANES; ++lane) square += squares[lane / DOUBLES][lane % DOUBLES];
-        if (!(square <= __FLT_MAX__)) {  // as for a NaN: the products of such a row would not fit in float32
-            finite = false;
-            continue;
-        }
-        if (square == 0) continue;
-        ++counted;
-        const double inverse = 1 / __builtin_sqrt(square);
+        counted += have;
         for (int64_t c = 0; c < rows.width; c += PANEL) {
-            const T* from = whole_row(row + c * rows.column_stride, rows.column_stride, columns_from(rows, c), copy);
-            for (int v = 0; v < PANEL; v += LANES) {
-                const vec values = widen(load<packed>(from + v));
-                for (int which = 0; which < 2; ++which) {
-                    double* sum = total + c + v + which * DOUBLES;
-                    store(sum, load<doubles>(sum) + half_of(values, which) * inverse);
-                }
-            }
+            vec sum[PANEL / LANES] = {};
+            for (int r = 0; r < have; ++r)
+                in_panel(rows, together[r], c, widen, [&](int v, vec values) { sum[v] += values * inverse[r]; });
+            for (int v = 0; v < PANEL / LANES; ++v) add_in_double(total + c + v * LANES, sum[v], 1);
         }
     }
     *count += counted;

@@ -85,6 +85,18 @@ def test_a_row_whose_squares_do_not_fit_is_not_finite(run):
     assert not bool(finite)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_counts_the_same_whatever_its_size(run, dtype, randn):
+    rows = randn(90, 40, dtype=dtype)
+    sizes = torch.tensor([2.0**-50, 1.0, 2.0**55])[torch.arange(90) % 3, None]
+
+    total, count, finite = run(rows * sizes.to(dtype), all_of(rows))
+
+    torch.testing.assert_close(total, run(rows, all_of(rows)).total, rtol=0, atol=1e-6 * 90)
+    assert int(count) == 90
+    assert bool(finite)
+
+
 def test_rows_of_zeros_are_left_out(run):
     total, count, finite = run(torch.zeros(5, 3), torch.ones(5, dtype=torch.bool))
 
