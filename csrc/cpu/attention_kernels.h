@@ -20,7 +20,7 @@ INLINE void to_panels(const float* from, int64_t stride, int64_t rows, int64_t w
         }
 }
 
-// Scores, length of them with room for whole vectors, become 2 to the power of (score - the largest); returns their sum.
+// Scores, with room for whole vectors of them, become 2 to the power of (score - the largest); returns their sum.
 INLINE float powers(float* scores, int64_t length) {
     for (int64_t c = length; c % LANES; ++c) scores[c] = -__builtin_inff();
     vec most = load<vec>(scores);

@@ -2,8 +2,12 @@
 
 #include <algorithm>
 
+#include "memory.h"
+
 namespace fastprobe {
 namespace {
+
+thread_local KeptMemory weights, between;
 
 // Whole sequences in blocks of about so many rows, and no block of fewer than FEWEST_ROWS.
 std::vector<std::vector<Sequence>> blocks_of(const std::vector<Sequence>& sequences, int64_t rows) {
@@ -28,7 +32,9 @@ std::vector<std::vector<Sequence>> blocks_of(const std::vector<Sequence>& sequen
 void attention_sublayer(Matrix x, int64_t n, int64_t depth, const Runs& runs, const AttentionLayers& layers,
                         const Norm& norm, int threads, const Kernels& kernels) {
     const int64_t inner = layers.query.width, width = layers.out.width;
-    const Panels query(layers.query, depth), key(layers.key, depth), value(layers.value, depth), last(layers.out, inner);
+    float* memory = weights.get(3 * Panels::size(layers.query, depth) + Panels::size(layers.out, inner));
+    const Panels query(layers.query, depth, memory), key(layers.key, depth, memory), value(layers.value, depth, memory);
+    const Panels last(layers.out, inner, memory);
     const int64_t rows = Blocks(n, depth + 4 * inner + width, threads).size(0);
     const auto blocks = blocks_of(sequences_of(runs), std::max(rows, FEWEST_ROWS));
     int64_t most = 0, longest = 0;
@@ -39,11 +45,11 @@ void attention_sublayer(Matrix x, int64_t n, int64_t depth, const Runs& runs, co
 #pragma omp parallel num_threads(threads)
     {
         for (const Panels* panels : {&query, &key, &value, &last}) panels->pack(kernels);
-        const Memory memory(most * (4 * inner + width));
-        float *q = memory.get(), *k = q + most * inner, *v = k + most * inner, *own_heads = v + most * inner;
-        float* own_out = own_heads + most * inner;
-        Heads heads{{q, inner}, {k, inner}, {v, inner}, own_heads, layers.heads, inner / layers.heads};
-        const Memory room(heads.memory_for(longest));
+        Heads heads{{}, {}, {}, nullptr, layers.heads, inner / layers.heads};
+        float* const q = between.get(most * (4 * inner + width) + heads.memory_for(longest));
+        float *k = q + most * inner, *v = k + most * inner, *own_heads = v + most * inner;
+        float *own_out = own_heads + most * inner, *room = own_out + most * width;
+        heads.q = {q, inner}, heads.k = {k, inner}, heads.v = {v, inner}, heads.out = own_heads;
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
         for (size_t b = 0; b < blocks.size(); ++b) {
@@ -56,7 +62,7 @@ void attention_sublayer(Matrix x, int64_t n, int64_t depth, const Runs& runs, co
             if (layers.heads_out) heads.out = layers.heads_out + start * inner;
             for (const Sequence& sequence : block)
                 for (int64_t head = 0; head < heads.count; ++head)
-                    heads.attend(head, {sequence.start - start, sequence.length}, room.get(), kernels);
+                    heads.attend(head, {sequence.start - start, sequence.length}, room, kernels);
             float* out = layers.out.out ? layers.out.out + start * width : own_out;
             last.apply({heads.out, inner}, size, false, out, kernels);
             for (int64_t i = 0; i < size; ++i)

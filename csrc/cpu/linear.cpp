@@ -9,8 +9,12 @@ constexpr int64_t NUMBERS = 3 << 17;  // 1.5 MB, of a second cache of 2 MB where
 
 }  // namespace
 
-Panels::Panels(const Linear& layer, int64_t depth)
-    : layer_(layer), depth_(depth), count_((layer.width + PANEL - 1) / PANEL), memory_(count_ * depth * PANEL) {}
+int64_t Panels::size(const Linear& layer, int64_t depth) { return (layer.width + PANEL - 1) / PANEL * PANEL * depth; }
+
+Panels::Panels(const Linear& layer, int64_t depth, float*& memory)
+    : layer_(layer), depth_(depth), count_((layer.width + PANEL - 1) / PANEL), memory_(memory) {
+    memory += size(layer, depth);
+}
 
 void Panels::pack(const Kernels& kernels) const {
 #pragma omp for schedule(static) nowait

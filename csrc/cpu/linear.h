@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kernels.h"
-#include "memory.h"
 
 namespace fastprobe {
 
@@ -25,7 +24,10 @@ constexpr int64_t FEWEST_ROWS = 64;  // of a block: a tile of rows must fit, and
 // A layer's weight as panels of PANEL outputs each.
 class Panels {
    public:
-    Panels(const Linear& layer, int64_t depth);
+    // In memory, which the next layer's panels may begin after.
+    Panels(const Linear& layer, int64_t depth, float*& memory);
+
+    static int64_t size(const Linear& layer, int64_t depth);
 
     // By all threads of a parallel region together, who meet before they use the panels.
     void pack(const Kernels& kernels) const;
@@ -34,12 +36,12 @@ class Panels {
     void apply(Matrix x, int64_t n, bool gelu, float* out, const Kernels& kernels) const;
 
    private:
-    float* panel(int64_t p) const { return memory_.get() + p * depth_ * PANEL; }
+    float* panel(int64_t p) const { return memory_ + p * depth_ * PANEL; }
     int width(int64_t p) const;
 
     const Linear& layer_;
     const int64_t depth_, count_;
-    const Memory memory_;
+    float* const memory_;
 };
 
 // Rows in blocks of like size, as many for each thread, whose numbers stay in a core's second cache.

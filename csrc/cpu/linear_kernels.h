@@ -42,7 +42,8 @@ void linear(Matrix x, int64_t n, int64_t depth, const float* panel, const float*
             continue;
         }
         linear_tile(rows, x.row_stride, depth, panel, offset, gelu, tile, PANEL, ahead);
-        for (int r = 0; r < TILE_ROWS; ++r) memcpy(to + r * out_stride, tile + r * PANEL, size_t(width) * sizeof(float));
+        for (int r = 0; r < TILE_ROWS; ++r)
+            memcpy(to + r * out_stride, tile + r * PANEL, size_t(width) * sizeof(float));
     }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 
 namespace fastprobe {
 
@@ -22,6 +23,19 @@ class Memory {
         void operator()(float* memory) const { std::free(memory); }
     };
     std::unique_ptr<float, Free> start_;
+};
+
+// Memory that stays for the next call, of the largest size so far: fresh pages cost as much as the products of few rows.
+class KeptMemory {
+   public:
+    float* get(int64_t floats) {
+        if (!memory_ || floats > size_) memory_.emplace(size_ = floats);
+        return memory_->get();
+    }
+
+   private:
+    int64_t size_ = 0;
+    std::optional<Memory> memory_;
 };
 
 }  // namespace fastprobe

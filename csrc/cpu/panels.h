@@ -27,8 +27,8 @@ struct Ahead {
     int pace;
 };
 
-// out = from + x panel over some steps, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. Not inlined, as
-// add_chain.
+// out = from + x panel over some steps, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. Not inlined,
+// as add_chain.
 __attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, int64_t steps, const float* panel,
                                              const float* from, int64_t from_stride, float* out, int64_t out_stride,
                                              Ahead ahead) {
