@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class Checkpoint:
         self.resuming = resume
         self.interval = interval
         self._saved_at = time.monotonic()
-        self._save = lambda: None
+        self._save: Callable[[], None] = _nothing
 
     def resume(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         """The moments to start from and how many batches they hold.
@@ -75,6 +75,7 @@ class Checkpoint:
         try:
             yield
         finally:
+            self._save = _nothing  # it holds the moments, and this object it
             with uninterrupted():  # an impatient second Ctrl-C must not lose what the first was to keep
                 save()
 
@@ -86,6 +87,10 @@ class Checkpoint:
         self._save()
         self._saved_at = time.monotonic()
         self.interval = max(self.interval, 20 * (self._saved_at - start))
+
+
+def _nothing() -> None:
+    """There is nothing to keep."""
 
 
 def _short(value: Any) -> str:

@@ -74,7 +74,10 @@ class MomentPass:
     def recording(self) -> Iterator[MomentPass]:
         """Ready to read the points of the model."""
         with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as self._recorder:
-            yield self
+            try:
+                yield self
+            finally:  # each would keep the other, and the moments, until the garbage collector comes by
+                del self._recorder
 
     def skip(self, batch: Mapping[str, Any]) -> int:
         """Count a batch that the moments hold already; returns its tokens."""

@@ -1,7 +1,9 @@
 """``linearity`` against stored activations and an SVD in float64, then what may not change a number."""
 
 import argparse
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,20 @@ def test_hooks_and_training_mode_are_put_back():
     assert model.training
     assert not model.encoder.layer[1].training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])  # by the runner and by hooks
+def test_the_moments_go_with_the_scan_and_wait_for_no_garbage_collector(family):
+    model, batches = tiny_model(family), tiny_batches()
+    gc.collect()
+    gc.disable()
+    try:
+        scan = fp.linearity(model, batches, progress=False)
+        moments = weakref.ref(scan.moments)
+        del scan
+        assert moments() is None
+    finally:
+        gc.enable()
 
 
 def test_the_forward_pass_stops_after_the_last_layer_needed():
