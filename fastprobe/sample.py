@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.batches import grouped, merged
+from fastprobe.batches import grouped, merged, picked
 from fastprobe.errors import InputError
 
 Sequence = tuple[int, dict[str, Tensor]]
@@ -71,8 +71,8 @@ class SequenceSample:
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
                 continue
             # A tensor of one row, as position_ids may be, is for all sequences.
-            picked = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
-            entry = (key, -self._seen, (int(fold[row]), picked))
+            tensors = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
+            entry = (key, -self._seen, (int(fold[row]), tensors))
             if len(self._heap) == self.size:
                 heapq.heapreplace(self._heap, entry)
             else:
@@ -90,19 +90,19 @@ class SequenceSample:
         for together in grouped((batch for batch, _ in alike), tokens):
             fold = torch.cat([next(folds) for _ in together])
             order = fold.argsort(stable=True)
-            yield {key: value[order] for key, value in merged(together).items()}, fold[order]
+            yield picked(merged(together), order), fold[order]
 
     def _alike(self, batch_size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Batches of sequences of one length."""
         by_length: dict[tuple[tuple[str, torch.Size], ...], list[Sequence]] = {}
-        for _, _, (fold, picked) in sorted(self._heap, key=lambda entry: entry[:2], reverse=True):
-            by_length.setdefault(tuple((k, v.shape) for k, v in picked.items()), []).append((fold, picked))
+        for _, _, (fold, tensors) in sorted(self._heap, key=lambda entry: entry[:2], reverse=True):
+            by_length.setdefault(tuple((k, v.shape) for k, v in tensors.items()), []).append((fold, tensors))
         for group in by_length.values():
             group.sort(key=lambda sequence: sequence[0])  # those of one batch are often of one fold then
             for start in range(0, len(group), batch_size):
                 part = group[start : start + batch_size]
                 keys = part[0][1]
                 yield (
-                    {key: torch.stack([picked[key] for _, picked in part]) for key in keys},
+                    {key: torch.stack([tensors[key] for _, tensors in part]) for key in keys},
                     torch.tensor([fold for fold, _ in part]),
                 )
