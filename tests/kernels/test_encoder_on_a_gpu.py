@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastprobe.ops import VocabularyBaseline, add_norm, bias_gelu_, varlen_attention, vocabulary_scores
+from fastprobe.ops import (
+    Norm,
+    VocabularyBaseline,
+    add_norm,
+    attention_sublayer,
+    bias_gelu_,
+    ffn_sublayer,
+    varlen_attention,
+    vocabulary_scores,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -63,6 +72,24 @@ def test_attention_over_every_length_at_once(dtype, width, randn):
     exact = varlen_attention.on("torch")(q.double(), k.double(), v.double(), runs, 4)
     unit = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=unit)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_both_halves_of_a_layer(dtype, randn):
+    runs, sizes = [(3, 33), (2, 100)], [(64, 64)] * 4 + [(200, 64), (64, 200)]
+    x = randn(299, 64, dtype=dtype).cuda()
+    layers = [((randn(e, d) / d**0.5).to(dtype).cuda(), randn(e, dtype=dtype).cuda()) for e, d in sizes]
+    norm = Norm(*randn(2, 64, dtype=dtype).cuda(), 1e-5)
+
+    mid = attention_sublayer.on("triton")(x, tuple(layers[:4]), runs, 2, norm, (True, True)).state
+    post = ffn_sublayer.on("triton")(mid, layers[4:], mid, norm, [True, True]).state
+
+    wide = [(weight.double(), bias.double()) for weight, bias in layers]
+    wide_norm = Norm(norm.weight.double(), norm.bias.double(), norm.eps)
+    exact = attention_sublayer.on("torch")(x.double(), tuple(wide[:4]), runs, 2, wide_norm, (False, False)).state
+    exact = ffn_sublayer.on("torch")(exact, wide[4:], exact, wide_norm, [False, False]).state
+    unit = {torch.float32: 1e-4, torch.bfloat16: 0.3, torch.float16: 4e-2}[dtype]
+    torch.testing.assert_close(post.double(), exact, rtol=0, atol=unit)
 
 
 def test_a_cuda_graph_runs_a_layers_operations_on_the_rows_of_the_moment(randn):
