@@ -62,7 +62,7 @@ def test_zeros_are_zero_whatever_the_memory_held(libc: str, monkeypatch: pytest.
 @pytest.mark.parametrize("size", [2**20, 2**26])  # below and above what glibc keeps when it is freed
 def test_the_peak_of_a_call_is_seen_even_where_it_uses_what_was_freed_before(size):
     try:
-        peaks = [peak_memory(lambda: torch.ones(size // 4)) for _ in range(3)]
+        peaks = [peak_memory(lambda: torch.ones(size // 4)) for _ in range(4)][1:]  # the first call loads code as well
     except NotImplementedError as reason:
         pytest.skip(str(reason))
 
