@@ -116,21 +116,21 @@ bool pair_up(const float* panel, int64_t n, float* pairs) {
     return any == 0;
 }
 
-template <Left LEFT>
+template <bool OF_PAIRS>
 INLINE void multiply_panels(const float* a, const float* b, int64_t steps, int height, int width, float* total,
                             const float* next) {
     constexpr int TILE = TILE_ROWS * TILE_VECTORS * LANES, PACE = TILE < 2 * PANEL ? 1 : TILE / (2 * PANEL);
     for (int r = 0; r < height; r += TILE_ROWS)
         for (int c = 0; c < width; c += TILE_VECTORS * LANES, next += PACE * steps)
-            add_chain<LEFT>(a + r, 0, b + c, steps, total + r * PANEL + c, {next, PACE});
+            add_chain<OF_PAIRS>(a + r, b + c, steps, total + r * PANEL + c, {next, PACE});
 }
 
 void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool pairs, int height, int width,
               float* total, const float* next) {
 #ifdef PAIRS
-    if (pairs) return multiply_panels<Left::PANEL_OF_PAIRS>(a, b, (n + 1) / 2, height, width, total, next);
+    if (pairs) return multiply_panels<true>(a, b, (n + 1) / 2, height, width, total, next);
 #endif
-    multiply_panels<Left::PANEL>(a, b, n, height, width, total, next);
+    multiply_panels<false>(a, b, n, height, width, total, next);
 }
 
 void flush(const float* total, double weight, double* out, int64_t stride, int height, int width) {

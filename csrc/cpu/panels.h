@@ -27,8 +27,8 @@ struct Ahead {
     int pace;
 };
 
-// out = from + x panel over some steps, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. Not inlined,
-// as add_chain.
+// out = from + x panel over some steps, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. A
+// function of its own, so that the registers are all for the sums: inlined, gcc 12 keeps a vector of the panel in memory.
 __attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, int64_t steps, const float* panel,
                                              const float* from, int64_t from_stride, float* out, int64_t out_stride,
                                              Ahead ahead) {
@@ -87,17 +87,12 @@ INLINE void to_panels_turned(const float* from, int64_t stride, int64_t rows, in
             });
 }
 
-enum class Left { PANEL, ROWS, PANEL_OF_PAIRS };
-
-// total += a^T b over one chain, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns; b and total are
-// panels. Of a panel number r of step t lies at a[t * PANEL + r], of rows at a[r * depth + t]. A function of its own,
-// so that the registers are all for the sums: inlined, gcc 12 keeps a vector of b on the stack.
-template <Left LEFT>
-__attribute__((noinline)) void add_chain(const float* a, int64_t depth, const float* b, int64_t steps, float* total,
-                                         Ahead ahead) {
-    const int64_t row = LEFT == Left::ROWS ? depth : 1, step = LEFT == Left::ROWS ? 1 : PANEL;
+// total += a^T b over one chain, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns; all are panels, a and b
+// of numbers or of pairs.
+template <bool OF_PAIRS>
+__attribute__((noinline)) void add_chain(const float* a, const float* b, int64_t steps, float* total, Ahead ahead) {
     vec sum[TILE_ROWS][TILE_VECTORS] = {};
-    for (int64_t t = 0; t < steps; ++t, a += step, b += PANEL, ahead.from += ahead.pace) {
+    for (int64_t t = 0; t < steps; ++t, a += PANEL, b += PANEL, ahead.from += ahead.pace) {
         __builtin_prefetch(ahead.from, 0, 2);
         vec right[TILE_VECTORS];
 #pragma GCC unroll 8
@@ -107,11 +102,11 @@ __attribute__((noinline)) void add_chain(const float* a, int64_t depth, const fl
 #pragma GCC unroll 8
             for (int v = 0; v < TILE_VECTORS; ++v) {
 #ifdef PAIRS
-                if (LEFT == Left::PANEL_OF_PAIRS)
-                    sum[r][v] = add_pairs(sum[r][v], a + r * row, right[v]);
+                if (OF_PAIRS)
+                    sum[r][v] = add_pairs(sum[r][v], a + r, right[v]);
                 else
 #endif
-                    sum[r][v] += a[r * row] * right[v];
+                    sum[r][v] += a[r] * right[v];
             }
     }
 #pragma GCC unroll 16
@@ -121,11 +116,6 @@ __attribute__((noinline)) void add_chain(const float* a, int64_t depth, const fl
             float* out = total + r * PANEL + v * LANES;
             store(out, load<vec>(out) + sum[r][v]);
         }
-}
-
-template <Left LEFT>
-INLINE void add_chain(const float* a, int64_t depth, const float* b, int64_t steps, float* total) {
-    add_chain<LEFT>(a, depth, b, steps, total, {b, 0});
 }
 
 }  // namespace

@@ -40,8 +40,9 @@ INLINE void score_rows(const float* x, int64_t depth, const float* weights, cons
         for (int64_t t = 0; t < depth; t += CHAIN)
             for (int r = 0; r < height; r += TILE_ROWS)
                 for (int c = 0; c < PANEL; c += TILE_VECTORS * LANES)
-                    add_chain<Left::ROWS>(x + r * depth + t, depth, weights + t * PANEL + c,
-                                          depth - t < CHAIN ? depth - t : CHAIN, p + r * PANEL + c);
+                    multiply_rows(x + r * depth + t, depth, depth - t < CHAIN ? depth - t : CHAIN,
+                                  weights + t * PANEL + c, p + r * PANEL + c, PANEL, p + r * PANEL + c, PANEL,
+                                  {weights, 0});
         const int have = columns_from(y, column);
         for (int r = 0; r < height; ++r) {
             T copy[PANEL];
