@@ -27,9 +27,8 @@ void Heads::attend(int64_t head, Sequence sequence, float* memory, const Kernels
 }
 
 int64_t Heads::memory_for(int64_t length) const {
-    constexpr int ROWS = 8;  // of queries at a time, at most
     const int64_t panels = (length + PANEL - 1) / PANEL, wide = (width + PANEL - 1) / PANEL * PANEL;
-    return panels * PANEL * width + length * wide + ROWS * (width + panels * PANEL);
+    return panels * PANEL * width + length * wide + TILE_HEIGHT * (width + panels * PANEL);
 }
 
 void attention(const Heads& heads, const Runs& runs, int threads, const Kernels& kernels) {

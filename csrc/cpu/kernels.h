@@ -6,6 +6,7 @@
 namespace fastprobe {
 
 constexpr int PANEL = 32;    // columns that are packed side by side
+constexpr int TILE_HEIGHT = 8;  // rows that are multiplied at a time, at most: a multiple of every TILE_ROWS
 constexpr int CHAIN = 128;   // products added up in one float32 register; of 1,024 tokens a sum loses 8e-6, and tests fail
 constexpr int FEW = 512;     // tokens that are too few for the errors of chains to cancel: chains of a quarter then
 constexpr int CHUNK = 2048;  // tokens added up in float32 before the sum goes to float64
@@ -36,7 +37,7 @@ struct Head {
     const float *q, *k, *v;
     float* out;
     int64_t q_stride, k_stride, v_stride, out_stride, length, width;
-    float scale;  // of q k^T
+    float scale;  // of q k^T, for weights that are powers of two
 };
 
 // A panel holds n rows of PANEL columns, zero where the block has no such column. Either float32, or, of bfloat16 rows,
@@ -75,14 +76,14 @@ struct Kernels {
     bool (*unit_sum)(const Rows& rows, const bool* valid, int64_t first, int64_t n, double* total, int64_t* count);
 
     // Attention inside one head of one sequence. memory has room for the keys and values as panels (length rounded up to
-    // PANEL x width, and the other way round), 8 queries and their scores.
+    // PANEL x width, and the other way round), TILE_HEIGHT queries and their scores.
     void (*attend)(const Head& head, float* memory);
 
     // Rows of a weight, at most PANEL, side by side in depth rows of a panel, with zeros for the rows that it has not.
     void (*turn_weight)(const float* weight, int64_t stride, int64_t rows, int64_t depth, float* panel);
 
     // out[i * out_stride + c] = sum_t x[i][t] panel[t * PANEL + c] + bias[c] (nullptr: none), or GELU of it, for i < n, at
-    // least 8, and c < width. Meanwhile a panel is fetched from next on.
+    // least TILE_HEIGHT, and c < width. Meanwhile a panel is fetched from next on.
     void (*linear)(Matrix x, int64_t n, int64_t depth, const float* panel, const float* bias, int width, bool gelu,
                    float* out, int64_t out_stride, const float* next);
 

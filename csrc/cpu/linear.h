@@ -50,12 +50,12 @@ class Blocks {
     Blocks(int64_t rows, int64_t numbers_a_row, int threads);
 
     int64_t count() const { return count_; }
-    int64_t start(int64_t block) const { return block == count_ ? rows_ : rows_ * block / count_ / TILE * TILE; }
+    int64_t start(int64_t block) const {
+        return block == count_ ? rows_ : rows_ * block / count_ / TILE_HEIGHT * TILE_HEIGHT;
+    }
     int64_t size(int64_t block) const { return start(block + 1) - start(block); }
 
    private:
-    static constexpr int64_t TILE = 8;  // a multiple of every instruction set's
-
     const int64_t rows_;
     int64_t count_;
 };

@@ -122,7 +122,8 @@ Norm norm_of(const NormArguments& arguments) {
 }
 
 void call_ffn_sublayer(const MatrixArguments& x, int64_t n, int64_t depth, const std::vector<LinearArguments>& layers,
-                   const MatrixArguments& residual, const NormArguments& norm, int threads, const std::string& isa) {
+                       const MatrixArguments& residual, const NormArguments& norm, int threads,
+                       const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     py::gil_scoped_release release;
     ffn_sublayer(matrix_of(x), n, depth, linears_of(layers), matrix_of(residual), norm_of(norm), threads, kernels);

@@ -8,6 +8,8 @@
 namespace fastprobe {
 namespace {
 
+static_assert(TILE_HEIGHT % TILE_ROWS == 0);
+
 // How many of the PANEL columns from this one on the rows have.
 INLINE int columns_from(const Rows& rows, int64_t column) {
     return rows.width - column < PANEL ? int(rows.width - column) : PANEL;
