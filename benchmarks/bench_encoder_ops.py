@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import DEVICE, generator
-from fastprobe.ops import Norm, add_norm, attention_sublayer, bias_gelu_, ffn_sublayer, varlen_attention
+from fastprobe.ops.encoder.add_norm import add_norm
+from fastprobe.ops.encoder.attention_sublayer import attention_sublayer
+from fastprobe.ops.encoder.bias_gelu import bias_gelu_
+from fastprobe.ops.encoder.ffn_sublayer import ffn_sublayer
+from fastprobe.ops.encoder.layers import Norm
+from fastprobe.ops.encoder.varlen_attention import varlen_attention
 
 TOKENS, WIDTH, HEADS = 2048 if DEVICE.type == "cpu" else 65_536, 384, 12
 RUNS = {

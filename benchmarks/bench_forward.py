@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import DEVICE, Batch, full_batches, natural_batches, sorted_by_length
-from fastprobe.batches import batch_tokens, grouped, merged
-from fastprobe.loading import load_model
-from fastprobe.memory import freed_memory_kept
-from fastprobe.models.encoder import Encoder
-from fastprobe.models.flat import FlatTokens
+from fastprobe.data.batches import batch_tokens, grouped, merged
+from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
+from fastprobe.models.unpadded.encoder import Encoder
+from fastprobe.models.unpadded.tokens import FlatTokens
+from fastprobe.runtime.memory import freed_memory_kept
 
 
 @pytest.mark.parametrize("text", ["natural", "full"])

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import DEVICE, generator, residual_rows
-from fastprobe import tensor_core
-from fastprobe.configurations import tune
-from fastprobe.ops import gram_, score
+from fastprobe.benchmarking.configurations import tune
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.score import score
+from fastprobe.testing import tensor_core
 
 pytest.importorskip("triton")
 
@@ -96,7 +97,7 @@ def _flops(tokens: int, pairs: Pairs) -> int:
 
 @pytest.mark.benchmark(group="sums in the tensor core")
 def bench_chain_model(benchmark: Any) -> None:
-    """Are the sums of a chain those of ``fastprobe.tensor_core``, bit for bit? Counted for each length."""
+    """Are the sums of a chain those of ``fastprobe.testing.tensor_core``, bit for bit? Counted for each length."""
     rows = torch.randn(2**12, 32, generator=generator(), device=DEVICE).to(torch.bfloat16)
     host = rows.float().cpu().numpy()
     found = []

@@ -16,10 +16,13 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from benchmarks.models import DEVICE, generator
-from fastprobe.models.encoder import Encoder
-from fastprobe.models.flat import FlatTokens
 from fastprobe.models.resolve import resolve
-from fastprobe.ops import add_norm, bias_gelu_, varlen_attention, vocabulary_scores
+from fastprobe.models.unpadded.encoder import Encoder
+from fastprobe.models.unpadded.tokens import FlatTokens
+from fastprobe.ops.encoder.add_norm import add_norm
+from fastprobe.ops.encoder.bias_gelu import bias_gelu_
+from fastprobe.ops.encoder.varlen_attention import varlen_attention
+from fastprobe.ops.vocabulary_scores import vocabulary_scores
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.models import DEVICE, TOKENS, WIDTHS, generator, residual_rows
 from fastprobe import Moments
-from fastprobe.moment_plan import MomentPlan
-from fastprobe.ops import gram_
+from fastprobe.ops.gram import gram_
+from fastprobe.regression.moment_plan import MomentPlan
 
 Sums = tuple[Tensor, ...]
 """x^T x, x^T y, then the sums of x, y and y^2; the last three are never compared."""

@@ -14,10 +14,10 @@ from transformers import BertConfig, BertModel
 import fastprobe as fp
 from benchmarks.models import DEVICE, Batch, natural_batches
 from fastprobe import orders
-from fastprobe.loading import load_model
+from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
-from fastprobe.ops import FastLinear
+from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
 
 DEPTH, WIDTH = 12, 384

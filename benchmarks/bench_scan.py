@@ -16,13 +16,13 @@ from torch import nn
 import fastprobe
 from benchmarks.models import Batch, full_batches, natural_batches, sorted_by_length
 from fastprobe import LinearityScan
-from fastprobe.loading import load_model
-from fastprobe.ops import FastLinear
+from fastprobe.models.loading import load_model
+from fastprobe.ops.products import FastLinear
 
 PEAK = """
 import json, resource, sys
 import fastprobe
-from fastprobe.loading import load_model, load_text
+from fastprobe.models.loading import load_model, load_text
 model, tokenizer = load_model(None)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 batches = fastprobe.token_batches(load_text([], None, "train")[0], tokenizer, tokens=int(sys.argv[1]))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import TOKENS, WIDTHS, generator, residual_rows
-from fastprobe.ops import matmul, score
+from fastprobe.ops.products import matmul
+from fastprobe.ops.score import score
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from benchmarks.bench_fit import exact_r2
 from benchmarks.models import DEVICE, generator, residual_rows
-from fastprobe.linear import Factorisation, LeastSquares
-from fastprobe.moment_plan import MomentPlan
-from fastprobe.moments import Moments
+from fastprobe.regression.least_squares import Factorisation, LeastSquares
+from fastprobe.regression.moment_plan import MomentPlan
+from fastprobe.regression.moments import Moments
 
 SOURCES, WIDTH = (24, 768) if DEVICE.type == "cuda" else (6, 384)
 ROWS = 4 * WIDTH

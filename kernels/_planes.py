@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 CHAIN = 128
-"""Products that the tensor core adds up before the sum is rounded to nearest: tests/ops/test_accumulation.py.
+"""Products that the tensor core adds up before the sum is rounded to nearest: tests/ops/gram/test_accumulation.py.
 
 It rounds toward zero, so a chain of positive terms comes out low, by more the longer it is.
 """

@@ -12,7 +12,7 @@ Precision  16-bit products are exact in float32. The tensor core truncates as it
 Floor      sum over tiles of 2 N BLOCK_D^2 FLOP times the products of their planes; N sum D_i reads.
 
 This kernel has never run on a GPU. Tests run it in Triton's interpreter, compile it for three architectures and run an
-emulator of the tensor core on its chains (tests/kernels, tests/ops/test_accumulation.py).
+emulator of the tensor core on its chains (tests/kernels, tests/ops/gram/test_accumulation.py).
 """
 
 import functools

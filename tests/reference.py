@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fastprobe.models.flat import FlatTokens
-from fastprobe.models.flat_record import FlatRecorder
+from fastprobe.models.points import Point
 from fastprobe.models.record import first_tensor
 from fastprobe.models.resolve import resolve
-from fastprobe.points import Point
+from fastprobe.models.unpadded.recorder import FlatRecorder
+from fastprobe.models.unpadded.tokens import FlatTokens
 
 
 def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:

@@ -20,8 +20,8 @@ print(fastprobe.kernels.probe.ANSWER, kernels.WHOSE, importlib.metadata.version(
 
 
 NATIVE = """
-import fastprobe.ops
-print(fastprobe.ops.instruction_sets(), fastprobe.ops.instruction_sets())
+import fastprobe.ops._dispatch.cpu_library as cpu
+print(cpu.instruction_sets(), cpu.instruction_sets())
 """
 
 

@@ -5,7 +5,7 @@ import torch
 
 import fastprobe as fp
 from fastprobe.errors import InputError
-from fastprobe.testing import tiny_batches, tiny_model
+from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 VERBS = {
     "linearity": lambda *args: fp.linearity(*args, progress=False),

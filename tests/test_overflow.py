@@ -8,10 +8,10 @@ import torch
 
 import fastprobe as fp
 from fastprobe.cli.showing import show
-from fastprobe.effects import compared
 from fastprobe.errors import NumericalError
-from fastprobe.tables import orders_table
-from fastprobe.testing import tiny_batches, tiny_model
+from fastprobe.reordering.effects import compared
+from fastprobe.results.tables import orders_table
+from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 
 @pytest.fixture(scope="module")

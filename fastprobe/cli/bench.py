@@ -11,12 +11,12 @@ import typer
 from rich.table import Table
 from tqdm import tqdm
 
-from fastprobe.bench import cpu as bench_cpu
+from fastprobe.benchmarking.configurations import tune
+from fastprobe.benchmarking.processor import cpu as bench_cpu
 from fastprobe.cli.app import app, dumps, stdout
 from fastprobe.cli.options import Json, Quiet
-from fastprobe.configurations import tune
 from fastprobe.errors import InputError
-from fastprobe.tables import bench_table, tuning_table
+from fastprobe.results.tables import bench_table, tuning_table
 
 
 @app.command()

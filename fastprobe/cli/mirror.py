@@ -35,10 +35,10 @@ from fastprobe.cli.options import (
     trainer_fields,
 )
 from fastprobe.errors import InputError, NumericalError
-from fastprobe.loading import load_model, load_text
+from fastprobe.models.loading import load_model, load_text
 from fastprobe.pretraining import Trained
 from fastprobe.pretraining.family import HELD_OUT, SMALL_SET
-from fastprobe.tables import claims_table
+from fastprobe.results.tables import claims_table
 
 MODELS = "models"
 TRAINING = (

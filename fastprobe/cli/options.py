@@ -12,10 +12,10 @@ import typer
 from torch import nn
 
 import fastprobe as fp
+from fastprobe.data.labelled_text import ROWS, WORDS
+from fastprobe.data.text import DEMO, TokenBatches, default_batch_size
 from fastprobe.errors import InputError
-from fastprobe.labelled_text import ROWS, WORDS
-from fastprobe.loading import load_text, parse_count
-from fastprobe.text import DEMO, TokenBatches, default_batch_size
+from fastprobe.models.loading import load_text, parse_count
 
 Model = Annotated[str | None, typer.Argument(help="Hub name or local folder; the demo encoder if none is given.")]
 Text = Annotated[list[Path] | None, typer.Option(help="A .txt or .jsonl file; may be given several times.")]

@@ -32,15 +32,15 @@ from fastprobe.cli.options import (
     scaled_skips,
 )
 from fastprobe.cli.showing import drawn_column, show
-from fastprobe.effects import predicted_batches
-from fastprobe.files import make_folder
-from fastprobe.journal import FILE as JOURNAL
-from fastprobe.journal import Journal
-from fastprobe.loading import load_model
+from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
+from fastprobe.models.skip_scale import PARTS
 from fastprobe.models.stack import has_language_head
-from fastprobe.skips import PARTS
-from fastprobe.tables import depths_table, orders_table, pairs_table
+from fastprobe.reordering.effects import predicted_batches
+from fastprobe.results.tables import depths_table, orders_table, pairs_table
+from fastprobe.runtime.files import make_folder
+from fastprobe.runtime.journal import FILE as JOURNAL
+from fastprobe.runtime.journal import Journal
 
 BOTH = ",".join(PARTS)
 

@@ -29,18 +29,18 @@ from fastprobe.cli.options import (
     number,
 )
 from fastprobe.cli.showing import drawn_column, remark_on_few, show
-from fastprobe.effects import predicted_batches
+from fastprobe.data.labelled_text import WORDS, LabelledBatches
 from fastprobe.errors import InputError
-from fastprobe.files import make_folder
-from fastprobe.journal import FILE as JOURNAL
-from fastprobe.journal import Journal
-from fastprobe.labelled_text import WORDS, LabelledBatches
-from fastprobe.loading import load_model
+from fastprobe.models.loading import load_model
+from fastprobe.models.points import parse_range
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import has_language_head
-from fastprobe.points import parse_range
-from fastprobe.tables import ablations_table, probes_table
-from fastprobe.token_labels import OF_IDS, OF_TEXT
+from fastprobe.probes.token_labels import OF_IDS, OF_TEXT
+from fastprobe.reordering.effects import predicted_batches
+from fastprobe.results.tables import ablations_table, probes_table
+from fastprobe.runtime.files import make_folder
+from fastprobe.runtime.journal import FILE as JOURNAL
+from fastprobe.runtime.journal import Journal
 
 
 @app.command()

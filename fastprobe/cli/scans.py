@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.checkpoint import FILE, Checkpoint
 from fastprobe.cli.app import VERSIONS, app, dumps, keeps, note, stdout
 from fastprobe.cli.options import (
     BatchSize,
@@ -29,13 +28,14 @@ from fastprobe.cli.options import (
     named_batches,
 )
 from fastprobe.cli.showing import remark_on_few
-from fastprobe.files import make_folder
-from fastprobe.loading import load_model
-from fastprobe.merging import merge_scans
 from fastprobe.models.identities import check_points
+from fastprobe.models.loading import load_model
+from fastprobe.models.points import parse_range
 from fastprobe.models.resolve import resolve
-from fastprobe.points import parse_range
-from fastprobe.tables import identities_table, linearity_table
+from fastprobe.results.tables import identities_table, linearity_table
+from fastprobe.runtime.files import make_folder
+from fastprobe.scan.checkpoint import FILE, Checkpoint
+from fastprobe.scan.merging import merge_scans
 
 FIGURE = "linearity.png"
 

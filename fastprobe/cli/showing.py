@@ -9,9 +9,9 @@ import typer
 from rich.console import RenderableType
 
 from fastprobe.cli.app import VERSIONS, note, stdout
-from fastprobe.effects import HEAD_COLUMNS, STATE_COLUMNS
 from fastprobe.errors import InputError
-from fastprobe.results import BY_DEPTH, Result
+from fastprobe.reordering.effects import HEAD_COLUMNS, STATE_COLUMNS
+from fastprobe.results.result import BY_DEPTH, Result
 
 FEW = 0.1
 """How much higher held-out errors may be for want of tokens before it is said."""

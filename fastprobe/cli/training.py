@@ -28,9 +28,9 @@ from fastprobe.cli.options import (
     VocabSize,
     trainer_fields,
 )
-from fastprobe.loading import load_text, load_tokenizer, parse_count
+from fastprobe.models.loading import load_text, load_tokenizer, parse_count
 from fastprobe.pretraining.run import CHECKPOINTS
-from fastprobe.tables import costs_table, losses_table
+from fastprobe.results.tables import costs_table, losses_table
 
 PICTURE = "pretraining.png"
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastprobe.models.points import ELEMENTS
 from fastprobe.models.record import first_input, first_tensor
 from fastprobe.models.resolve import Layout, Place
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Sublayer
-from fastprobe.points import ELEMENTS
 
 StandIn = Callable[[Tensor, LayerStack], Tensor]
 """What is put where an element's y was: from its x, ``(copies * batch, length, width)``, and the batch it is of."""

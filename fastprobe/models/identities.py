@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
+from fastprobe.models.points import Point
 from fastprobe.models.record import Recorder, first_input, first_tensor
 from fastprobe.models.resolve import ModelPoints
-from fastprobe.points import Point
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest relative Frobenius error of an identity, by the dtype the model computes in."""

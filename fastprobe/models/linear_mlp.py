@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.linear import Solution
 from fastprobe.models.edits import linear_modules
 from fastprobe.models.resolve import Layout, resolve
+from fastprobe.regression.least_squares import Solution
 
 
 @torch.no_grad()

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.models.points import Point
 from fastprobe.models.resolve import ModelPoints
-from fastprobe.ops import FastLinear
-from fastprobe.points import Point
+from fastprobe.ops.products import FastLinear
 
 OnLayer = Callable[[int, Mapping[Point, Tensor]], None]
 

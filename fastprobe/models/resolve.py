@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.points import ELEMENTS, POINTS, Point
+from fastprobe.models.points import ELEMENTS, POINTS, Point
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Orders: which layers a forward pass runs, first to last; one by one from text, or whole families."""
 
+from fastprobe.orders.by_name import named as named
 from fastprobe.orders.families import PAINTERS as PAINTERS
 from fastprobe.orders.families import PAPER as PAPER
 from fastprobe.orders.families import attentions_first as attentions_first
@@ -18,7 +19,6 @@ from fastprobe.orders.families import shuffles as shuffles
 from fastprobe.orders.families import skips as skips
 from fastprobe.orders.families import sublayer_swaps as sublayer_swaps
 from fastprobe.orders.families import swaps as swaps
-from fastprobe.orders.named import named as named
 from fastprobe.orders.order import Edited as Edited
 from fastprobe.orders.order import Order as Order
 from fastprobe.orders.order import Parallel as Parallel

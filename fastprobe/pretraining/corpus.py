@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastprobe.data.text import demo_text, documents, special_tokens
 from fastprobe.errors import InputError
-from fastprobe.text import demo_text, documents, special_tokens
 
 SPECIAL = {
     "pad_token": "[PAD]",

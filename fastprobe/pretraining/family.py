@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fastprobe.errors import InputError, NumericalError
-from fastprobe.files import write_text
 from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.result import Pretraining
 from fastprobe.pretraining.run import can_resume, pretrain
 from fastprobe.pretraining.variants import Variant
+from fastprobe.runtime.files import write_text
 
 BERT = "bert"
 SMALL_SET = (

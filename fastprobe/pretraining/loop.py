@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from fastprobe.errors import InputError, NumericalError
-from fastprobe.interrupt import uninterrupted
 from fastprobe.models.bert_variants import BertVariantForMaskedLM
 from fastprobe.models.record import device_of, evaluating
 from fastprobe.pretraining.corpus import Corpus, hide
+from fastprobe.runtime.interrupt import uninterrupted
 
 HELD_OUT_BATCH = 64
 RECORDS = 10

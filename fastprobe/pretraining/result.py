@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from fastprobe import figures
-from fastprobe.results import Result
+from fastprobe.results import figures
+from fastprobe.results.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

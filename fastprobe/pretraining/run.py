@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from fastprobe.errors import InputError
-from fastprobe.files import check_folder, write_text
-from fastprobe.journal import differing
 from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.costs import BERT, Costs, matched
 from fastprobe.pretraining.result import Pretraining
 from fastprobe.pretraining.variants import Size, Variant
-from fastprobe.results import load
+from fastprobe.results.result import load
+from fastprobe.runtime.files import check_folder, write_text
+from fastprobe.runtime.journal import differing
 
 CHECKPOINTS = "checkpoints"
 OPTIONS = "options.json"

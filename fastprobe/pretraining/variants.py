@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastprobe.errors import InputError
-from fastprobe.points import parse_range
+from fastprobe.models.points import parse_range
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "bert": {},

@@ -4,16 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastprobe.ops import (
-    Norm,
-    VocabularyBaseline,
-    add_norm,
-    attention_sublayer,
-    bias_gelu_,
-    ffn_sublayer,
-    varlen_attention,
-    vocabulary_scores,
-)
+from fastprobe.ops.encoder.add_norm import add_norm
+from fastprobe.ops.encoder.attention_sublayer import attention_sublayer
+from fastprobe.ops.encoder.bias_gelu import bias_gelu_
+from fastprobe.ops.encoder.ffn_sublayer import ffn_sublayer
+from fastprobe.ops.encoder.layers import Norm
+from fastprobe.ops.encoder.varlen_attention import varlen_attention
+from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
 
 pytestmark = [
     pytest.mark.gpu,

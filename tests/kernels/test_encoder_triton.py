@@ -7,7 +7,8 @@ from torch.nn import functional as F
 pytest.importorskip("triton")
 
 from fastprobe.kernels import add_norm, bias_gelu, vocabulary_scores
-from fastprobe.ops import _triton_encoder
+from fastprobe.ops.encoder import triton as _triton_encoder
+from fastprobe.ops.vocabulary_scores import triton as vocabulary_triton
 
 GPUS = [(8, 0), (9, 0), (10, 0), None]
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def test_few_rows_leave_a_program_few_words_and_many_rows_many(rows):
 TRIALS = {
     "add_norm": _triton_encoder.add_norm_agrees,
     "bias_gelu_": _triton_encoder.bias_gelu_agrees,
-    "vocabulary_scores": _triton_encoder.vocabulary_scores_agree,
+    "vocabulary_scores": vocabulary_triton.vocabulary_scores_agree,
 }
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fastprobe.ops import ResidualSums, gram_, score
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.score import ResidualSums, score
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,7 +13,7 @@ from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.bert_variants import BertVariantConfig, BertVariantForMaskedLM, LinearSelfAttention
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
-from fastprobe.testing import tiny_batches, tiny_model
+from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 CHANGES = {
     "bert": {},

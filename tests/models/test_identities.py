@@ -8,7 +8,7 @@ import fastprobe as fp
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
-from fastprobe.testing import FAMILIES, tiny_batches, tiny_model
+from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -7,9 +7,9 @@ from transformers import AutoModel, BertConfig, BertModel
 import fastprobe as fp
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.resolve import resolve
-from fastprobe.testing import FAMILIES, tiny_batches, tiny_model
+from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 from tests.models.test_bert_variants import CHANGES, variant
-from tests.test_commutativity import final
+from tests.reordering.test_commutativity import final
 
 PLAIN = ["bert", "bert-mlm", "roberta", "electra", "gpt2", "neox"]
 

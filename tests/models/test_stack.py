@@ -9,7 +9,7 @@ from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Parallel, Sublayer, parse
-from fastprobe.testing import FAMILIES, tiny_batches, tiny_model
+from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 
 PARTS = [family for family in FAMILIES if family != "neox"]
 

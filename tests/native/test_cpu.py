@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from fastprobe.errors import BackendError
-from fastprobe.ops import gram_, instruction_set, instruction_sets, score
+from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.score import score
 
 ISAS = instruction_sets()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

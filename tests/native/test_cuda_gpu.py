@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fastprobe.ops import _cuda_gram, gram_
-from fastprobe.ops._gram_call import GramCall
+from fastprobe.ops.gram import cuda as _cuda_gram
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram.call import GramCall
 
 GATE = {False: 1e-6, True: 1e-13}  # of sqrt(G_ii G_jj); exact or not
 DTYPES = [torch.bfloat16, torch.float16]

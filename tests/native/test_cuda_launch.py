@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fastprobe.ops import _cuda, _cuda_gram, gram_
-from fastprobe.ops._gram_call import GramCall
-from fastprobe.ops._trial import error_of_a_trial
+from fastprobe.ops.gram import cuda as _cuda_gram
+from fastprobe.ops.gram import cuda_library as _cuda
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram.call import GramCall
+from fastprobe.ops.gram.trial import error_of_a_trial
 from tests.native.cuda_on_host import simulator
 
 

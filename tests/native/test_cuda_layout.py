@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastprobe.ops._cuda_gram import SLAB, TILE, parts_of, slabs_of, tiles_of
+from fastprobe.ops.gram.cuda import SLAB, TILE, parts_of, slabs_of, tiles_of
 from tests.native.cuda_on_host import exact_products, host_layout, poisoned, run_wgmma
 from tests.native.cuda_resources import DYNAMIC_SHARED
 

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from fastprobe.errors import BackendError, ShapeError
-from fastprobe.ops import BACKENDS, FastLinear, matmul, pick_rows
-from fastprobe.ops._operation import operation
+from fastprobe.ops._dispatch.operation import BACKENDS, operation
+from fastprobe.ops.products import FastLinear, matmul
+from fastprobe.ops.rows import pick_rows
 
 
 def _check(x):

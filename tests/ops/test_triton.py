@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from fastprobe.errors import BackendError
-from fastprobe.ops import ResidualSums, _triton, _tuning, gram_, score, tuning
+from fastprobe.ops import tune as _tuning
+from fastprobe.ops._dispatch import triton as _triton
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import triton as gram_triton
+from fastprobe.ops.score import ResidualSums, score
+from fastprobe.ops.score import triton as score_triton
+from fastprobe.ops.tune import tuning
 
 pytest.importorskip("triton")
 
@@ -79,7 +85,7 @@ def test_gram_is_an_operator_that_torch_can_trust():
     flat = [block for pair in pairs for block in pair]
 
     torch.library.opcheck(
-        _triton.gram_,
+        gram_triton.gram_,
         (grams, [sums[1]], squares, [1], [0, 1], rows, flat, fold, origins, 1.0),
         test_utils=("test_schema", "test_faketensor"),
     )
@@ -91,7 +97,7 @@ def test_score_is_an_operator_that_torch_can_trust(residual):
     sums = list(ResidualSums.zero(5, 3)) if residual else []
 
     torch.library.opcheck(
-        _triton.score,
+        score_triton.score,
         (x, torch.ones(5, 3), torch.ones(3), y, sums),
         test_utils=("test_schema", "test_faketensor"),
     )

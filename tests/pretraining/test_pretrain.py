@@ -12,13 +12,13 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM
 from transformers.utils import logging
 
 import fastprobe as fp
+from fastprobe.data.text import demo_text
 from fastprobe.errors import InputError, NumericalError
-from fastprobe.loading import load_model
 from fastprobe.models.bert_variants import BertVariantForMaskedLM
+from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.pretraining import run
 from fastprobe.pretraining.variants import VARIANTS
-from fastprobe.text import demo_text
 
 TEXT = list(demo_text().values())[:12]
 TOY = {"layers": 2, "hidden_size": 32, "vocab_size": 400, "max_seq_len": 32, "batch_size": 8, "learning_rate": 5e-3}
@@ -77,7 +77,7 @@ def test_every_variant_loads_and_every_measure_takes_it(trained, name):
 
 NEW_PROCESS = """
 import sys
-from fastprobe.loading import load_model
+from fastprobe.models.loading import load_model
 for folder in sys.argv[1:]:
     model, tokenizer = load_model(folder, head=True)
     print(type(model).__name__, float(model(**tokenizer("the statement", return_tensors="pt")).logits.sum()))

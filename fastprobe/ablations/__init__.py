@@ -1,0 +1,1 @@
+"""Elements replaced by zeros, means, samples or linear maps."""

@@ -1,0 +1,98 @@
+"""What an ablation puts where an element's output was: functions of the element's input and the batch it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastprobe.models.stack import LayerStack
+from fastprobe.ops.products import matmul
+from fastprobe.regression.least_squares import Factorisation, Fit
+from fastprobe.regression.linear_fit import fold_of_sequences
+
+
+def same(x: Tensor, stack: LayerStack) -> Tensor:
+    """The element's input."""
+    return x
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One vector (width,) for every token."""
+
+    value: Tensor
+
+    def __call__(self, x: Tensor, stack: LayerStack) -> Tensor:
+        return self.value.to(x).expand(*x.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
+class AffineMaps:
+    """``(x - mean) W + b``, where a sequence gets the map that was fitted without the fold that it is in.
+
+    Written about the mean of x: the intercept of a map of rows far from zero is a difference of large numbers.
+    """
+
+    mean: Tensor  # (d,)
+    maps: Mapping[int, tuple[Tensor, Tensor]]  # fold -> (d, k), (k,)
+    folds: int  # sequence s is in fold s mod folds; 0 for one map, that of fold 0, for all
+
+    @classmethod
+    def of(cls, source: Factorisation, fit: Fit) -> AffineMaps:
+        """The maps of a fit, in and out of fold."""
+        mean = source.moments.origin(source.x) + source.mean
+        if not len(fit.fold_whitened):
+            return cls(mean, {0: (fit.coef, fit.y_mean)}, 0)
+        maps = {}
+        for place, fold in enumerate(source.folds):
+            whitened, intercept = source.fold_map(fit, place)
+            maps[fold] = (source.whiten @ whitened, intercept)
+        return cls(mean, maps, len(source.moments.counts))
+
+    def to(self, dtype: torch.dtype) -> AffineMaps:
+        """The same, to be applied in a dtype; what comes out has that of x again."""
+        maps = {fold: (coef.to(dtype), intercept.to(dtype)) for fold, (coef, intercept) in self.maps.items()}
+        return AffineMaps(self.mean.to(dtype), maps, self.folds)
+
+    def __call__(self, x: Tensor, stack: LayerStack) -> Tensor:
+        centred = x.to(self.mean.dtype) - self.mean
+        batch = len(stack.stem)
+        # (copies, batch, length, d): the copies of a sequence are in one fold.
+        by_sequence = centred.reshape(-1, batch, *x.shape[1:])
+        fold = fold_of_sequences(stack.first, (batch,), max(self.folds, 1), x.device)
+        out = centred.new_empty(*by_sequence.shape[:-1], len(next(iter(self.maps.values()))[1]))
+        for index, (coef, intercept) in self.maps.items():
+            if len(mine := (fold == index).nonzero()[:, 0]):
+                out[:, mine] = (
+                    matmul(by_sequence[:, mine].flatten(0, 2), coef)
+                    .add_(intercept)
+                    .view(len(out), len(mine), *out.shape[2:])
+                )
+        return out.flatten(0, 1).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """For every token the element's output at another one, drawn from other sequences.
+
+    Draws are seeded by the number of a sequence, so batches do not matter; every element takes the same other token.
+    """
+
+    outputs: Tensor  # (entries, width), of tokens that are no padding
+    sequence: Tensor  # (entries,) number of the sequence that each is of
+    seed: int
+
+    def __call__(self, x: Tensor, stack: LayerStack) -> Tensor:
+        batch, length = stack.stem.shape[:2]
+        drawn = torch.stack([self._draws(stack.first + row, length) for row in range(batch)])
+        taken = self.outputs[drawn.to(self.outputs.device)]
+        return taken.to(x).repeat(len(x) // batch, 1, 1)
+
+    def _draws(self, sequence: int, length: int) -> Tensor:
+        """(length,) entries that are not of this sequence."""
+        others = (self.sequence != sequence).nonzero()[:, 0]
+        return others[np.random.default_rng((self.seed, sequence)).integers(len(others), size=length)]

@@ -1,0 +1,67 @@
+"""The Triton kernels' fastest configurations on the GPU at hand: ``fastprobe bench tune``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fastprobe.errors import BackendError
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.score import score
+from fastprobe.ops.tune import tuning
+
+ROWS = 32_768
+"""Of a batch on a GPU, and so of most calls that a scan makes."""
+
+WIDTHS = (512, 1024, 2048, 4096)
+"""One of each class of widths that models have, to those of an FFN's hidden states."""
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def tune(
+    widths: Sequence[int] = WIDTHS,
+    rows: int = ROWS,
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    device: torch.device | str = "cuda",
+    **timer: Any,
+) -> Iterator[dict[str, Any]]:
+    """Measure what was not measured on this device, and keep it for every later process.
+
+    Args:
+        widths: of x and y; a measurement holds for all that round up to the same power of two.
+        rows: of a call; the same holds.
+        dtypes: of x and y.
+        device: the GPU.
+        timer: for :func:`fastprobe.ops.tune.tuning`.
+
+    Yields:
+        dicts of ``kernel``, ``rows``, ``width``, ``configuration``, the fastest, ``times_default``, how many times as
+        fast as the default it is, and ``seconds`` by configuration.
+
+    Raises:
+        BackendError: there is no GPU that the kernels run on.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError("bench tune: it measures Triton kernels, and this torch sees no GPU")
+    for dtype in dtypes:
+        for width in widths:
+            x, y = (torch.randn(rows, width, device=device).to(dtype) for _ in range(2))
+            with tuning(**timer) as found:
+                grams = [torch.zeros(1, width, width, dtype=torch.float64, device=device) for _ in range(2)]
+                fold = torch.zeros(rows, dtype=torch.int64, device=device)
+                origins = [torch.zeros(width, dtype=torch.float64, device=device)] * 2
+                gram_.on("triton")(grams, [None] * 2, [None] * 2, [x, y], [(0, 0), (0, 1)], fold, origins)
+                score.on("triton")(x, torch.eye(width, device=device), torch.zeros(width, device=device), y)
+            for one in found:
+                yield {
+                    "kernel": one.kernel,
+                    "rows": one.sizes[0],
+                    "width": one.sizes[1],
+                    "configuration": one.best,
+                    "times_default": one.gain,
+                    "seconds": one.seconds,
+                }

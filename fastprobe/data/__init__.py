@@ -1,0 +1,1 @@
+"""Text, labels and batches: what goes through a model."""

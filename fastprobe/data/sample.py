@@ -1,0 +1,108 @@
+"""A sample of the sequences of a stream that depends on what they are, not on their order or their batches."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastprobe.data.batches import grouped, merged, picked
+from fastprobe.errors import InputError
+
+Sequence = tuple[int, dict[str, Tensor]]
+"""(fold, what the model takes of one sequence: tensors without their batch dimension)."""
+
+
+class SequenceSample:
+    """The ``size`` sequences whose tokens have the smallest hash; all of them for ``size=None``.
+
+    Args:
+        size: how many to keep.
+        seed: of the hash; another seed gives another sample.
+
+    Raises:
+        InputError: the seed has more than 64 bits.
+    """
+
+    def __init__(self, size: int | None, seed: int = 0):
+        if not -(2**63) <= seed < 2**63:
+            raise InputError(f"seed: must be a number of 64 bits, got {seed}")
+        self.size = size
+        self._key = seed.to_bytes(8, "little", signed=True)
+        self._heap: list[tuple[int, int, Sequence]] = []  # (-hash, -number, sequence): the largest hash on top
+        self._seen = 0
+
+    @classmethod
+    def of(cls, sequences: int | str, seed: int) -> SequenceSample:
+        """The sample that a user asks for by ``score_sequences``: a number, or ``"all"``.
+
+        Raises:
+            InputError: it is neither, or the seed has more than 64 bits.
+        """
+        if sequences == "all":
+            return cls(None, seed)
+        if not isinstance(sequences, int) or sequences < 0:
+            raise InputError(f"score_sequences: must be a number of sequences or 'all', got {sequences!r}")
+        return cls(sequences, seed)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, batch: Mapping[str, Any], fold: Tensor) -> None:
+        """Offer the sequences of a batch.
+
+        Args:
+            batch: what the model takes; tensors with a leading batch dimension.
+            fold: ``(batch,)`` fold of each sequence.
+        """
+        mask = batch["attention_mask"].bool().cpu()
+        ids = batch["input_ids"].cpu()
+        for row in range(len(ids)):
+            self._seen += 1
+            tokens = ids[row][mask[row]]
+            if self.size == 0 or not len(tokens):
+                continue
+            digest = hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8, key=self._key).digest()
+            key = -int.from_bytes(digest, "little")
+            if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
+                continue
+            # A tensor of one row, as position_ids may be, is for all sequences.
+            tensors = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
+            entry = (key, -self._seen, (int(fold[row]), tensors))
+            if len(self._heap) == self.size:
+                heapq.heapreplace(self._heap, entry)
+            else:
+                heapq.heappush(self._heap, entry)
+
+    def batches(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """The sample as batches, each sorted by fold, with their folds.
+
+        Args:
+            batch_size: most sequences of a batch of one length.
+            tokens: a batch of fewer is merged with the next, where padding costs nothing.
+        """
+        alike = [*self._alike(batch_size)]
+        folds = iter([fold for _, fold in alike])
+        for together in grouped((batch for batch, _ in alike), tokens):
+            fold = torch.cat([next(folds) for _ in together])
+            order = fold.argsort(stable=True)
+            yield picked(merged(together), order), fold[order]
+
+    def _alike(self, batch_size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Batches of sequences of one length."""
+        by_length: dict[tuple[tuple[str, torch.Size], ...], list[Sequence]] = {}
+        for _, _, (fold, tensors) in sorted(self._heap, key=lambda entry: entry[:2], reverse=True):
+            by_length.setdefault(tuple((k, v.shape) for k, v in tensors.items()), []).append((fold, tensors))
+        for group in by_length.values():
+            group.sort(key=lambda sequence: sequence[0])  # those of one batch are often of one fold then
+            for start in range(0, len(group), batch_size):
+                part = group[start : start + batch_size]
+                keys = part[0][1]
+                yield (
+                    {key: torch.stack([tensors[key] for _, tensors in part]) for key in keys},
+                    torch.tensor([fold for fold, _ in part]),
+                )

@@ -1,0 +1,1 @@
+"""BERT-family encoders on tokens without padding."""

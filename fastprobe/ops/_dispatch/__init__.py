@@ -1,0 +1,1 @@
+"""How an implementation of an operation is chosen."""

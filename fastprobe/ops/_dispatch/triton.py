@@ -1,0 +1,101 @@
+"""The kernels in Triton: whether they can run here, in which configuration, and as operators of torch.
+
+As operators, with an implementation for shapes alone, they go through ``torch.compile`` as they are, and into CUDA
+graphs: after one call with the same widths, launching them neither waits for the device nor copies to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from fastprobe.errors import BackendError
+from fastprobe.ops.products import may_wait_for
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+OLDEST = (8, 0)
+"""Compute capability: the first with bfloat16 in its tensor cores."""
+
+
+def interpreted() -> bool:
+    """Whether Triton, when it is imported, runs kernels on the CPU: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def refuses(tensors: Iterable[Tensor], rows: Iterable[Tensor]) -> str | None:
+    """Why the kernels cannot run on these tensors, of which some are rows, or ``None``."""
+    for block in rows:
+        if block.dtype not in DTYPES:
+            return f"it takes bfloat16, float16 and float32 rows, not {str(block.dtype).removeprefix('torch.')}"
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        return f"tensors are on several devices: {', '.join(sorted(map(str, devices)))}"
+    (device,) = devices
+    if device.type == "cpu" and not interpreted():
+        return "a tensor is on cpu; in Triton's interpreter, for tests: TRITON_INTERPRET=1"
+    if device.type not in ("cpu", "cuda"):
+        return f"a tensor is on {device}, not on an NVIDIA GPU"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; `pip install triton`"
+    if device.type == "cuda" and not torch.compiler.is_compiling():  # which cannot ask a driver; `capability` will
+        return _device_refuses(device)
+    return None
+
+
+def refuses_floats(tensors: Sequence[Tensor]) -> str | None:
+    """Why the kernels cannot run on these tensors, all of one dtype, or ``None``."""
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        return f"tensors are of several dtypes: {', '.join(sorted({str(tensor.dtype) for tensor in tensors}))}"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "it has no derivative"
+    return refuses(tensors, tensors)
+
+
+@functools.cache
+def _device_refuses(device: torch.device) -> str | None:
+    if interpreted():
+        return "TRITON_INTERPRET=1 is set, which is for tests without a GPU"
+    if torch.version.hip is not None:
+        return "it was written for NVIDIA GPUs"
+    found = torch.cuda.get_device_capability(device)
+    if found < OLDEST:
+        return f"compute capability {'.'.join(map(str, found))} is below {'.'.join(map(str, OLDEST))}"
+    return None
+
+
+def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool]) -> bool:
+    """Whether ``auto`` does not take a kernel although it would run.
+
+    So in the interpreter, where it is no gain, and on a GPU where it does not agree with torch. That is tried once a
+    device and process, but not while a graph is being made.
+
+    Args:
+        tensors: some that it is to run on.
+        agrees: tries it on a device.
+    """
+    if any(tensor.device.type != "cuda" for tensor in tensors):
+        return True
+    return all(map(may_wait_for, tensors)) and not all(agrees(tensor.device) for tensor in tensors)
+
+
+@functools.cache
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability of a GPU; ``None`` of a CPU, where Triton interprets.
+
+    Raises:
+        BackendError: the kernels cannot run on that GPU.
+    """
+    if device.type == "cuda" and (reason := _device_refuses(device)):
+        raise BackendError(f"backend 'triton': {reason}")
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def keyed(kernel: str, dtype: torch.dtype) -> str:
+    """The name of a kernel's measurements for rows of this dtype."""
+    return f"{kernel} {str(dtype).removeprefix('torch.')}"

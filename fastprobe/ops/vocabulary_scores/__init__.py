@@ -1,0 +1,5 @@
+"""The operation ``vocabulary_scores``."""
+
+from fastprobe.ops.vocabulary_scores.api import VocabularyBaseline as VocabularyBaseline
+from fastprobe.ops.vocabulary_scores.api import VocabularyScores as VocabularyScores
+from fastprobe.ops.vocabulary_scores.api import vocabulary_scores as vocabulary_scores

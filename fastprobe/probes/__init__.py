@@ -1,0 +1,1 @@
+"""Least-squares classifiers on every state."""

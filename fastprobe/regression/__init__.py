@@ -1,0 +1,1 @@
+"""Least squares from moments: sums, solves, scores and error bounds."""

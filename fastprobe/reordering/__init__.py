@@ -1,0 +1,1 @@
+"""Layers run in other orders, and what that does to the output."""

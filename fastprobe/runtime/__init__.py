@@ -1,0 +1,1 @@
+"""How a run is kept: files, memory, time, interruption, progress and journals."""

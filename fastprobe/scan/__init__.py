@@ -1,0 +1,1 @@
+"""Linearity scans: which sums, the passes over tokens, checkpoints."""

@@ -1,0 +1,251 @@
+"""The two passes of a scan over tokens: the first adds up moments, the second scores fitted maps token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.data.batches import merged, picked
+from fastprobe.data.sample import SequenceSample
+from fastprobe.errors import InputError, NumericalError
+from fastprobe.models.points import Point
+from fastprobe.models.record import Recorder, device_of, to_device
+from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.unpadded.recorder import FlatRecorder
+from fastprobe.ops.products import matmul
+from fastprobe.ops.rows import pick_rows
+from fastprobe.ops.score import score
+from fastprobe.regression.least_squares import Factorisation, Fit
+from fastprobe.regression.linear_fit import fold_of_sequences
+from fastprobe.regression.moments import Moments
+from fastprobe.regression.refinement import Refinement
+from fastprobe.runtime.clock import Clock
+from fastprobe.runtime.interrupt import uninterrupted
+from fastprobe.scan.plan import ElementFit, ScanPlan
+
+
+class Rows(Mapping[str, Tensor]):
+    """The blocks of a scan as (tokens, width) matrices, made from the points held at the end of a layer."""
+
+    def __init__(self, scan: ScanPlan, held: Mapping[Point, Tensor]):
+        self._scan, self._held = scan, held
+
+    def __getitem__(self, block: str) -> Tensor:
+        if block in self._scan.units:
+            rows = self[self._scan.units[block]].float()
+            return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-30)
+        if block in self._scan.moments.parts:
+            first, second = (self[part] for part in self._scan.moments.parts[block])
+            # In float32 for 16-bit rows: the sum is the point, not what rounding leaves of it.
+            return first + second if first.dtype.itemsize >= 4 else first.float() + second.float()
+        held = self._held[self._scan.points[block]]
+        return held.reshape(-1, held.shape[-1])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scan.points)
+
+    def __len__(self) -> int:
+        return len(self._scan.points)
+
+
+@dataclass
+class MomentPass:
+    """The first pass: every token goes through the model once, and leaves only sums."""
+
+    model: nn.Module
+    points: ModelPoints
+    scan: ScanPlan
+    moments: Moments
+    sample: SequenceSample
+    clock: Clock
+    backend: str = "auto"
+    recorder: type[Recorder] | type[FlatRecorder] = Recorder
+    exact: bool = False
+    sequences: int = 0
+    batches: int = 0
+    _fold: Tensor = field(init=False)
+    _weight: float = field(init=False, default=1.0)
+    _done: list[int] = field(init=False, default_factory=list)
+
+    @contextmanager
+    def recording(self) -> Iterator[MomentPass]:
+        """Ready to read the points of the model."""
+        with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as self._recorder:
+            try:
+                yield self
+            finally:  # each would keep the other, and the moments, until the garbage collector comes by
+                del self._recorder
+
+    def skip(self, batch: Mapping[str, Any]) -> int:
+        """Count a batch that the moments hold already; returns its tokens."""
+        mask, fold = self._read(batch)
+        self.sample.add(batch, fold)
+        self._count(len(mask), 1)
+        return int(mask.sum())
+
+    def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
+        """Add batches that follow each other, each all of it or, where it fails, nothing; returns their tokens.
+
+        Several run as one: they must be of :func:`~fastprobe.data.batches.grouped`, and the recorder without padding.
+
+        Raises:
+            NumericalError: an activation is not finite; the message names the point and the batch.
+        """
+        if len(batches) > 1:
+            with suppress(NumericalError):
+                return self._add(batches)
+        return sum(self._add([batch]) for batch in batches)  # those before the one that fails stay, and it is named
+
+    def _add(self, batches: Sequence[Mapping[str, Any]]) -> int:
+        batch = merged(batches)
+        mask, fold = self._read(batch)
+        # Sequences of one fold side by side, so that the rows of a fold are a slice.
+        order = fold.argsort(stable=True)
+        batch = picked(to_device(batch, device_of(self.model)), order)
+        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
+        self._weight, self._done = 1.0, []
+        with uninterrupted():
+            try:
+                with self.clock("forward"):
+                    self._recorder.run(batch)
+            except BaseException as error:
+                self._take_back(batch)
+                if isinstance(error, NumericalError):
+                    raise NumericalError(f"batch {self.batches}: {error}") from None
+                raise
+            for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
+                self.sample.add(part, folds)
+            self._count(len(mask), len(batches))
+        return int(mask.sum())
+
+    def _count(self, sequences: int, batches: int) -> None:
+        self.sequences += sequences
+        self.batches += batches
+
+    def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The mask (batch, length) and the fold (batch,) of a batch."""
+        for key in ("input_ids", "attention_mask"):
+            if not isinstance(batch.get(key), Tensor) or batch[key].ndim != 2:
+                raise InputError(f"batches: batch {self.batches} has no (batch, length) tensor {key!r}")
+        mask = batch["attention_mask"].bool().cpu()
+        if mask.shape != batch["input_ids"].shape:
+            raise InputError(f"batches: attention_mask and input_ids of batch {self.batches} differ in shape")
+        fold = fold_of_sequences(self.sequences, mask.shape[:1], self.scan.moments.folds, torch.device("cpu"))
+        return mask, fold
+
+    def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
+        stage = self.scan.stages.get(layer)
+        if stage is None or (self._weight < 0 and layer not in self._done):
+            return
+        with self.clock("moments"):
+            rows = Rows(self.scan, held)
+            self.moments.update_(
+                {block: rows[block] for block in stage.blocks},
+                self._fold,
+                stage=stage,
+                weight=self._weight,
+                backend=self.backend,
+                exact=self.exact,
+            )
+        if self._weight > 0:
+            self._done.append(layer)
+
+    def _take_back(self, batch: Mapping[str, Any]) -> None:
+        """Subtract what a failed batch added before it failed."""
+        if self._done:
+            self._weight = -1.0
+            with suppress(NumericalError):  # where it failed the first time, after everything to take back
+                self._recorder.run(batch)
+
+
+@dataclass
+class CosinePass:
+    """The second pass: the cosine of every token's y with what a map predicts, averaged, and residuals of some fits."""
+
+    model: nn.Module
+    points: ModelPoints
+    scan: ScanPlan
+    clock: Clock
+    backend: str = "auto"
+    recorder: type[Recorder] | type[FlatRecorder] = Recorder
+    tokens: int = 0
+    """A batch of fewer is merged with the next; above 0 only for a recorder without padding."""
+    refinements: dict[ElementFit, Refinement] = field(init=False, default_factory=dict)
+    _maps: dict[str, _SourceMaps] = field(init=False, default_factory=dict)
+    _totals: dict[tuple[ElementFit, str], float] = field(init=False, default_factory=dict)
+    _tokens: int = field(init=False, default=0)
+    _fold: Tensor = field(init=False)
+    _folds: set[int] = field(init=False)
+
+    def add_fit(self, source: Factorisation, fit: Fit, row: ElementFit, column: str, dtype: torch.dtype) -> None:
+        """Take note of a fitted map that is to be scored for a column, and of its out-of-fold siblings."""
+        maps = self._maps.setdefault(row.x, _SourceMaps.of(source, dtype))
+        maps.add(row, column, fit.whitened, fit.y_mean, dtype)
+        if column == "cosine":
+            for place, f in enumerate(source.folds if len(fit.fold_whitened) else ()):
+                maps.add(row, "cosine_cv", *source.fold_map(fit, place), dtype, fold=f)
+
+    def refine(self, source: Factorisation, fit: Fit, row: ElementFit) -> None:
+        """Look at the residuals of a fit, too; the sample must be all tokens that the moments have seen."""
+        self.refinements[row] = Refinement(source, fit, row.y, self.backend)
+
+    def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
+        """(row, column) -> mean cosine over the tokens of the sample."""
+        with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as recorder:
+            for batch, fold in sample.batches(batch_size, self.tokens):
+                mask = batch["attention_mask"].bool()
+                self._fold = recorder.rows_of(mask, fold).to(device_of(self.model))
+                self._folds = set(fold.tolist())
+                self._tokens += int(mask.sum())
+                with self.clock("score forward"):
+                    recorder.run(to_device(batch, device_of(self.model)))
+        return {key: total / self._tokens for key, total in self._totals.items()}
+
+    def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
+        rows = Rows(self.scan, held)
+        last, scoring = self.scan.points, score.where_there_is(self.backend)
+        with self.clock("score"), torch.autocast(self._fold.device.type, enabled=False):
+            here = [f for f in self.scan.fits if max(last[f.x].layer, last[f.y].layer) == layer]
+            here_rows: dict[int | None, Tensor] = {f: (self._fold == f).nonzero().flatten() for f in self._folds}
+            here_rows[None] = (self._fold >= 0).nonzero().flatten()
+            for x in dict.fromkeys(f.x for f in here):
+                maps = self._maps[x]
+                z = maps.whiten_rows(rows[x])
+                for fit in (f for f in here if f.x == x):
+                    y = rows[fit.y]
+                    if fit in self.refinements:
+                        self.refinements[fit].add(rows[x], y, self._fold)
+                    for (column, fold), (coef, intercept) in maps.maps[fit].items():
+                        if not len(here_rows.get(fold, ())):
+                            continue
+                        index = here_rows[fold]
+                        scored = scoring(pick_rows(z, index), coef, intercept, pick_rows(y, index))
+                        key = (fit, column)
+                        self._totals[key] = self._totals.get(key, 0.0) + float(scored.cosine().double().sum())
+
+
+@dataclass
+class _SourceMaps:
+    """The maps from one source, from its whitened coordinates, in the dtype they are scored in."""
+
+    mean: Tensor
+    whiten: Tensor
+    maps: dict[ElementFit, dict[tuple[str, int | None], tuple[Tensor, Tensor]]]
+
+    @classmethod
+    def of(cls, source: Factorisation, dtype: torch.dtype) -> _SourceMaps:
+        mean = source.moments.origin(source.x) + source.mean
+        return cls(mean.to(dtype), source.whiten.to(dtype), {})
+
+    def add(
+        self, row: ElementFit, column: str, coef: Tensor, intercept: Tensor, dtype: torch.dtype, fold: int | None = None
+    ) -> None:
+        self.maps.setdefault(row, {})[column, fold] = (coef.to(dtype), intercept.to(dtype))
+
+    def whiten_rows(self, rows: Tensor) -> Tensor:
+        return matmul(rows.to(self.mean.dtype) - self.mean, self.whiten)

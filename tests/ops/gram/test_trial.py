@@ -1,0 +1,49 @@
+"""What ``auto`` asks of a GPU kernel before it takes it, with the kernels in Triton's interpreter for one."""
+
+import pytest
+import torch
+
+from fastprobe.ops._dispatch import triton as _triton
+from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram.trial import error_of_a_trial
+from fastprobe.ops.score import triton as score_triton
+
+CPU = torch.device("cpu")
+
+
+def by_definition(call):
+    call = call._replace(rows=[block.float() for block in call.rows])
+    gram_.on("torch")(**call._asdict())
+
+
+def test_the_definition_passes():
+    assert error_of_a_trial(by_definition, CPU) < 1e-6
+
+
+@pytest.mark.parametrize("factor", [0.0, 1 + 1e-5, float("nan")])
+def test_wrong_sums_do_not(factor):
+    def wrong(call):
+        by_definition(call)
+        call.grams[1].mul_(factor)
+
+    assert error_of_a_trial(wrong, CPU) > 1e-6
+
+
+@pytest.mark.parametrize(("right", "taken"), [(True, True), (False, False)])
+def test_auto_takes_on_a_gpu_what_agrees(right, taken):
+    on_gpu = type("OnGpu", (), {"device": torch.device("cuda:0")})()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_triton, "may_wait_for", lambda tensor: True)
+        assert _triton.passed_over([on_gpu], lambda device: right) != taken
+
+        patch.setattr(_triton, "may_wait_for", lambda tensor: False)  # while a graph is being made
+        assert not _triton.passed_over([on_gpu], lambda device: right)
+
+
+@pytest.mark.skipif(not _triton.interpreted() or _triton.refuses([torch.ones(1)], []), reason="no interpreter")
+def test_score_agrees_in_the_interpreter(monkeypatch):
+    assert score_triton.score_agrees.__wrapped__(CPU)
+
+    monkeypatch.setattr(score_triton, "score", lambda x, *_: torch.ones(4, len(x)))
+    assert not score_triton.score_agrees.__wrapped__(CPU)

@@ -1,0 +1,178 @@
+"""What the page says of models trained side by side: each criterion met, missed and undecided on planted numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from fastprobe.pretraining import Pretraining, Trained
+from fastprobe.reordering.commutativity import OrderEffects
+from fastprobe.reordering.commutator import Commutators
+from fastprobe.replication import unskipped, variants
+from fastprobe.replication.losses import VariantLosses, losses_of
+from fastprobe.replication.section import Subject
+
+UNIGRAM, ERROR = 7.0, 0.01
+LAYERS = {
+    "bert": 300,
+    "no-ffn": 100,
+    "linear-ffn": 300,
+    "attention-for-ffn": 300,
+    "shared-layers": 75,
+    "no-skip:1": 300,
+}
+
+
+def trained(**losses):
+    """Models that ended at these losses; one without a loss did not."""
+    models = []
+    for name, loss in losses.items():
+        name = {"no_skip": "no-skip:1"}.get(name, name.replace("_", "-"))
+        costs = {"parameters": 1000, "layer_parameters": LAYERS[name], "flops_per_token": 10}
+        config = {"unigram_loss": UNIGRAM, "layers": 3, "steps": 9, "learning_rate": 3e-4, "seed": 4, "threads": 1}
+        config |= {"training_flops": 90, "costs": costs}
+        rows = [{"held_out_loss": loss, "held_out_loss_se": ERROR}]
+        result = None if loss is None else Pretraining(config, rows)
+        failure = "the held-out loss is nan" if loss is None else ""
+        models.append(Trained(name, Path(name), f"fastprobe pretrain --variant {name}", result, failure))
+    return models
+
+
+def planted(models):
+    return losses_of(Subject(None, (), (), None, False, variants=models))
+
+
+def finding(beginning, models):
+    """What becomes of the claim that begins so."""
+    claims = [claim for claim in variants.section(models).claims if claim.text.startswith(beginning)]
+    assert len(claims) == 1
+    return claims[0].check({variants.NAME: planted(models)})
+
+
+@pytest.mark.parametrize(
+    ("claim", "losses", "holds"),
+    [
+        # two standard errors of a difference are 2 * sqrt(2) * 0.01 = 0.028
+        ("FFNs are an important", {"bert": 6.0, "no_ffn": 6.03}, True),
+        ("FFNs are an important", {"bert": 6.0, "no_ffn": 5.97}, False),
+        ("FFNs are an important", {"bert": 6.0, "no_ffn": 6.02}, None),
+        ("FFNs cannot simply", {"bert": 6.0, "attention_for_ffn": 6.03}, True),
+        ("FFNs cannot simply", {"bert": 6.0, "attention_for_ffn": 5.97}, False),
+        ("FFNs cannot simply", {"bert": 6.0, "attention_for_ffn": 5.98}, None),
+        # two thirds of the parameters: bert learnt 1.0, so that 0.667 may be lost
+        ("FFNs are inefficient", {"bert": 6.0, "no_ffn": 6.63}, True),
+        ("FFNs are inefficient", {"bert": 6.0, "no_ffn": 6.70}, False),
+        ("FFNs are inefficient", {"bert": 6.0, "no_ffn": 6.66}, None),
+        ("Weight-shared", {"bert": 6.0, "shared_layers": 6.72}, True),
+        ("Weight-shared", {"bert": 6.0, "shared_layers": 6.78}, False),
+        ("Weight-shared", {"bert": 6.0, "shared_layers": 6.76}, None),
+        # going without costs 0.5, so that 0.1 may be repaired
+        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.45}, True),
+        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.35}, False),
+        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.40}, None),
+        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.01, "linear_ffn": 6.3}, None),
+        ("no-ffn learns more", {"bert": 6.0, "no_ffn": 6.97}, True),
+        ("no-ffn learns more", {"bert": 6.0, "no_ffn": 7.03}, False),
+        ("no-ffn learns more", {"bert": 6.0, "no_ffn": 6.99}, False),
+        ("no-ffn learns more", {"bert": 6.0, "no_ffn": None}, False),
+    ],
+)
+def test_losses_decide_as_the_criterion_says(claim, losses, holds):
+    assert finding(claim, trained(**losses)).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("losses", "reason"),
+    [
+        ({"bert": 6.0}, "no-ffn was not trained."),
+        ({"bert": 6.0, "no_ffn": None}, "no-ffn was not trained to its end: the held-out loss is nan."),
+        ({"bert": 6.0, "no_ffn": 7.5}, "no-ffn has learnt too little to be compared: no-ffn 7.500"),
+        ({"bert": 6.99, "no_ffn": 7.5}, "bert has learnt too little to be compared"),
+    ],
+)
+def test_nothing_is_concluded_from_a_model_that_learnt_nothing(losses, reason):
+    models = trained(**losses)
+
+    for claim in ("FFNs are an important", "FFNs are inefficient"):
+        found = finding(claim, models)
+        assert found.holds is None
+        assert found.numbers.startswith(reason)
+
+
+def test_the_numbers_of_a_finding_are_those_of_the_losses():
+    models = trained(bert=6.0, no_ffn=6.5, shared_layers=6.25)
+
+    assert (
+        finding("FFNs are an important", models).numbers
+        == "no-ffn 6.500 ± 0.010, bert 6.000 ± 0.010: 0.500 ± 0.014 more."
+    )
+    shared = finding("Weight-shared", models).numbers
+    assert shared.startswith(
+        "0.750 of the parameters of the layers saved; of what bert learnt beyond frequencies 0.250 ±"
+    )
+
+
+def test_the_table_has_every_variant_also_one_that_failed():
+    models = trained(bert=6.0, no_ffn=None, shared_layers=6.25)
+
+    table = variants.section(models).table({variants.NAME: planted(models)})
+
+    assert [row[0] for row in table.rows] == ["bert", "no-ffn", "shared-layers"]
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    assert table.rows[1][1] == "the held-out loss is nan"
+    assert table.rows[0][1:4] == (6.0, 0.01, 0.0)
+    assert table.rows[2][1:] == (6.25, 0.01, pytest.approx(0.25), "1,000", "75", "10", "9", "3e-4", 4)
+
+
+def test_losses_are_saved_and_drawn(tmp_path):
+    losses = planted(trained(bert=6.0, no_ffn=None, shared_layers=6.25))
+
+    losses.save(tmp_path)
+    figure = losses.plot(tmp_path / "losses.png")
+
+    assert VariantLosses(losses.config, losses.rows) == losses
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["shared-layers", "bert"]
+
+
+def swaps(damage, error):
+    """Swaps of three layers; those of layer 1 have this damage, the other one none."""
+    rows = [{"order": "0,1,2", "name": "identity", "delta_loss": 0.0, "delta_loss_se": 0.0}]
+    rows += [
+        {"order": "", "name": f"swap {i} {j}", "delta_loss": damage * (1 in (i, j)), "delta_loss_se": error}
+        for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
+    return OrderEffects({"layers": 3}, rows)
+
+
+def commutators(size, error):
+    pairs = ((0, 1), (0, 2), (1, 2))
+    rows = [{"i": i, "j": j, "relative_l2": size * (1 in (i, j)), "relative_l2_se": error} for i, j in pairs]
+    return Commutators({"layers": 3}, rows)
+
+
+@pytest.mark.parametrize(
+    ("cut", "holds"),
+    [(2.5, True), (1.5, False), (2.4, None), (1.6, None)],  # twice 1.0 is the threshold, 2 * hypot(0.1, 0.2) its noise
+)
+def test_layers_without_skips_commute_twice_as_badly_or_the_claim_falls(cut, holds):
+    models = trained(bert=6.0, no_skip=6.1)
+    section = unskipped.section(models)
+    results = {variants.NAME: planted(models), "swaps": swaps(1.0, 0.1), "commutators": commutators(1.0, 0.1)}
+    results |= {"swaps-no-skip:1": swaps(cut, 0.1), "commutators-no-skip:1": commutators(cut, 0.1)}
+
+    found = [claim.check(results) for claim in section.claims]
+
+    assert [one.holds for one in found] == [holds, holds]
+    assert all(one.numbers == f"no-skip:1 {cut:.3f} ± 0.100, bert 1.000 ± 0.100: {cut:.3f} times." for one in found)
+    assert section.table(results).rows[0] == ("0 1", 1.0, 0.1, cut, 0.1, 1.0, 0.1, cut, 0.1)
+
+
+def test_a_model_without_skips_that_failed_is_claimed_nothing_of():
+    section = unskipped.section(trained(bert=6.0, no_skip=None))
+
+    assert [analysis.name for analysis in section.analyses] == ["swaps", "commutators"]
+    found = section.claims[0].check({variants.NAME: planted(trained(bert=6.0, no_skip=None))})
+    assert found == (None, "no-skip:1 was not trained to its end: the held-out loss is nan.")
+
+
+def test_without_such_a_model_there_is_no_section_on_skips():
+    assert unskipped.section(trained(bert=6.0, no_ffn=6.1)) is None

@@ -1,0 +1,55 @@
+"""Ctrl-C while something must not be left half done."""
+
+import os
+import signal
+import types
+
+import pytest
+
+from fastprobe.runtime.interrupt import uninterrupted
+from fastprobe.scan.checkpoint import FILE, Checkpoint
+
+
+def press(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted_block(times):
+    """What a block that is interrupted so often gets to do."""
+    done = []
+    try:
+        with uninterrupted():
+            press(times)
+            done.append("rest of the block")
+    except KeyboardInterrupt:
+        done.append("interrupted")
+    return done
+
+
+def test_a_first_one_waits_for_the_end_of_the_block():
+    assert interrupted_block(1) == ["rest of the block", "interrupted"]
+
+
+def test_a_second_one_goes_through():
+    assert interrupted_block(2) == ["interrupted"]
+
+
+def test_the_handler_of_before_is_back():
+    before = signal.getsignal(signal.SIGINT)
+    with uninterrupted():
+        pass
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_one_that_comes_during_the_last_save_does_not_lose_it(tmp_path):
+    def save(path, config):
+        press()
+        path.write_text("moments")
+
+    scan = types.SimpleNamespace(batches=3, sequences=9, moments=types.SimpleNamespace(save=save))
+    with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path, {}).keeping(scan, {}):
+        raise KeyboardInterrupt
+
+    assert (tmp_path / FILE).read_text() == "moments"
