@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastprobe.data.folds import fold_of_sequences
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops.products import matmul
 from fastprobe.regression.least_squares import Factorisation, Fit
-from fastprobe.regression.linear_fit import fold_of_sequences
 
 
 def same(x: Tensor, stack: LayerStack) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fastprobe.data.folds import fold_of_sequences
 from fastprobe.errors import InputError, ShapeError
 from fastprobe.regression.least_squares import Factorisation, Fit, LeastSquares, Solution
 from fastprobe.regression.moment_plan import MomentPlan
@@ -163,19 +164,3 @@ class LinearFit:
             known = ", ".join(name for name in COLUMNS if scores[name] is not None)
             raise InputError(f"score: this fit has no {column!r}; it has {known}")
         return value  # type: ignore[return-value]
-
-
-def fold_of_sequences(first: int, shape: tuple[int, ...] | torch.Size, folds: int, device: torch.device) -> Tensor:
-    """Fold of every token of sequences ``first``, ``first + 1``, ...: sequence s is in fold s mod ``folds``.
-
-    Args:
-        first: number of sequences seen before.
-        shape: ``(sequences, ...)``.
-        folds: number of folds.
-        device: of the result.
-
-    Returns:
-        ``shape`` int64.
-    """
-    fold = torch.arange(first, first + shape[0], device=device) % folds
-    return fold.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)

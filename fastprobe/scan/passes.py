@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import merged, picked
+from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.points import Point
@@ -21,7 +22,6 @@ from fastprobe.ops.products import matmul
 from fastprobe.ops.rows import pick_rows
 from fastprobe.ops.score import score
 from fastprobe.regression.least_squares import Factorisation, Fit
-from fastprobe.regression.linear_fit import fold_of_sequences
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.refinement import Refinement
 from fastprobe.runtime.clock import Clock

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastprobe.errors import BackendError, InputError, NumericalError, ShapeError
-from fastprobe.regression.linear_fit import LinearFit, fold_of_sequences
+from fastprobe.regression.linear_fit import LinearFit
 
 SAME = ("r2", "r2_cv", "r2_cv_se", "r2_uniform", "cka", "cone", "rank")
 
@@ -78,13 +78,6 @@ def test_rows_of_two_dimensions_are_sequences_by_themselves(pair):
 
     assert fit.sequences == 120
     assert fit.moments.counts.tolist() == [18.0] + [17.0] * 6
-
-
-def test_fold_of_sequences_goes_round():
-    fold = fold_of_sequences(3, (4, 2), 5, torch.device("cpu"))
-
-    assert fold.tolist() == [[3, 3], [4, 4], [0, 0], [1, 1]]
-    assert fold.dtype == torch.int64
 
 
 def test_a_merge_is_the_fit_of_all_rows(pair):
