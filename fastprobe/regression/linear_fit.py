@@ -13,7 +13,7 @@ from fastprobe.regression.least_squares import Factorisation, Fit, LeastSquares,
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.refinement import Refinement
-from fastprobe.regression.scores import COLUMNS, MARK, moment_columns
+from fastprobe.regression.scores import COLUMNS, MARK, current_column, moment_columns
 
 
 class LinearFit:
@@ -148,7 +148,7 @@ class LinearFit:
 
     def _solve(self) -> tuple[Factorisation, Fit]:
         if self._solved is None:
-            source = Factorisation(self.moments, "x", self.method)
+            source = Factorisation.of(self.moments, "x", self.method)
             self._solved = source, source.fit("y")
         return self._solved
 
@@ -158,7 +158,7 @@ class LinearFit:
         Raises:
             InputError: there is no such column, or it does not exist for this fit.
         """
-        scores = self.scores()
+        column, scores = current_column(column), self.scores()
         value = scores.get(column)
         if value is None:
             known = ", ".join(name for name in COLUMNS if scores[name] is not None)

@@ -66,6 +66,15 @@ class MomentPlan:
         """The blocks that are multiplied, in order; those in ``parts`` are not among them."""
         return [block for block in self.widths if block not in self.parts]
 
+    def has(self, x: str, y: str) -> bool:
+        """Return True if the products of the blocks x and y are kept, or follow from those of their parts."""
+        if y in self.parts:
+            return all(self.has(x, part) for part in self.parts[y])
+        if x in self.parts:
+            return self.has(y, x)
+        kept = {*self.pairs, *self.pooled}
+        return (x, y) in kept or (y, x) in kept
+
     @property
     def nbytes(self) -> int:
         """Bytes of the moments of this plan, whatever the number of tokens."""

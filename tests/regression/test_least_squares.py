@@ -223,7 +223,7 @@ def test_a_method_that_makes_no_sense_is_refused(arguments, message):
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_fit_needs_two_rows(n, randn):
-    with pytest.raises(NumericalError, match=f"x: {n} tokens; a fit needs at least 2"):
+    with pytest.raises(NumericalError, match=f"x: must have at least 2 tokens for a fit, got {n}"):
         fit_of(randn(n, 3), randn(n, 2)).solve()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fastprobe.errors import BackendError, InputError, NumericalError, ShapeError
 from fastprobe.regression.linear_fit import LinearFit
 
-SAME = ("r2", "r2_cv", "r2_cv_se", "r2_uniform", "cka", "cone", "rank")
+SAME = ("r2", "r2_cv", "r2_cv_se", "r2_uniform", "cka", "anisotropy", "rank")
 
 
 def same(ours, theirs):
@@ -233,7 +233,7 @@ def test_a_backend_is_that_of_every_operation_that_has_it():
 
     assert fit.moments.backend == "triton"
     assert fit.score("r2") == pytest.approx(expected.score("r2"), abs=1e-6)
-    assert fit.score("cone") == pytest.approx(expected.score("cone"), abs=1e-6)
+    assert fit.score("anisotropy") == pytest.approx(expected.score("anisotropy"), abs=1e-6)
 
 
 def test_a_backend_that_is_not_there_is_named(pair):

@@ -12,7 +12,7 @@ from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 GPU = "cuda"
-COLUMNS = ("r2", "r2_cv", "r2_uniform", "cone", "cka")
+COLUMNS = ("r2", "r2_cv", "r2_uniform", "anisotropy", "cka")
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -52,8 +52,8 @@ def test_sources_that_are_decomposed_together_give_the_maps_of_each_by_itself(re
     moments.update_(rows, torch.arange(500, device=GPU) % 3)
 
     for source in Factorisation.each(moments, ["a", "b"], fp.LeastSquares()):
-        alone = Factorisation(moments, source.x, fp.LeastSquares())
-        assert source.rank == alone.rank
+        alone = Factorisation.of(moments, source.x, fp.LeastSquares())
+        assert source.whitening.rank == alone.whitening.rank
         torch.testing.assert_close(source.fit("y").coef, alone.fit("y").coef, rtol=1e-7, atol=1e-9)
 
 
@@ -65,6 +65,6 @@ def test_a_scan_scores_as_on_a_cpu(family):
     scan = fp.linearity(model.to(GPU), batches, elements=["attention", "ffn"], progress=False)
 
     for row, on_cpu in zip(scan.rows, expected.rows, strict=True):
-        for column in ("r2", "r2_cv", "cosine", "cosine_cv", "cone"):
+        for column in ("r2", "r2_cv", "cosine", "cosine_cv", "anisotropy"):
             # The activations themselves differ by the rounding of float32.
             assert row[column] == pytest.approx(on_cpu[column], abs=1e-4), (row["element"], row["layer"], column)

@@ -95,7 +95,7 @@ def test_other_rows_than_were_added_are_refused_and_scores_stay(randn):
     fit = fit_of(x, y)
     before = fit.scores()
 
-    with pytest.raises(InputError, match="refine: 3000 rows were given, the fit has seen 4000"):
+    with pytest.raises(InputError, match="refine: rows must be the 4000 rows of the fit, got 3000"):
         fit.refine([(x[:3000], y[:3000])])
 
     assert fit.scores() == before

@@ -37,7 +37,7 @@ def test_the_penalty_is_the_best_of_those_tried(noise, residual_rows, randn):
 
     unit = float((x - x.mean(0)).square().sum()) / 30
     tried = {alpha: held_out_error(x, y, alpha) for alpha in (1e-12, *(r * unit for r in RELATIVE))}
-    assert float(fit.fold_rss.sum()) == pytest.approx(min(tried.values()), rel=1e-5)
+    assert float(fit.held_out.rss.sum()) == pytest.approx(min(tried.values()), rel=1e-5)
     assert source.method.alpha == pytest.approx(min(tried, key=tried.get), abs=1e-9)
 
 
@@ -70,8 +70,8 @@ def test_a_penalty_that_is_named_is_taken_and_without_folds_there_is_none(residu
 def test_another_penalty_is_what_it_would_be_anew(residual_rows, randn):
     moments = moments_of(residual_rows(50, 20, torch.float64), randn(50, 3))
 
-    changed = Factorisation(moments, "x", LeastSquares(alpha=0.5)).with_alpha(40.0).fit("y")
+    changed = Factorisation.of(moments, "x", LeastSquares(alpha=0.5)).with_alpha(40.0).fit("y")
 
-    anew = Factorisation(moments, "x", LeastSquares(alpha=40.0)).fit("y")
+    anew = Factorisation.of(moments, "x", LeastSquares(alpha=40.0)).fit("y")
     torch.testing.assert_close(changed.coef, anew.coef, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(changed.fold_rss, anew.fold_rss, rtol=1e-9, atol=0)
+    torch.testing.assert_close(changed.held_out.rss, anew.held_out.rss, rtol=1e-9, atol=0)

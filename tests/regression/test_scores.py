@@ -231,7 +231,7 @@ def test_only_maps_between_equal_widths_have_a_residual(pair):
     assert scores["r2_identity"] is None
 
 
-def test_cone_is_the_mean_cosine_of_different_rows(pair):
+def test_anisotropy_is_the_mean_cosine_of_different_rows(pair):
     y = pair[1]
     y[4] = 0  # a row without a direction is no token here
 
@@ -239,7 +239,7 @@ def test_cone_is_the_mean_cosine_of_different_rows(pair):
     cosines = units @ units.mT
     expected = (cosines.sum() - cosines.trace()) / (239 * 238)
 
-    assert scores_of(*pair)["cone"] == pytest.approx(float(expected), abs=1e-10)
+    assert scores_of(*pair)["anisotropy"] == pytest.approx(float(expected), abs=1e-10)
 
 
 def linear_cka(x, y):
@@ -304,7 +304,7 @@ def test_a_fit_from_sums_of_parts_is_the_fit_on_the_sum(pair):
     moments = Moments.zero(plan)
     moments.update_({"x": x, "o": y - x, "y": y}, torch.arange(240) % 5)
 
-    source = Factorisation(moments, "x", LeastSquares())
+    source = Factorisation.of(moments, "x", LeastSquares())
     scores = moment_columns(source, source.fit("y"), "y")
 
     expected = scores_of(x, y)
@@ -318,7 +318,7 @@ def test_without_the_gram_of_y_there_is_no_cka(pair):
     x, y = pair
     moments = Moments.zero(MomentPlan.of([("x", "y")], {"x": 6, "y": 6}, folds=5))
     moments.update_({"x": x, "y": y}, torch.arange(240) % 5)
-    source = Factorisation(moments, "x", LeastSquares())
+    source = Factorisation.of(moments, "x", LeastSquares())
 
     assert moment_columns(source, source.fit("y"), "y")["cka"] is None
 

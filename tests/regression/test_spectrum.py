@@ -9,7 +9,7 @@ from fastprobe.errors import NumericalError
 from fastprobe.regression import spectrum
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
-from fastprobe.regression.spectrum import Spectrum, decomposed, spectra
+from fastprobe.regression.spectrum import Spectrum, decompose, spectra
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def moments(residual_rows, randn):
 
 
 def test_several_in_one_call_have_the_bits_of_each_by_itself(moments):
-    together = decomposed(moments, ["full", "deficient", "far"])
+    together = decompose(moments, ["full", "deficient", "far"])
 
     for name, found in zip(["full", "deficient", "far"], together, strict=True):
         alone = Spectrum.of(moments, name)
@@ -61,7 +61,7 @@ def test_a_gpu_takes_those_of_one_width_in_one_call_within_memory(device, memory
         plan=SimpleNamespace(widths=widths), counts=SimpleNamespace(device=SimpleNamespace(type=device))
     )
     made = []
-    monkeypatch.setattr(spectrum, "decomposed", lambda moments, group: made.append(group) or group)
+    monkeypatch.setattr(spectrum, "decompose", lambda moments, group: made.append(group) or group)
 
     assert sorted(x for x, _ in spectra(stub, widths, memory)) == sorted(widths)
     assert made == calls
@@ -71,5 +71,5 @@ def test_one_token_has_no_spectrum():
     moments = Moments.zero(MomentPlan.of([("x", "y")], {"x": 3, "y": 1}, folds=0))
     moments.update_({"x": torch.ones(1, 3), "y": torch.ones(1, 1)}, torch.zeros(1, dtype=torch.int64))
 
-    with pytest.raises(NumericalError, match="x: 1 tokens; a fit needs at least 2"):
+    with pytest.raises(NumericalError, match="x: must have at least 2 tokens for a fit, got 1"):
         Spectrum.of(moments, "x")
