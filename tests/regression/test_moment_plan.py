@@ -24,7 +24,7 @@ def test_a_fit_needs_the_gram_of_x_and_the_products_with_y():
 
     assert plan.pairs == (("x", "x"), ("x", "y"))
     assert plan.pooled == ()
-    assert plan.cones == ("y",)
+    assert plan.units == ("y",)
     assert plan.widths == {"x": 4, "y": 5}
     assert plan.folds == 3
 
@@ -58,7 +58,7 @@ def test_a_sum_of_blocks_is_never_multiplied():
 
     assert plan.pairs == (("h", "h"), ("h", "o"))
     assert plan.blocks == ["h", "o"]
-    assert plan.cones == ("s",)  # unit-norm rows do not follow from the parts
+    assert plan.units == ("s",)  # unit-norm rows do not follow from the parts
 
 
 def test_blocks_that_nothing_asks_for_are_left_out():
