@@ -1,4 +1,4 @@
-"""Fits and scans on a GPU, end to end: what they give is what a CPU gives. ``make gpu`` runs this."""
+"""Fits and scans on a GPU agree with those on a CPU. ``make gpu`` runs this file."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def pair(request, residual_rows, randn):
 
 
 @pytest.mark.parametrize("backend", ["auto", "cuda", "triton", "torch"])
-def test_a_fit_is_that_of_float64_rows(pair, backend):
+def test_a_fit_agrees_with_that_of_float64_rows(pair, backend):
     wide = fp.LinearFit(70, 9, method=fp.LeastSquares(rcond=1e-7)).update(*(rows.double() for rows in pair))
     on_gpu = [rows.to(GPU) for rows in pair]
     try:
@@ -36,7 +36,7 @@ def test_a_fit_is_that_of_float64_rows(pair, backend):
             assert looked.score(column) == pytest.approx(wide.score(column), abs=1e-6), column
 
 
-def test_an_audit_has_the_digits_of_float64(pair):
+def test_an_exact_fit_has_the_digits_of_float64(pair):
     wide = fp.LinearFit(70, 9, method=fp.LeastSquares(rcond=1e-7)).update(*(rows.double() for rows in pair))
 
     audit = fp.LinearFit(70, 9, device=GPU, exact=True).update(*(rows.to(GPU) for rows in pair))
@@ -45,7 +45,7 @@ def test_an_audit_has_the_digits_of_float64(pair):
         assert audit.score(column) == pytest.approx(wide.score(column), abs=1e-10), column
 
 
-def test_sources_that_are_decomposed_together_give_the_maps_of_each_by_itself(residual_rows, randn):
+def test_sources_decomposed_together_give_the_same_maps_as_separately(residual_rows, randn):
     x = {"a": residual_rows(500, 33), "b": torch.nn.functional.layer_norm(residual_rows(500, 33), (33,))}
     rows = {name: block.to(GPU) for name, block in (x | {"y": randn(500, 4, dtype=torch.float32)}).items()}
     moments = Moments.zero(MomentPlan.of([("a", "y"), ("b", "y")], {"a": 33, "b": 33, "y": 4}, folds=3), GPU)
@@ -58,7 +58,7 @@ def test_sources_that_are_decomposed_together_give_the_maps_of_each_by_itself(re
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_scan_scores_as_on_a_cpu(family):
+def test_a_scan_agrees_with_that_on_a_cpu(family):
     model, batches = tiny_model(family), tiny_batches(sequences=48, batch_size=16)
     expected = fp.linearity(model, batches, elements=["attention", "ffn"], progress=False)
 

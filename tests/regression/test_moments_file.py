@@ -1,4 +1,4 @@
-"""Files of moments: they come back bit for bit, are replaced whole or not at all, and broken ones are named."""
+"""Files of moments: saved and loaded bit for bit, replaced whole or not at all, named if broken."""
 
 import json
 import resource
@@ -36,7 +36,7 @@ def test_a_file_of_moments_has_the_permissions_of_other_files(saved, tmp_path):
     assert saved.stat().st_mode == (tmp_path / "file.txt").stat().st_mode
 
 
-def test_moments_come_back_bit_for_bit(moments, saved):
+def test_moments_are_loaded_bit_for_bit(moments, saved):
     loaded, config = Moments.load(saved)
 
     assert config == CONFIG
