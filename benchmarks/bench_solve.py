@@ -56,7 +56,7 @@ def bench_solve(duel: Callable[..., None], norm: bool) -> None:
         ours=lambda: _in_order(names, {s.x: s.fit(f"y{s.x}").coef for s in Factorisation.each(moments, names, method)}),
         peers={
             "ours, source by source": lambda: torch.stack(
-                [Factorisation(moments, name, method).fit(f"y{name}").coef for name in names]
+                [Factorisation.of(moments, name, method).fit(f"y{name}").coef for name in names]
             ),
             "torch Cholesky, source by source": lambda: torch.stack([*map(cholesky, scatter, cross)]),
             "torch Cholesky, in one batch": lambda: cholesky(scatter, cross),

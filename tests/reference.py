@@ -99,7 +99,7 @@ def columns(x: np.ndarray, y: np.ndarray, fold: np.ndarray, rcond: float = 1e-7)
         "r2_uniform": (1 - rss[varies] / tss[varies]).mean(),
         "cosine": cosines(y, predict(x)).mean(),
         "cosine_cv": held["cosines"].mean(),
-        "cone": ((units.sum(0) ** 2).sum() - n) / (n * (n - 1)),
+        "anisotropy": ((units.sum(0) ** 2).sum() - n) / (n * (n - 1)),
         "cka": np.linalg.norm(centred_x.T @ centred_y) ** 2
         / np.linalg.norm(centred_x.T @ centred_x)
         / np.linalg.norm(centred_y.T @ centred_y),

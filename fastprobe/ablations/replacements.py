@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastprobe.data.folds import fold_of_sequences
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops.products import matmul
 from fastprobe.regression.least_squares import Factorisation, Fit
-from fastprobe.regression.linear_fit import fold_of_sequences
 
 
 def same(x: Tensor, stack: LayerStack) -> Tensor:
@@ -44,14 +44,12 @@ class AffineMaps:
     @classmethod
     def of(cls, source: Factorisation, fit: Fit) -> AffineMaps:
         """The maps of a fit, in and out of fold."""
-        mean = source.moments.origin(source.x) + source.mean
-        if not len(fit.fold_whitened):
-            return cls(mean, {0: (fit.coef, fit.y_mean)}, 0)
-        maps = {}
-        for place, fold in enumerate(source.folds):
-            whitened, intercept = source.fold_map(fit, place)
-            maps[fold] = (source.whiten @ whitened, intercept)
-        return cls(mean, maps, len(source.moments.counts))
+        fold_maps = source.fold_maps(fit)
+        if not fold_maps:
+            return cls(source.x_mean, {0: (fit.coef, fit.y_mean)}, 0)
+        P = source.whitening.matrix
+        maps = {fold: (P @ whitened, intercept) for fold, (whitened, intercept) in fold_maps.items()}
+        return cls(source.x_mean, maps, len(source.moments.counts))
 
     def to(self, dtype: torch.dtype) -> AffineMaps:
         """The same, to be applied in a dtype; what comes out has that of x again."""

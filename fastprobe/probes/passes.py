@@ -127,13 +127,11 @@ class StateProbes:
     def __init__(self, source: Factorisation, fits: Mapping[str, Fit], dtype: torch.dtype):
         self.tasks = list(fits)
         self.sizes = [len(fit.y_mean) for fit in fits.values()]
-        self.mean = (source.moments.origin(source.x) + source.mean).to(dtype)
-        self.whiten = source.whiten.to(dtype)
-        self.whole = _side_by_side([(fit.whitened, fit.y_mean) for fit in fits.values()], dtype)
-        self.without = {
-            fold: _side_by_side([source.fold_map(fit, place) for fit in fits.values()], dtype)
-            for place, fold in enumerate(source.folds if source.moments.plan.folds > 1 else ())
-        }
+        self.mean = source.x_mean.to(dtype)
+        self.whiten = source.whitening.matrix.to(dtype)
+        self.whole = _side_by_side([(fit.whitened_coef, fit.y_mean) for fit in fits.values()], dtype)
+        fold_maps = [source.fold_maps(fit) for fit in fits.values()]
+        self.without = {fold: _side_by_side([maps[fold] for maps in fold_maps], dtype) for fold in fold_maps[0]}
         self.hits: dict[tuple[str, str], int] = {}
         self.counts: dict[tuple[str, str], int] = {}
 

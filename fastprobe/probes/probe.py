@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastprobe import orders
+from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.record import device_of, evaluating, to_device
@@ -22,8 +23,7 @@ from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.passes import ProbeSums, StateProbes, StateRows, block
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT, TokenLabels
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
-from fastprobe.regression.linear_fit import fold_of_sequences
-from fastprobe.regression.scores import cross_validated, explained
+from fastprobe.regression.scores import r2_cv, r2_cv_se, r2_score
 from fastprobe.reordering.order_runs import check_repeatable, check_stack
 from fastprobe.results import figures
 from fastprobe.results.result import Result
@@ -252,18 +252,18 @@ def _solved(
         found.append({})
         probes.append([])
         for group, moments in zip(sums.groups, of_state, strict=True):
-            source = Factorisation(moments, block(state), method)
+            source = Factorisation.of(moments, block(state), method)
             fits = {task: source.fit(task) for task in group}
             dtype = torch.float64 if moments.dtype == "float64" else torch.float32
             probes[-1].append(StateProbes(source, fits, dtype))
             for task, fitted in fits.items():
                 counts = moments.sum(task).sum(0)
-                r2_cv, se = cross_validated(fitted.fold_rss, fitted.fold_tss)
+                held_out = (fitted.held_out.rss, fitted.held_out.tss)
                 found[-1][task] = {
                     "classes": int((counts > 0).sum()),
-                    "r2": explained(fitted.rss, fitted.tss),
-                    "r2_cv": r2_cv,
-                    "r2_cv_se": se,
+                    "r2": r2_score(fitted.rss, fitted.tss),
+                    "r2_cv": r2_cv(*held_out),
+                    "r2_cv_se": r2_cv_se(*held_out),
                     "majority": float(counts.max() / counts.sum()),
                     "tokens": moments.tokens,
                 }

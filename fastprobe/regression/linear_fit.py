@@ -1,4 +1,4 @@
-"""The streaming least-squares fit of one pair, by itself."""
+"""Streaming least-squares fit of one pair of tensors."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fastprobe.data.folds import fold_of_sequences
 from fastprobe.errors import InputError, ShapeError
 from fastprobe.regression.least_squares import Factorisation, Fit, LeastSquares, Solution
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.refinement import Refinement
-from fastprobe.regression.scores import COLUMNS, MARK, moment_columns
+from fastprobe.regression.scores import COLUMNS, MARK, current_column, moment_columns
 
 
 class LinearFit:
-    """Least squares of y on x over a stream of rows, with every score that moments give.
+    """Streaming least-squares fit of y on x, with every score that follows from moments.
 
-    Its size depends on ``x_dim`` and ``y_dim`` only. Sequence s is in fold ``s mod folds``: the leading dimension of
-    ``(sequences, tokens, width)`` rows counts sequences, and each row of ``(N, width)`` rows is a sequence by itself.
+    Memory does not depend on the number of rows. Sequence s is in fold ``s mod folds``. The first dimension of
+    ``(sequences, tokens, width)`` rows counts sequences; each row of ``(N, width)`` rows is its own sequence.
 
     Args:
         x_dim: width of x.
         y_dim: width of y.
-        folds: number of folds of ``r2_cv``; 0 or 1 for none.
-        cka: keep ``y^T y`` for the column ``cka``, a third product beside the two that a fit needs.
-        method: how the map is fitted.
-        device: where the sums are kept; that of the rows.
-        backend: which implementation adds rows.
-        exact: for audits: sum and multiply in float64 whatever the rows are.
+        folds: number of folds for ``r2_cv``; 0 or 1 for no cross-validation.
+        cka: also sum ``y^T y``, for the column ``cka``. A fit needs ``x^T x`` and ``x^T y`` only.
+        method: ridge and rank threshold; default :class:`LeastSquares`.
+        device: device of the sums; must be that of the rows.
+        backend: implementation of the operations.
+        exact: convert rows to float64 before any product or sum. Slow; for audits.
 
     Raises:
         InputError: a width below 1, or a negative number of folds.
@@ -64,16 +65,19 @@ class LinearFit:
         self._solved: tuple[Factorisation, Fit] | None = None
 
     def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> LinearFit:
-        """Add rows; returns itself.
+        """Add rows.
 
         Args:
             x: ``(N, x_dim)`` or ``(sequences, tokens, x_dim)``, any floating dtype.
-            y: the same leading dimensions, width ``y_dim``.
-            mask: the leading dimensions, true where a row counts.
+            y: ``(N, y_dim)`` or ``(sequences, tokens, y_dim)``, any floating dtype.
+            mask: ``(N,)`` or ``(sequences, tokens)``, true for rows that count; default all.
+
+        Returns:
+            This fit.
 
         Raises:
-            ShapeError: x, y and mask do not fit each other or the widths of this fit.
-            NumericalError: a row that counts is not finite; nothing was added.
+            ShapeError: the shapes of x, y and mask do not match each other or this fit.
+            NumericalError: a row that counts is not finite. No row was added.
         """
         rows, fold = self._blocks(x, y, mask, self.sequences)
         self.moments.update_(rows, fold, backend=self.backend, exact=self.exact)
@@ -81,8 +85,10 @@ class LinearFit:
         self._solved = None
         return self
 
+    partial_fit = update
+
     def _blocks(self, x: Tensor, y: Tensor, mask: Tensor | None, first: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Matrices of rows and the fold of each, for sequences ``first``, ``first + 1``, ..."""
+        """Return the rows of the sequences ``first``, ``first + 1``, ... as matrices, and the fold of each row."""
         if x.shape[:-1] != y.shape[:-1] or x.ndim not in (2, 3) or (mask is not None and mask.shape != x.shape[:-1]):
             shapes = f"{tuple(x.shape)}, {tuple(y.shape)}" + ("" if mask is None else f", {tuple(mask.shape)}")
             raise ShapeError(f"update: x, y and mask must be (..., x_dim), (..., y_dim) and (...), got {shapes}")
@@ -91,20 +97,21 @@ class LinearFit:
             fold = torch.where(mask.bool(), fold, -1)
         return {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}, fold.flatten()
 
-    partial_fit = update
-
     def refine(self, rows: Iterable[tuple[Tensor, ...]], *, bound: float = MARK) -> LinearFit:
-        """Look at the same rows once more where ``error_bound`` exceeds ``bound``; returns itself.
+        """Improve the fit by a second pass over its rows, if ``error_bound`` exceeds ``bound``.
 
-        Scores are those of the residuals themselves then, the map is one step of iterative refinement better, and
-        ``error_bound`` says by how much; until rows are added. The maps of the folds get a step of their own.
+        The pass sums the residuals of the rows. The fit takes one step of iterative refinement, and so does the fit
+        without each fold. Scores and ``error_bound`` then follow from the residuals. Adding rows ends the refinement.
 
         Args:
             rows: the arguments of every :meth:`update`, in the same order: (x, y) or (x, y, mask).
-            bound: 0 looks in any case.
+            bound: largest ``error_bound`` to accept without a second pass; 0 always makes one.
+
+        Returns:
+            This fit.
 
         Raises:
-            InputError: ``rows`` are not as many as were added.
+            InputError: the number of rows differs from the number added.
         """
         source, fit = self._solve()
         if fit.error_bound <= bound:
@@ -119,63 +126,47 @@ class LinearFit:
         return self
 
     def merge_(self, other: LinearFit) -> LinearFit:
-        """Add the rows of another fit, in place; the other is left as it is."""
+        """Add the rows of another fit, in place. The other fit is unchanged."""
         self.moments.merge_(other.moments)
         self.sequences += other.sequences
         self._solved = None
         return self
 
     def all_reduce_(self) -> LinearFit:
-        """Make this the fit of the rows of all processes of ``torch.distributed``."""
+        """Add the rows of all processes of ``torch.distributed``, in place."""
         self.moments.all_reduce_()
         self._solved = None
         return self
 
     def solve(self) -> Solution:
-        """The fitted map.
+        """Return the fitted map.
 
         Raises:
-            NumericalError: fewer than two rows were seen.
+            NumericalError: fewer than two rows were added.
         """
         source, fit = self._solve()
         return source.solution(fit)
 
     def scores(self) -> dict[str, object]:
-        """Every column of a linearity row that needs no second pass, by name."""
+        """Return every column of a linearity row that follows from moments, by name."""
         source, fit = self._solve()
         return moment_columns(source, fit, "y")
 
     def _solve(self) -> tuple[Factorisation, Fit]:
         if self._solved is None:
-            source = Factorisation(self.moments, "x", self.method)
+            source = Factorisation.of(self.moments, "x", self.method)
             self._solved = source, source.fit("y")
         return self._solved
 
     def score(self, column: str = "r2_cv") -> float:
-        """One column of :meth:`scores`.
+        """Return one column of :meth:`scores`.
 
         Raises:
-            InputError: there is no such column, or it does not exist for this fit.
+            InputError: the column is unknown, or ``None`` for this fit.
         """
-        scores = self.scores()
+        column, scores = current_column(column), self.scores()
         value = scores.get(column)
         if value is None:
             known = ", ".join(name for name in COLUMNS if scores[name] is not None)
-            raise InputError(f"score: this fit has no {column!r}; it has {known}")
+            raise InputError(f"column: must be one of {known} for this fit, got {column!r}")
         return value  # type: ignore[return-value]
-
-
-def fold_of_sequences(first: int, shape: tuple[int, ...] | torch.Size, folds: int, device: torch.device) -> Tensor:
-    """Fold of every token of sequences ``first``, ``first + 1``, ...: sequence s is in fold s mod ``folds``.
-
-    Args:
-        first: number of sequences seen before.
-        shape: ``(sequences, ...)``.
-        folds: number of folds.
-        device: of the result.
-
-    Returns:
-        ``shape`` int64.
-    """
-    fold = torch.arange(first, first + shape[0], device=device) % folds
-    return fold.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)

@@ -1,40 +1,43 @@
-"""Moments: the float64 sums that every score of a scan is made of.
+"""Moments: the float64 sums from which every score of a scan follows.
 
-All the points of a scan are column blocks of one wide virtual matrix Z; a plan says which products Z_i^T Z_j are kept.
-Moments are the values of those products, fold by fold: a commutative monoid under :meth:`Moments.merge_`, with
-:meth:`Moments.zero` neutral.
+For the blocks x and y of a plan, fold by fold, about the origin of each block:
+
+    counts  = Σ 1,    sums = Σ x,    squares = Σ x^2 column by column,    grams = Σ x y^T
+    units   = Σ x / |x| over rows with x != 0,    unit_counts = the number of these rows
+
+Sums of several shards are added: moments are a commutative monoid under :meth:`Moments.merge_`, with
+:meth:`Moments.zero` as the neutral element.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastprobe.errors import InputError, NumericalError, ShapeError
 from fastprobe.ops.gram import gram_
 from fastprobe.ops.unit_sum import UnitSum, unit_sum
 from fastprobe.regression.moment_plan import MomentPlan, Stage
+from fastprobe.regression.moments_file import reading_moments_file, write_moments_file
 from fastprobe.runtime import memory
-from fastprobe.runtime.files import replacing
 
 
 class Moments:
-    """The sums of a plan over all rows seen so far; their size does not depend on how many that were.
+    """Sums of a plan over all rows added so far. Their size does not depend on the number of rows.
 
-    Every sum is about ``origins[block]``: the mean of the block's first rows where that is far from zero, so that
-    neither float32 products nor float64 sums lose digits to a large common mean. Origins are a matter of
-    representation: moments about different origins are the same moments, and :meth:`merge_` brings them to one.
+    Every sum is about ``origins[block]``, the mean of the block's first rows in columns where it is far from zero, and
+    0 elsewhere. Neither float32 products nor float64 sums then lose digits to a large common mean. The origins do not
+    change the meaning: :meth:`merge_` moves sums from one origin to another.
+
+    Args:
+        plan: the sums to keep.
+        device: device of the sums.
     """
 
     def __init__(self, plan: MomentPlan, device: torch.device | str = "cpu"):
@@ -46,21 +49,22 @@ class Moments:
         self.grams |= {(x, y): zeros(1, width[x], width[y]) for x, y in plan.pooled}
         self.sums = {block: zeros(folds, width[block]) for block in plan.blocks}
         self.squares = {block: zeros(folds, width[block]) for block in plan.blocks}
-        self.units = {block: zeros(width[block]) for block in plan.cones}
-        self.unit_counts = {block: zeros(1) for block in plan.cones}
+        self.units = {block: zeros(width[block]) for block in plan.units}
+        self.unit_counts = {block: zeros(1) for block in plan.units}
         self.origins: dict[str, Tensor] = {}
-        self.dtype = ""  # of the rows; the coarsest where there were several
-        self.precision = ""  # that the sums have: float64 where all rows were added exactly, else the dtype of the rows
+        self.dtype = ""  # of the rows; the coarsest of several
+        self.precision = ""  # of the sums: float64 if all rows were added exactly, else the dtype of the rows
         self.backend = ""
-        self._whole: set[str] = set()  # blocks whose Gram matrices have both triangles
+        self._whole: set[str] = set()  # blocks whose Gram matrices have both triangles filled in
 
     @classmethod
     def zero(cls, plan: MomentPlan, device: torch.device | str = "cpu") -> Moments:
-        """The moments of no rows: the neutral element of :meth:`merge_`."""
+        """Return the moments of no rows, the neutral element of :meth:`merge_`."""
         return cls(plan, device)
 
     @property
     def tokens(self) -> int:
+        """Number of rows added."""
         return int(self.counts.sum())
 
     @torch.no_grad()
@@ -131,18 +135,19 @@ class Moments:
 
     @torch.no_grad()
     def update_classes_(self, x: str, y: str, rows: Tensor, label: Tensor, fold: Tensor) -> None:
-        """Add what rows of x, which :meth:`update_` was given, have with classes y, whose rows are one-hot.
+        """Add the products of rows of x with one-hot rows y, without making the one-hot rows.
 
-            cross(x, y)[f, :, c] = sum of the rows of fold f and class c,  sum(y)[f, c] = square(y)[f, c] = their number
+            cross(x, y)[f, :, c] += Σ x over the rows of fold f and class c
+            sum(y)[f, c] and square(y)[f, c] += the number of these rows
 
-        The one-hot rows are never made.
+        :meth:`update_` must add the same rows of x.
 
         Args:
-            x: a block of rows.
-            y: a block as wide as there are classes; the pair (x, y) is in the plan.
+            x: name of the block of the rows.
+            y: name of a block with one column a class; the pair (x, y) must be in the plan.
             rows: ``(N, width)`` of x.
-            label: ``(N,)`` int64, the class of each row.
-            fold: ``(N,)`` int64 as for :meth:`update_`.
+            label: ``(N,)`` int64, class of each row.
+            fold: ``(N,)`` int64, as in :meth:`update_`.
         """
         folds, classes = self.plan.folds, self.plan.widths[y]
         kept = fold >= 0
@@ -154,24 +159,22 @@ class Moments:
         sums.index_add_(0, where, rows[kept].double() - self.origin(x))
         self.grams[x, y] += sums.view(folds, classes, -1).mT
 
-    # -- reading ------------------------------------------------------------------------------------------------
-
     def origin(self, block: str) -> Tensor:
-        """The point (width,) that this block's sums are about."""
+        """Return the origin of the sums of a block, ``(width,)``."""
         if block in self.plan.parts:
             first, second = self.plan.parts[block]
             return self.origin(first) + self.origin(second)
         return self.origins.get(block, self.sums[block].new_zeros(self.plan.widths[block]))
 
     def sum(self, block: str) -> Tensor:
-        """Sum of the rows about the origin, (folds, width)."""
+        """Return Σ x about the origin, ``(folds, width)``."""
         if block in self.plan.parts:
             first, second = self.plan.parts[block]
             return self.sum(first) + self.sum(second)
         return self.sums[block]
 
     def square(self, block: str) -> Tensor:
-        """Sum of squares about the origin, column by column, (folds, width)."""
+        """Return Σ x^2 about the origin, column by column, ``(folds, width)``."""
         if block in self.plan.parts:
             first, second = self.plan.parts[block]
             cross = self.cross(first, second).diagonal(dim1=1, dim2=2)
@@ -179,11 +182,11 @@ class Moments:
         return self.squares[block]
 
     def cross(self, x: str, y: str) -> Tensor:
-        """Sum of x y^T about the origins, (folds, width x, width y); (1, ...) where only that was kept."""
+        """Return Σ x y^T about the origins, ``(folds, width of x, width of y)``; ``(1, ...)`` for a pooled pair."""
         if y in self.plan.parts:
             first, second = self.plan.parts[y]
             one, other = self.cross(x, first), self.cross(x, second)
-            if len(one) != len(other):  # one of them was kept for all folds together
+            if len(one) != len(other):  # one of them is pooled
                 one, other = one.sum(0, keepdim=True), other.sum(0, keepdim=True)
             return one + other
         if x in self.plan.parts:
@@ -193,23 +196,23 @@ class Moments:
         return self.grams[x, y] if (x, y) in self.grams else self.grams[y, x].mT
 
     def _mirrored(self, x: str) -> Tensor:
-        """The Gram matrices of a block with their lower triangles, which updates leave open, filled in."""
+        """Return the Gram matrices of a block. Updates define only their upper triangles."""
         gram = self.grams[x, x]
         if x not in self._whole:
             gram.copy_(gram.triu() + gram.triu(1).mT)
             self._whole.add(x)
         return gram
 
-    # -- the monoid ---------------------------------------------------------------------------------------------
-
     def merge_(self, other: Moments) -> Moments:
-        """Add the rows of ``other``, which is left as it is. Plain addition, once both are about one origin.
+        """Add the rows of ``other``: move its sums to the origins of these moments, then add. ``other`` is unchanged.
 
         Raises:
-            InputError: the two were made for different plans.
+            InputError: the plans differ.
         """
         if asdict(self.plan) != asdict(other.plan):
-            raise InputError("merge: the moments are of different scans (elements, layers, folds or widths differ)")
+            raise InputError(
+                "merge: must be moments of one plan, got different scans (elements, layers, folds or widths differ)"
+            )
         for block, origin in other.origins.items():
             self.origins.setdefault(block, origin.clone())
         for mine, theirs in zip(self._sums(), other._sums_about(self.origins), strict=True):
@@ -220,7 +223,7 @@ class Moments:
         return self
 
     def all_reduce_(self) -> Moments:
-        """Make this process's moments the sum over all processes of ``torch.distributed``."""
+        """Replace these moments by their sum over all processes of ``torch.distributed``."""
         origins = {block: _agreed(self.origin(block), bool(self.origins)) for block in self.sums}
         for mine, shifted in zip(self._sums(), list(self._sums_about(origins)), strict=True):
             torch.distributed.all_reduce(shifted)
@@ -230,14 +233,18 @@ class Moments:
         return self
 
     def _sums(self) -> list[Tensor]:
-        """Every tensor of sums, in one fixed order."""
+        """Return every tensor of sums, in the order of :meth:`_sums_about`."""
         kinds = (self.grams, self.sums, self.squares, self.units, self.unit_counts)
         return [self.counts, *(tensor for kind in kinds for tensor in kind.values())]
 
     def _sums_about(self, origins: Mapping[str, Tensor]) -> Iterable[Tensor]:
-        """The same sums about other origins.
+        """Yield the same sums about other origins.
 
-        With z' = z + d: sum z'_x z'_y^T = G + d_x s_y^T + s_x d_y^T + n d_x d_y^T.
+        Rows move by δ = old origin - new origin. With s, q and G the sums about the old origins:
+
+            Σ (x + δ_x) = s_x + n δ_x
+            Σ (x + δ_x)^2 = q_x + 2 δ_x s_x + n δ_x^2
+            Σ (x + δ_x)(y + δ_y)^T = G + δ_x s_y^T + s_x δ_y^T + n δ_x δ_y^T
         """
         if all(torch.equal(self.origin(block), origins.get(block, self.origin(block))) for block in self.sums):
             yield from self._sums()
@@ -258,10 +265,8 @@ class Moments:
         yield from self.units.values()
         yield from self.unit_counts.values()
 
-    # -- files --------------------------------------------------------------------------------------------------
-
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by the name it has in a file."""
+        """Return every tensor by its name in a file."""
         named = {"counts": self.counts}
         named |= {f"gram/{x}|{y}": gram for (x, y), gram in self.grams.items()}
         for kind in ("sums", "squares", "units", "unit_counts", "origins"):
@@ -269,72 +274,48 @@ class Moments:
         return named
 
     def save(self, path: str | Path, config: Mapping[str, Any] | None = None) -> None:
-        """Write plan, sums and ``config`` to one safetensors file; the file is replaced whole or not at all.
+        """Write plan, sums and ``config`` to one safetensors file. An existing file is replaced whole or not at all.
 
         Raises:
-            OSError: it cannot be written, because the disk is full for instance.
+            OSError: the file cannot be written, for example because the disk is full.
         """
-        plan = asdict(self.plan) | {"dtype": self.dtype, "precision": self.precision, "backend": self.backend}
-        metadata = {"plan": json.dumps(plan), "config": json.dumps(dict(config or {}))}
-        with replacing(path) as temporary:
-            try:
-                save_file({name: t.contiguous() for name, t in self.tensors().items()}, temporary, metadata)
-            except SafetensorError as error:  # the system's error is in its text only
-                if found := re.search(r"os error (\d+)", str(error)):
-                    code = int(found[1])
-                    raise OSError(code, os.strerror(code)) from None
-                raise
+        labels = {"dtype": self.dtype, "precision": self.precision, "backend": self.backend}
+        write_moments_file(path, self.plan, self.tensors(), config or {}, **labels)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> tuple[Moments, dict[str, Any]]:
-        """The moments in a file and the ``config`` they were saved with.
+        """Read moments and the ``config`` saved with them.
 
         Raises:
-            InputError: there is no such file, or it does not hold moments.
+            InputError: the file does not exist, or does not hold moments.
         """
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                plan = json.loads(metadata["plan"])
-                dtype, backend = plan.pop("dtype"), plan.pop("backend")
-                precision = plan.pop("precision", dtype)  # files from before it was a choice do not say
-                moments = cls(_plan_from_json(plan), device)
-                moments.dtype, moments.precision, moments.backend = dtype, precision, backend
-                names = set(file.keys())
-                for name, tensor in moments.tensors().items():
-                    saved = file.get_tensor(name)
-                    if saved.shape != tensor.shape:
-                        raise ValueError(f"{name} is {tuple(saved.shape)}, not {tuple(tensor.shape)}")
-                    tensor.copy_(saved)
-                for name in sorted(names):
-                    if name.startswith("origins/"):
-                        moments.origins[name.removeprefix("origins/")] = file.get_tensor(name)
-            return moments, json.loads(metadata["config"])
-        except FileNotFoundError:
-            raise InputError(f"{path}: there is no such file") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: not a file of moments ({error})") from None
+        with reading_moments_file(path, str(device)) as file:
+            moments = cls(file.plan, device)
+            moments.dtype, moments.precision, moments.backend = file.dtype, file.precision, file.backend
+            for name, tensor in moments.tensors().items():
+                saved = file.tensor(name)
+                if saved.shape != tensor.shape:
+                    raise ValueError(f"{name} is {tuple(saved.shape)}, not {tuple(tensor.shape)}")
+                tensor.copy_(saved)
+            for name in file.names:
+                if name.startswith("origins/"):
+                    moments.origins[name.removeprefix("origins/")] = file.tensor(name)
+        return moments, file.config
 
 
 def _coarsest(*dtypes: str) -> str:
-    """The dtype with the fewest digits; ``""`` where there is none."""
+    """Return the dtype with the fewest digits; ``""`` for none."""
     return max(dtypes, key=("", "float64", "float32", "float16", "bfloat16").index)
 
 
 def _agreed(origin: Tensor, mine_counts: bool) -> Tensor:
-    """The origin of the first process that has one, on every process of ``torch.distributed``."""
+    """Return, on every process of ``torch.distributed``, the origin of the first process that has one."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     first = torch.tensor(rank if mine_counts else world, device=origin.device)
     torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
     agreed = origin.clone() if rank == int(first) else torch.zeros_like(origin)
     torch.distributed.all_reduce(agreed)
     return agreed
-
-
-def _plan_from_json(plan: dict[str, Any]) -> MomentPlan:
-    pairs = {name: tuple((x, y) for x, y in plan[name]) for name in ("pairs", "pooled")}
-    parts = {block: (first, second) for block, (first, second) in plan["parts"].items()}
-    return MomentPlan(plan["widths"], pairs["pairs"], pairs["pooled"], tuple(plan["cones"]), parts, plan["folds"])
 
 
 def _unit_sum(block: str, rows: Tensor, valid: Tensor, backend: str, exact: bool) -> UnitSum:

@@ -1,4 +1,4 @@
-"""The ridge penalty that predicts best out of fold, from moments alone."""
+"""Choice of the ridge penalty with the smallest held-out error, from moments alone."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from fastprobe.regression.moments import Moments
 from fastprobe.regression.spectrum import Spectrum
 
 RELATIVE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Penalties that are tried besides none, over the mean sum of squares of a column of x about its mean."""
+"""Penalties to try besides 0, over the mean sum of squares of a column of x about its mean."""
 
 ALIKE = 1e-6
-"""Differences in held-out r2 that sums of float32 products may not tell from none."""
+"""Smallest difference in held-out r2 that counts: float32 products cannot tell smaller ones from rounding errors."""
 
 
 def best_ridge(moments: Moments, x: str, y: str, alpha: float | None = None) -> tuple[Factorisation, Fit]:
-    """The least-squares fit of y on x with the penalty of the least squared error on held-out folds.
+    """Fit y on x with the ridge penalty of the smallest squared error on held-out folds.
 
-    Held-out errors are quadratic forms in the moments of the folds, so no token is looked at. Of penalties that do
-    alike the smallest is taken; where there are no folds it is none.
+        alpha = argmin Σ_f RSS_f(alpha) over 0 and RELATIVE trace(S_xx) / d
+
+    The moments of the folds give every RSS_f, so no token is read again. Of penalties that differ by less than
+    ``ALIKE`` the smallest wins. Without folds the penalty is 0.
 
     Args:
         moments: sums of a plan that covers the fit.
-        x: the source block.
-        y: the target block.
-        alpha: the penalty, if it is to be no other.
+        x: name of the source block.
+        y: name of the target block.
+        alpha: a fixed penalty instead.
     """
     spectrum = Spectrum.of(moments, x)
-    plain = Factorisation(moments, x, LeastSquares(alpha=alpha or 0.0), spectrum)
+    plain = Factorisation.of(moments, x, LeastSquares(alpha=alpha or 0.0), spectrum)
     best = plain, plain.fit(y)
-    if alpha is not None or not plain.folds or not plain.rank:
+    if alpha is not None or plain.folds is None or not plain.whitening.rank:
         return best
-    unit = float(plain.scatter.trace()) / len(plain.scatter)
-    ridge = Factorisation(moments, x, LeastSquares(alpha=RELATIVE[0] * unit), spectrum)
+    unit = float(spectrum.scatter.trace()) / len(spectrum.scatter)
+    ridge = Factorisation.of(moments, x, LeastSquares(alpha=RELATIVE[0] * unit), spectrum)
     for relative in RELATIVE:
         ridge = ridge.with_alpha(relative * unit)
         fit = ridge.fit(y)
-        if float(fit.fold_rss.sum()) < float(best[1].fold_rss.sum() - ALIKE * fit.fold_tss.sum()):
+        least, held_out = best[1].held_out.rss.sum(), fit.held_out
+        if float(held_out.rss.sum()) < float(least - ALIKE * held_out.tss.sum()):
             best = ridge, fit
     return best

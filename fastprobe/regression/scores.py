@@ -1,8 +1,20 @@
-"""Every column of a linearity row that follows from moments; definitions in the README's table of columns."""
+"""Scores of a linearity row: one function a column, each with its equation.
+
+n tokens, x of width d, y of width k, ŷ the fitted affine map of x. Sums are over tokens.
+
+    S_xx = Σ (x - x̄)(x - x̄)^T,   S_xy = Σ (x - x̄)(y - ȳ)^T,   S_yy = Σ (y - ȳ)(y - ȳ)^T
+    RSS_k = Σ (y_k - ŷ_k)^2,      TSS_k = Σ (y_k - ȳ_k)^2          of output coordinate k
+    RSS = Σ_k RSS_k,              TSS = Σ_k TSS_k
+    RSS_f, TSS_f                  of held-out fold f: regression/cross_validation.py
+
+A score that does not exist for a row is ``None``. ``rank`` and ``condition`` are defined in regression/whitening.py,
+``error_bound`` in regression/error_bounds.py. The cosines need the rows themselves: ops/score.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +23,7 @@ from torch import Tensor
 from fastprobe.regression.least_squares import Factorisation, Fit
 
 MARK = 1e-3
-"""A row whose error bound exceeds this is marked in tables."""
+"""Tables mark a row whose error bound exceeds this."""
 
 COLUMNS = (
     "nonlinearity",
@@ -25,110 +37,238 @@ COLUMNS = (
     "cosine",
     "cosine_cv",
     "cosine_objective",
-    "cone",
+    "anisotropy",
     "cka",
     "rank",
     "condition",
     "error_bound",
 )
-"""The numbers of a row, in order. One that does not exist for a row is ``None``."""
+"""The numbers of a row, in order."""
+
+RENAMED = {"cone": "anisotropy"}
+"""Old column name -> new one. Saved results are read with either; arguments accept the old name until version 0.3."""
+
+
+def current_column(name: str) -> str:
+    """Return the present name of a column; warn if ``name`` is an old one."""
+    if name not in RENAMED:
+        return name
+    warnings.warn(f"column {name!r} is now {RENAMED[name]!r}; use that name", DeprecationWarning, stacklevel=3)
+    return RENAMED[name]
 
 
 def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
-    """The columns of one pair (x, y) that need no second look at the tokens."""
-    moments = source.moments
-    n = int(source.n)
-    r2 = explained(fit.rss, fit.tss)
-    r2_cv, r2_cv_se = cross_validated(fit.fold_rss, fit.fold_tss) if r2 is not None else (None, None)
-    square = len(fit.coef) == fit.coef.shape[1]
+    """Return the columns of one pair (x, y) that follow from moments. The cosines stay ``None``."""
+    moments, n, whitening = source.moments, int(source.n), source.whitening
+    d, k = fit.coef.shape
+    S_xx, S_xy = whitening.spectrum.scatter, fit.cross_scatter
+    r2 = r2_score(fit.rss, fit.tss)
+    held_out = (fit.held_out.rss, fit.held_out.tss)
+    varies = r2 is not None
+    cv = r2_cv(*held_out) if varies else None
     return {
-        "nonlinearity": None if r2_cv is None else 1 - r2_cv,
+        "nonlinearity": nonlinearity(cv),
         "r2": r2,
-        "r2_adjusted": None if r2 is None or n - source.rank <= 1 else 1 - (1 - r2) * (n - 1) / (n - source.rank - 1),
-        "r2_cv": r2_cv,
-        "r2_cv_se": r2_cv_se,
-        "r2_uniform": _uniform(fit),
-        "r2_residual": explained(*source.residual_scores(fit)) if square else None,
-        "r2_identity": _identity(source, fit) if square else None,
+        "r2_adjusted": r2_adjusted(r2, n, whitening.rank),
+        "r2_cv": cv,
+        "r2_cv_se": r2_cv_se(*held_out) if varies else None,
+        "r2_uniform": r2_uniform(fit.rss, fit.tss),
+        "r2_residual": r2_residual(*source.residual_sums(fit)) if d == k else None,
+        "r2_identity": r2_identity(S_xx, S_xy, fit.tss, n, source.x_mean, fit.y_mean) if d == k else None,
         "cosine": None,
         "cosine_cv": None,
         "cosine_objective": None,
-        "cone": _cone(source, y),
-        "cka": _cka(source, fit, y),
-        "rank": source.rank,
-        "condition": source.condition,
+        "anisotropy": anisotropy(moments.units[y], int(moments.unit_counts[y])),
+        "cka": cka(S_xx, S_xy, _target_scatter(source, fit, y)) if varies and moments.plan.has(y, y) else None,
+        "rank": whitening.rank,
+        "condition": whitening.condition,
         "error_bound": fit.error_bound,
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
-        "note": _note(n, len(fit.coef), fit.error_bound),
+        "note": _note(n, d, fit.error_bound),
     }
 
 
-def _note(tokens: int, width: int, error_bound: float) -> str:
-    """What a reader must know before believing the row; empty for a sound one."""
+def r2_score(rss: Tensor, tss: Tensor) -> float | None:
+    """Column ``r2``: the share of the variance of y that the map explains, fitted and scored on all tokens.
+
+        r2 = 1 - RSS / TSS
+
+    0 to 1 for least squares, up to rounding errors. ``None`` if TSS = 0: y is constant. Equal to scikit-learn's
+    ``r2_score(multioutput="variance_weighted")``. For pure noise its mean is d / (n - 1), not 0.
+
+    Args:
+        rss: ``(k,)`` RSS_k.
+        tss: ``(k,)`` TSS_k.
+    """
+    total = float(tss.sum())
+    return 1 - float(rss.sum()) / total if total > 0 else None
+
+
+def r2_adjusted(r2: float | None, n: int, r: int) -> float | None:
+    """Column ``r2_adjusted``: r2 corrected for the r dimensions of x (Theil, 1961).
+
+        r2_adjusted = 1 - (1 - r2) (n - 1) / (n - r - 1)
+
+    At most 1, and 0 on average for pure noise. ``None`` if n <= r + 1, or without ``r2``.
+
+    Args:
+        r2: of the fit.
+        n: number of tokens.
+        r: rank of x.
+    """
+    return None if r2 is None or n - r <= 1 else 1 - (1 - r2) * (n - 1) / (n - r - 1)
+
+
+def r2_cv(rss: Tensor, tss: Tensor) -> float | None:
+    """Column ``r2_cv``: r2 of held-out folds, each predicted by the fit on the other folds (cross-validation).
+
+        r2_cv = 1 - Σ_f RSS_f / Σ_f TSS_f
+
+    At most 1; negative if the map predicts worse than the mean of the other folds. ``None`` with fewer than two folds,
+    or if y is constant.
+
+    Args:
+        rss: ``(F,)`` RSS_f.
+        tss: ``(F,)`` TSS_f, about the mean of the other folds.
+    """
+    if len(rss) < 2 or float(tss.sum()) <= 0:
+        return None
+    return 1 - float(rss.sum() / tss.sum())
+
+
+def r2_cv_se(rss: Tensor, tss: Tensor) -> float | None:
+    """Column ``r2_cv_se``: the standard error of ``r2_cv`` by the jackknife over folds (Tukey, 1958).
+
+        θ_f = 1 - (Σ_g RSS_g - RSS_f) / (Σ_g TSS_g - TSS_f)         r2_cv without fold f
+        r2_cv_se = ((F - 1) / F  Σ_f (θ_f - θ̄)^2)^1/2
+
+    0 or more. ``None`` without ``r2_cv``, or if one fold holds all variance of y.
+
+    Args:
+        rss: ``(F,)`` RSS_f.
+        tss: ``(F,)`` TSS_f.
+    """
+    F = len(rss)
+    if r2_cv(rss, tss) is None or not (tss.sum() - tss > 0).all():
+        return None
+    theta = 1 - (rss.sum() - rss) / (tss.sum() - tss)
+    return math.sqrt((F - 1) / F * float((theta - theta.mean()).square().sum()))
+
+
+def nonlinearity(r2_cv: float | None) -> float | None:
+    """Column ``nonlinearity``: the share of the variance of y that no affine map of x predicts on held-out tokens.
+
+        nonlinearity = 1 - r2_cv
+
+    0 or more; above 1 if the map predicts worse than the mean. ``None`` without ``r2_cv``.
+    """
+    return None if r2_cv is None else 1 - r2_cv
+
+
+def r2_uniform(rss: Tensor, tss: Tensor) -> float | None:
+    """Column ``r2_uniform``: the mean r2 of the output coordinates, each with the same weight.
+
+        K = {k: TSS_k > 0}
+        r2_uniform = 1 / |K|  Σ_{k in K} (1 - RSS_k / TSS_k)
+
+    0 to 1 for least squares. ``None`` if K is empty. Without constant coordinates it equals scikit-learn's
+    ``r2_score(multioutput="uniform_average")``.
+
+    Args:
+        rss: ``(k,)`` RSS_k.
+        tss: ``(k,)`` TSS_k.
+    """
+    K = tss > 0
+    return float((1 - rss[K] / tss[K]).mean()) if K.any() else None
+
+
+def r2_residual(rss: Tensor, tss: Tensor) -> float | None:
+    """Column ``r2_residual``: r2 of the target v = y - x, which has no skip connection.
+
+        TSS_v = tr(S_yy - 2 S_xy + S_xx)
+        RSS_v = Σ |v - v̂|^2, v̂ the fit of v on x
+        r2_residual = 1 - RSS_v / TSS_v
+
+    0 to 1 for least squares. ``None`` if y - x is constant, or if x and y differ in width. Without a ridge and for x of
+    full rank RSS_v = RSS.
+
+    Args:
+        rss: ``(k,)`` of v; see :meth:`Factorisation.residual_sums`.
+        tss: ``(k,)`` of v.
+    """
+    return r2_score(rss, tss)
+
+
+def r2_identity(S_xx: Tensor, S_xy: Tensor, tss: Tensor, n: int, x_mean: Tensor, y_mean: Tensor) -> float | None:
+    """Column ``r2_identity``: r2 of the prediction ŷ = x.
+
+        Σ |y - x|^2 = tr(S_yy + S_xx - 2 S_xy) + n |ȳ - x̄|^2
+        r2_identity = 1 - Σ |y - x|^2 / TSS
+
+    At most 1, without a lower limit. ``None`` if y is constant, or if x and y differ in width.
+
+    Args:
+        S_xx: ``(d, d)``.
+        S_xy: ``(d, d)``.
+        tss: ``(d,)`` TSS_k, the diagonal of S_yy.
+        n: number of tokens.
+        x_mean: ``(d,)``.
+        y_mean: ``(d,)``.
+    """
+    rss = tss + S_xx.diagonal() - 2 * S_xy.diagonal() + n * (y_mean - x_mean).square()
+    return r2_score(rss, tss)
+
+
+def anisotropy(unit_sum: Tensor, m: int) -> float | None:
+    """Column ``anisotropy``: the mean cosine between y of two different tokens (Ethayarajh, 2019).
+
+        e_i = y_i / |y_i|                                            over the m tokens with y_i != 0
+        anisotropy = 1 / (m (m - 1))  Σ_{i != j} e_i · e_j
+                   = (|Σ_i e_i|^2 - m) / (m (m - 1))
+
+    From -1 / (m - 1) to 1. ``None`` if m < 2. Read ``cosine`` against it: in a narrow cone all cosines are large.
+
+    Args:
+        unit_sum: ``(k,)`` Σ_i e_i.
+        m: number of tokens with y != 0.
+    """
+    if m < 2:
+        return None
+    return (float(unit_sum.square().sum()) - m) / (m * (m - 1))
+
+
+def cka(S_xx: Tensor, S_xy: Tensor, S_yy: Tensor) -> float | None:
+    """Column ``cka``: linear centred kernel alignment of x and y (Kornblith et al., 2019).
+
+        cka = |S_xy|_F^2 / (|S_xx|_F |S_yy|_F)
+
+    0 to 1. ``None`` if x or y is constant, or if the moments do not hold the Gram matrix of y.
+
+    Args:
+        S_xx: ``(d, d)``.
+        S_xy: ``(d, k)``.
+        S_yy: ``(k, k)``.
+    """
+    norms = S_xx.norm() * S_yy.norm()
+    return float(S_xy.square().sum() / norms) if norms > 0 else None
+
+
+def _target_scatter(source: Factorisation, fit: Fit, y: str) -> Tensor:
+    """Return S_yy, (k, k), from the Gram matrix of y about its origin."""
+    y_mean = fit.y_mean - source.moments.origin(y)
+    return source.moments.cross(y, y).sum(0) - source.n * torch.outer(y_mean, y_mean)
+
+
+def _note(n: int, d: int, error_bound: float) -> str:
+    """Return a warning for the reader of a row; empty for a sound row."""
     notes = []
-    if tokens <= width + 1:
-        notes.append(
-            f"{tokens} tokens for {width} columns: any map fits them, only r2_cv and nonlinearity mean anything"
-        )
+    if n <= d + 1:
+        notes.append(f"{n} tokens for {d} columns: any map fits them, only r2_cv and nonlinearity mean anything")
     if error_bound > MARK:
         notes.append(
             f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --score-sequences all, "
             "--exact or --dtype float64"
         )
     return "; ".join(notes)
-
-
-def explained(rss: Tensor, tss: Tensor) -> float | None:
-    """1 - RSS / TSS, or ``None`` for a target that does not vary."""
-    total = float(tss.sum())
-    return 1 - float(rss.sum()) / total if total > 0 else None
-
-
-def cross_validated(rss: Tensor, tss: Tensor) -> tuple[float | None, float | None]:
-    """1 - sum RSS_f / sum TSS_f and its jackknife standard error over folds."""
-    folds = len(rss)
-    if folds < 2 or float(tss.sum()) <= 0:
-        return None, None
-    if not (tss.sum() - tss > 0).all():
-        return 1 - float(rss.sum() / tss.sum()), None  # one fold holds all that varies
-    without = 1 - (rss.sum() - rss) / (tss.sum() - tss)
-    se = math.sqrt((folds - 1) / folds * float((without - without.mean()).square().sum()))
-    return 1 - float(rss.sum() / tss.sum()), se
-
-
-def _uniform(fit: Fit) -> float | None:
-    """Mean r2 over the output coordinates that vary."""
-    varies = fit.tss > 0
-    return float((1 - fit.rss[varies] / fit.tss[varies]).mean()) if varies.any() else None
-
-
-def _identity(source: Factorisation, fit: Fit) -> float | None:
-    """What predicting y by x itself would score."""
-    x_mean = source.moments.origin(source.x) + source.mean
-    difference = fit.tss + source.scatter.diagonal() - 2 * fit.cross.diagonal()
-    difference = difference + source.n * (fit.y_mean - x_mean).square()
-    return explained(difference, fit.tss)
-
-
-def _cone(source: Factorisation, y: str) -> float | None:
-    """Mean cosine between y of different tokens, from the sum of the unit vectors."""
-    count = int(source.moments.unit_counts[y])
-    if count < 2:
-        return None
-    return (float(source.moments.units[y].square().sum()) - count) / (count * (count - 1))
-
-
-def _cka(source: Factorisation, fit: Fit, y: str) -> float | None:
-    """Linear CKA of x and y; ``None`` where the Gram matrix of y was not kept."""
-    moments, n = source.moments, source.n
-    try:
-        gram = moments.cross(y, y).sum(0)
-    except KeyError:
-        return None
-    if float(fit.tss.sum()) <= 0:
-        return None
-    y_mean = fit.y_mean - moments.origin(y)
-    norms = source.scatter.norm() * (gram - n * torch.outer(y_mean, y_mean)).norm()
-    return float(fit.cross.square().sum() / norms) if norms > 0 else None

@@ -169,7 +169,7 @@ def linear_commutator(scan: LinearityScan, fit: LeastSquares | None = None) -> C
         raise InputError('linear_commutator: needs a scan of element "layer" of two layers or more, with its moments')
     fits = {start: (x, y) for name, start, _, x, y, _ in scan.config["fits"] if name == "layer"}
     maps = {
-        layer: Factorisation(scan.moments, fits[layer][0], fit or LeastSquares()).fit(fits[layer][1]).coef.mT
+        layer: Factorisation.of(scan.moments, fits[layer][0], fit or LeastSquares()).fit(fits[layer][1]).coef.mT
         for layer in layers
     }
     rows = []

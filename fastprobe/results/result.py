@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastprobe.errors import InputError
+from fastprobe.regression.scores import RENAMED, current_column
 from fastprobe.runtime.files import write_text
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Result(ABC):
         """
         if k < 1:
             raise InputError(f"k: must be 1 or more, got {k}")
+        metric = current_column(metric)
         have = [row for row in self.rows if isinstance(row.get(metric), int | float)]
         if not have:
             numbers = sorted({key for row in self.rows for key, value in row.items() if isinstance(value, int | float)})
@@ -94,7 +96,8 @@ def load(folder: str | Path) -> Result:
     path = Path(folder) / "scores.json"
     try:
         document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return KINDS[document["kind"]](document["config"], document["rows"])
+        rows = [{RENAMED.get(key, key): value for key, value in row.items()} for row in document["rows"]]
+        return KINDS[document["kind"]](document["config"], rows)
     except FileNotFoundError:
         raise InputError(f"{folder}: no scores.json in it; name a folder that a command wrote with --out") from None
     except (KeyError, TypeError, ValueError) as error:

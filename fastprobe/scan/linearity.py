@@ -23,7 +23,7 @@ from fastprobe.models.resolve import resolve
 from fastprobe.models.unpadded.recorder import recorder_for
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.moments import Moments
-from fastprobe.regression.scores import MARK, moment_columns
+from fastprobe.regression.scores import MARK, current_column, moment_columns
 from fastprobe.results import figures
 from fastprobe.results.result import Result
 from fastprobe.runtime.clock import Clock
@@ -59,6 +59,7 @@ class LinearityScan(Result):
             ``(elements, layers)``, elements in the order of :attr:`elements`; with ``spans`` ``(depth, depth)``, where
             ``[i, j]`` is the span from the input of layer i to the output of layer j.
         """
+        metric = current_column(metric)
         rows = [row for row in self.rows if (row["element"] == "span") == spans]
         depth = max((row["stop"] for row in rows), default=0)
         names = list(range(depth)) if spans else self.elements
@@ -82,7 +83,7 @@ class LinearityScan(Result):
             path: where to save the picture, if anywhere.
             metric: the column to draw.
         """
-        return figures.linearity(self, metric, path)
+        return figures.linearity(self, current_column(metric), path)
 
     def save(self, folder: str | Path, *, moments: bool = True) -> None:
         """Write ``scores.json``, ``scores.csv`` and, where they are at hand and wanted, ``moments.safetensors``."""

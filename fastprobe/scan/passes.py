@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import merged, picked
+from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.points import Point
@@ -21,7 +22,6 @@ from fastprobe.ops.products import matmul
 from fastprobe.ops.rows import pick_rows
 from fastprobe.ops.score import score
 from fastprobe.regression.least_squares import Factorisation, Fit
-from fastprobe.regression.linear_fit import fold_of_sequences
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.refinement import Refinement
 from fastprobe.runtime.clock import Clock
@@ -185,10 +185,10 @@ class CosinePass:
     def add_fit(self, source: Factorisation, fit: Fit, row: ElementFit, column: str, dtype: torch.dtype) -> None:
         """Take note of a fitted map that is to be scored for a column, and of its out-of-fold siblings."""
         maps = self._maps.setdefault(row.x, _SourceMaps.of(source, dtype))
-        maps.add(row, column, fit.whitened, fit.y_mean, dtype)
+        maps.add(row, column, fit.whitened_coef, fit.y_mean, dtype)
         if column == "cosine":
-            for place, f in enumerate(source.folds if len(fit.fold_whitened) else ()):
-                maps.add(row, "cosine_cv", *source.fold_map(fit, place), dtype, fold=f)
+            for f, fold_map in source.fold_maps(fit).items():
+                maps.add(row, "cosine_cv", *fold_map, dtype, fold=f)
 
     def refine(self, source: Factorisation, fit: Fit, row: ElementFit) -> None:
         """Look at the residuals of a fit, too; the sample must be all tokens that the moments have seen."""
@@ -239,8 +239,7 @@ class _SourceMaps:
 
     @classmethod
     def of(cls, source: Factorisation, dtype: torch.dtype) -> _SourceMaps:
-        mean = source.moments.origin(source.x) + source.mean
-        return cls(mean.to(dtype), source.whiten.to(dtype), {})
+        return cls(source.x_mean.to(dtype), source.whitening.matrix.to(dtype), {})
 
     def add(
         self, row: ElementFit, column: str, coef: Tensor, intercept: Tensor, dtype: torch.dtype, fold: int | None = None

@@ -1,4 +1,4 @@
-"""The solve: against scikit-learn, a singular value decomposition, and rows with a planted rank and condition."""
+"""Fits against scikit-learn, a singular value decomposition, and rows of a planted rank and condition."""
 
 import math
 
@@ -19,7 +19,7 @@ def fit_of(x, y, **kwargs):
 
 
 def svd_r2(x, y):
-    """r2 of the fit of y on x with an intercept, from an orthonormal basis of the centred x, in float64."""
+    """Return r2 of the fit of y on x with an intercept, by a singular value decomposition in float64."""
     x, y = (rows.double() - rows.double().mean(0) for rows in (x, y))
     basis, values, _ = torch.linalg.svd(x, full_matrices=False)
     basis = basis[:, values > 1e-12 * values[0]]
@@ -27,14 +27,14 @@ def svd_r2(x, y):
 
 
 def planted(randn, n, d, condition, noise):
-    """Rows x with singular values from 1 to 1 / condition, and y that depends on the smallest as on the largest."""
+    """Return rows x with singular values from 1 to 1 / condition, and y that depends on every direction alike."""
     basis, rotation = torch.linalg.qr(randn(n, d))[0], torch.linalg.qr(randn(d, d))[0]
     spectrum = torch.logspace(0, -math.log10(condition), d, dtype=torch.float64)
     y = basis @ randn(d, 5) + noise * randn(n, 5) / n**0.5
     return math.sqrt(n) * basis * spectrum @ rotation, math.sqrt(n) * y
 
 
-def test_the_map_is_that_of_linear_regression(residual_rows, randn):
+def test_the_map_equals_that_of_linear_regression(residual_rows, randn):
     x = residual_rows(400, 9, torch.float64)
     y = x @ randn(9, 4) + 7 + randn(400, 4)
 
@@ -46,7 +46,7 @@ def test_the_map_is_that_of_linear_regression(residual_rows, randn):
 
 
 @pytest.mark.parametrize("alpha", [0.1, 10.0, 1000.0])
-def test_the_map_is_that_of_ridge(alpha, residual_rows, randn):
+def test_the_map_equals_that_of_ridge(alpha, residual_rows, randn):
     x = residual_rows(300, 9, torch.float64)
     y = x @ randn(9, 4) + 7 + randn(300, 4)
 
@@ -62,8 +62,8 @@ def test_the_map_is_that_of_ridge(alpha, residual_rows, randn):
 
 
 @pytest.mark.parametrize("folds", [0, 4])
-def test_ridge_costs_nothing_along_directions_that_x_has_not(folds, residual_rows, randn):
-    """Rows after a LayerNorm with weights lie in a plane that is askew to the columns."""
+def test_ridge_does_not_penalise_directions_in_which_x_is_constant(folds, residual_rows, randn):
+    """Rows after a LayerNorm with weights lie in a hyperplane that is not parallel to any axis."""
     x = torch.nn.functional.layer_norm(residual_rows(400, 12, torch.float64), (12,)) * torch.linspace(0.2, 5, 12)
     y = torch.sin(x @ randn(12, 3)) + randn(400, 3)
 
@@ -87,7 +87,7 @@ def test_ridge_costs_nothing_along_directions_that_x_has_not(folds, residual_row
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("rank", [1, 3, 11, 12])
 def test_a_planted_rank_is_found(rank, dtype, randn):
-    # Products of small integers are exact in float32: the rank is planted exactly, whatever the dtype.
+    # Products of small integers are exact in float32, so the rank is exact in every dtype.
     left, right = (randn(500, rank) * 4).round(), (randn(rank, 12) * 2).round()
     right[:, :rank] += 9 * torch.eye(rank)
     x, y = (left @ right).to(dtype), randn(500, 2, dtype=dtype)
@@ -125,25 +125,25 @@ def test_constant_columns_of_x_change_nothing(dtype, value, randn):
     assert fit.solve().coef[5:].abs().max() <= 1e-9
 
 
-def test_a_source_that_does_not_vary_explains_nothing(randn):
+def test_a_constant_source_explains_nothing(randn):
     y = randn(50, 3)
 
     scores = fit_of(torch.full((50, 4), 2.0, dtype=torch.float64), y).scores()
 
     assert (scores["rank"], scores["r2"], scores["condition"]) == (0, pytest.approx(0, abs=1e-12), 1.0)
-    # Each fold is predicted by the mean of the others: exactly the squares about that mean.
+    # Each fold is predicted by the mean of the others, so RSS_f = TSS_f.
     assert scores["r2_cv"] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_a_mean_of_a_thousand_standard_deviations_costs_no_digits(dtype, randn):
+def test_a_mean_of_a_thousand_standard_deviations_loses_no_digits(dtype, randn):
     x = (randn(3000, 8) + 1000).to(dtype)
     y = (x.double() @ randn(8, 3) + randn(3000, 3) - 1000).to(dtype)
 
     fit = fit_of(x, y)
 
     assert abs(fit.score("r2") - svd_r2(x, y)) <= 1e-6
-    # Rows that are batched so that no batch has the mean of all.
+    # No batch has the mean of all rows.
     batched = LinearFit(8, 3)
     for start in range(0, 3000, 700):
         batched.update(x[start : start + 700], y[start : start + 700])
@@ -173,7 +173,7 @@ def test_float64_rows_keep_r2_to_six_digits_up_to_a_condition_of_1e5(power, rand
     assert scores["error_bound"] < 1e-3
 
 
-def test_the_error_bound_is_small_for_sound_rows(residual_rows, randn):
+def test_the_error_bound_is_small_for_well_conditioned_rows(residual_rows, randn):
     x = residual_rows(3000, 16)
     y = (x.double() @ randn(16, 3) + randn(3000, 3)).float()
 
@@ -181,7 +181,7 @@ def test_the_error_bound_is_small_for_sound_rows(residual_rows, randn):
     assert fit_of(x, y).score("error_bound") < 1e-4
 
 
-def test_condition_is_that_of_the_equilibrated_centred_gram(residual_rows, randn):
+def test_condition_is_that_of_the_equilibrated_scatter(residual_rows, randn):
     x = residual_rows(200, 7, torch.float64)
     x[:, 3] = x[:, 2] + 0.1 * x[:, 3]
 
@@ -201,7 +201,7 @@ def test_the_scale_of_columns_does_not_matter(randn):
         assert fit[column] == pytest.approx(plain[column], rel=1e-9), column
 
 
-def test_rcond_leaves_directions_out(randn):
+def test_a_larger_rcond_leaves_out_more_directions(randn):
     x, y = planted(randn, 600, 12, 1e4, 0.03)
 
     ranks = [fit_of(x, y, method=LeastSquares(rcond=r)).solve().rank for r in (0.0, 1e-6, 1e-2, 0.999)]
@@ -216,18 +216,18 @@ def test_rcond_leaves_directions_out(randn):
     [({"alpha": -1.0}, "alpha: .* got -1.0"), ({"rcond": 1.0}, "rcond: .* got 1.0"), ({"rcond": -0.1}, "rcond")],
     ids=str,
 )
-def test_a_method_that_makes_no_sense_is_refused(arguments, message):
+def test_invalid_options_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         LeastSquares(**arguments)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_fit_needs_two_rows(n, randn):
-    with pytest.raises(NumericalError, match=f"x: {n} tokens; a fit needs at least 2"):
+    with pytest.raises(NumericalError, match=f"x: must have at least 2 tokens for a fit, got {n}"):
         fit_of(randn(n, 3), randn(n, 2)).solve()
 
 
-def test_a_solution_is_its_linear_module(randn):
+def test_a_solution_equals_its_linear_module(randn):
     x, y = randn(60, 4), randn(60, 3)
     solution = fit_of(x, y).solve()
 
@@ -239,7 +239,7 @@ def test_a_solution_is_its_linear_module(randn):
     assert solution(x).shape == (60, 3)
 
 
-def test_a_solution_answers_in_the_dtype_and_shape_it_is_asked_in(randn):
+def test_a_solution_keeps_the_dtype_and_leading_dimensions_of_its_input(randn):
     solution = fit_of(randn(60, 4), randn(60, 3)).solve()
 
     assert solution(torch.ones(2, 5, 4)).dtype == torch.float32

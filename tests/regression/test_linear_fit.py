@@ -1,4 +1,4 @@
-"""``LinearFit``: a stream of rows of any batching, with masks, folds by sequence, merges and clear refusals."""
+"""``LinearFit``: rows in any batches, masks, folds by sequence, merges and error messages."""
 
 import copy
 
@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastprobe.errors import BackendError, InputError, NumericalError, ShapeError
-from fastprobe.regression.linear_fit import LinearFit, fold_of_sequences
+from fastprobe.regression.linear_fit import LinearFit
 
-SAME = ("r2", "r2_cv", "r2_cv_se", "r2_uniform", "cka", "cone", "rank")
+SAME = ("r2", "r2_cv", "r2_cv_se", "r2_uniform", "cka", "anisotropy", "rank")
 
 
 def same(ours, theirs):
@@ -48,7 +48,7 @@ def test_a_stream_scores_the_same_in_any_batches(sizes):
     same(fit, LinearFit(3, 2).update(x, y))
 
 
-def test_rows_that_are_masked_do_not_count(pair, generator):
+def test_masked_rows_do_not_count(pair, generator):
     x, y = (rows.reshape(12, 10, -1) for rows in pair)
     mask = torch.rand(12, 10, generator=generator) < 0.7
     x[~mask], y[~mask] = float("nan"), float("inf")
@@ -63,7 +63,7 @@ def test_rows_that_are_masked_do_not_count(pair, generator):
     same(LinearFit(4, 3).update(x, y, mask.long()), fit)
 
 
-def test_the_sequences_of_three_dimensions_are_the_first(pair):
+def test_the_first_of_three_dimensions_counts_sequences(pair):
     x, y = (rows.reshape(12, 10, -1) for rows in pair)
 
     fit = LinearFit(4, 3).update(x[:7], y[:7]).update(x[7:], y[7:])
@@ -73,21 +73,14 @@ def test_the_sequences_of_three_dimensions_are_the_first(pair):
     torch.testing.assert_close(fit.moments.sum("x")[1], (x - fit.moments.origin("x"))[1::5].sum((0, 1)))
 
 
-def test_rows_of_two_dimensions_are_sequences_by_themselves(pair):
+def test_each_row_of_a_matrix_is_its_own_sequence(pair):
     fit = LinearFit(4, 3, folds=7).update(*pair)
 
     assert fit.sequences == 120
     assert fit.moments.counts.tolist() == [18.0] + [17.0] * 6
 
 
-def test_fold_of_sequences_goes_round():
-    fold = fold_of_sequences(3, (4, 2), 5, torch.device("cpu"))
-
-    assert fold.tolist() == [[3, 3], [4, 4], [0, 0], [1, 1]]
-    assert fold.dtype == torch.int64
-
-
-def test_a_merge_is_the_fit_of_all_rows(pair):
+def test_a_merged_fit_equals_the_fit_of_all_rows(pair):
     x, y = pair
     first, second = LinearFit(4, 3).update(x[:50], y[:50]), LinearFit(4, 3).update(x[50:], y[50:])
 
@@ -98,7 +91,7 @@ def test_a_merge_is_the_fit_of_all_rows(pair):
     same(merged, LinearFit(4, 3).update(x, y))  # 50 is a multiple of the folds, so folds agree
 
 
-def test_fits_of_other_widths_do_not_merge():
+def test_fits_of_different_widths_do_not_merge():
     with pytest.raises(InputError, match="merge"):
         LinearFit(4, 3).merge_(LinearFit(4, 2))
 
@@ -114,13 +107,13 @@ def test_reducing_over_one_process_changes_no_score(mean, pair, tmp_path):
     finally:
         dist.destroy_process_group()
 
-    # Where sums are kept is a matter of representation; it may cost digits only as merging does.
+    # Reducing moves the sums to other origins, which may lose as many digits as merging.
     for column in SAME:
         assert reduced.score(column) == pytest.approx(fit.score(column), rel=1e-6, abs=1e-6), column
 
 
 @pytest.mark.parametrize("value", [0.1, 1000.3])
-def test_a_target_that_does_not_vary_has_no_score_after_reducing_either(value, randn, tmp_path):
+def test_a_constant_target_has_no_score_after_reducing(value, randn, tmp_path):
     fit = LinearFit(4, 3).update(randn(100, 4), torch.full((100, 3), value, dtype=torch.float64))
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
     try:
@@ -144,7 +137,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_rows_that_do_not_fit_are_refused_and_nothing_is_added(shapes):
+def test_rows_of_wrong_shapes_are_refused_and_nothing_is_added(shapes):
     x, y, mask = (None if shape is None else torch.ones(shape) for shape in shapes)
     fit = LinearFit(4, 3)
 
@@ -155,7 +148,7 @@ def test_rows_that_do_not_fit_are_refused_and_nothing_is_added(shapes):
 
 
 @pytest.mark.parametrize(("sizes", "name"), [((-8, 5, 5), "x_dim"), ((8, 0, 5), "y_dim"), ((8, 5, -1), "folds")])
-def test_a_size_that_no_fit_has_is_named(sizes, name):
+def test_invalid_sizes_are_named(sizes, name):
     with pytest.raises(InputError, match=f"{name}: must be . or more, got"):
         LinearFit(sizes[0], sizes[1], folds=sizes[2])
 
@@ -165,7 +158,7 @@ def test_rows_of_integers_are_refused():
         LinearFit(2, 2).update(torch.ones(5, 2, dtype=torch.int64), torch.ones(5, 2))
 
 
-def test_rows_that_are_not_finite_are_refused_and_nothing_is_added(pair):
+def test_rows_with_a_nan_are_refused_and_nothing_is_added(pair):
     x, y = pair
     fit = LinearFit(4, 3).update(x, y)
     before = fit.scores()
@@ -179,7 +172,7 @@ def test_rows_that_are_not_finite_are_refused_and_nothing_is_added(pair):
     assert fit.scores() == before
 
 
-def test_rows_that_carry_gradients_are_added_as_numbers(pair):
+def test_rows_with_gradients_are_added_without_them(pair):
     x, y = pair
     x = x.clone().requires_grad_()
 
@@ -196,29 +189,29 @@ def test_score_is_a_column_of_scores(pair):
     assert fit.score("condition") == fit.scores()["condition"]
 
 
-def test_an_unknown_column_is_answered_with_those_there_are(pair):
-    with pytest.raises(InputError, match=r"no 'nope'; it has nonlinearity, r2, r2_adjusted, r2_cv.*error_bound"):
+def test_an_unknown_column_is_refused_with_a_list_of_columns(pair):
+    with pytest.raises(InputError, match=r"one of nonlinearity, r2, r2_adjusted, r2_cv.*error_bound.*, got 'nope'"):
         LinearFit(4, 3).update(*pair).score("nope")
 
 
-def test_without_cka_its_product_is_not_kept(pair):
+def test_without_cka_the_gram_of_y_is_not_kept(pair):
     x, y = pair
     lean, full = (LinearFit(x.shape[1], y.shape[1], cka=cka).update(x, y) for cka in (False, True))
 
     assert ("y", "y") not in lean.moments.grams
-    with pytest.raises(InputError, match="no 'cka'"):
+    with pytest.raises(InputError, match="got 'cka'"):
         lean.score("cka")
     assert {**full.scores(), "cka": None} == lean.scores()
 
 
-def test_a_column_that_does_not_exist_for_a_fit_is_not_offered(pair):
-    with pytest.raises(InputError, match=r"no 'r2_residual'") as error:
+def test_the_list_of_columns_leaves_out_those_that_are_none(pair):
+    with pytest.raises(InputError, match="got 'r2_residual'") as error:
         LinearFit(4, 3).update(*pair).score("r2_residual")
 
     assert "r2_identity" not in str(error.value)
 
 
-def test_solve_gives_the_map_that_is_scored(pair):
+def test_solve_returns_the_scored_map(pair):
     x, y = pair
     fit = LinearFit(4, 3).update(x, y)
 
@@ -229,8 +222,8 @@ def test_solve_gives_the_map_that_is_scored(pair):
     torch.testing.assert_close(fit.solve().to_linear(torch.float64)(x), p)
 
 
-def test_a_backend_is_that_of_every_operation_that_has_it():
-    """unit_sum has no Triton kernel, and scores have none in CUDA: that must not turn a fit away."""
+def test_a_backend_applies_to_every_operation_that_has_it():
+    """unit_sum has no Triton kernel and score has no CUDA kernel; a fit must use another backend for them."""
     pytest.importorskip("triton")
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(64, width, generator=generator) for width in (8, 4))
@@ -240,10 +233,10 @@ def test_a_backend_is_that_of_every_operation_that_has_it():
 
     assert fit.moments.backend == "triton"
     assert fit.score("r2") == pytest.approx(expected.score("r2"), abs=1e-6)
-    assert fit.score("cone") == pytest.approx(expected.score("cone"), abs=1e-6)
+    assert fit.score("anisotropy") == pytest.approx(expected.score("anisotropy"), abs=1e-6)
 
 
-def test_a_backend_that_is_not_there_is_named(pair):
+def test_a_missing_backend_is_named(pair):
     with pytest.raises(BackendError, match="cuda"):
         LinearFit(4, 3, backend="cuda").update(*pair)
 
@@ -252,5 +245,5 @@ def test_a_backend_that_is_not_there_is_named(pair):
 def test_the_size_of_a_fit_does_not_depend_on_the_number_of_rows(n, randn):
     fit = LinearFit(4, 3).update(randn(n, 4), randn(n, 3))
 
-    # 5 folds of a 4x4 and a 4x3 gram, one pooled 3x3, and vectors: under 2 kB whatever n.
+    # 5 folds of a 4x4 and a 4x3 matrix, one pooled 3x3 matrix, and vectors: under 2 kB.
     assert sum(tensor.nbytes for tensor in fit.moments.tensors().values()) < 2048

@@ -1,4 +1,4 @@
-"""Fits and scans on a GPU, end to end: what they give is what a CPU gives. ``make gpu`` runs this."""
+"""Fits and scans on a GPU agree with those on a CPU. ``make gpu`` runs this file."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 GPU = "cuda"
-COLUMNS = ("r2", "r2_cv", "r2_uniform", "cone", "cka")
+COLUMNS = ("r2", "r2_cv", "r2_uniform", "anisotropy", "cka")
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -23,7 +23,7 @@ def pair(request, residual_rows, randn):
 
 
 @pytest.mark.parametrize("backend", ["auto", "cuda", "triton", "torch"])
-def test_a_fit_is_that_of_float64_rows(pair, backend):
+def test_a_fit_agrees_with_that_of_float64_rows(pair, backend):
     wide = fp.LinearFit(70, 9, method=fp.LeastSquares(rcond=1e-7)).update(*(rows.double() for rows in pair))
     on_gpu = [rows.to(GPU) for rows in pair]
     try:
@@ -36,7 +36,7 @@ def test_a_fit_is_that_of_float64_rows(pair, backend):
             assert looked.score(column) == pytest.approx(wide.score(column), abs=1e-6), column
 
 
-def test_an_audit_has_the_digits_of_float64(pair):
+def test_an_exact_fit_has_the_digits_of_float64(pair):
     wide = fp.LinearFit(70, 9, method=fp.LeastSquares(rcond=1e-7)).update(*(rows.double() for rows in pair))
 
     audit = fp.LinearFit(70, 9, device=GPU, exact=True).update(*(rows.to(GPU) for rows in pair))
@@ -45,26 +45,26 @@ def test_an_audit_has_the_digits_of_float64(pair):
         assert audit.score(column) == pytest.approx(wide.score(column), abs=1e-10), column
 
 
-def test_sources_that_are_decomposed_together_give_the_maps_of_each_by_itself(residual_rows, randn):
+def test_sources_decomposed_together_give_the_same_maps_as_separately(residual_rows, randn):
     x = {"a": residual_rows(500, 33), "b": torch.nn.functional.layer_norm(residual_rows(500, 33), (33,))}
     rows = {name: block.to(GPU) for name, block in (x | {"y": randn(500, 4, dtype=torch.float32)}).items()}
     moments = Moments.zero(MomentPlan.of([("a", "y"), ("b", "y")], {"a": 33, "b": 33, "y": 4}, folds=3), GPU)
     moments.update_(rows, torch.arange(500, device=GPU) % 3)
 
     for source in Factorisation.each(moments, ["a", "b"], fp.LeastSquares()):
-        alone = Factorisation(moments, source.x, fp.LeastSquares())
-        assert source.rank == alone.rank
+        alone = Factorisation.of(moments, source.x, fp.LeastSquares())
+        assert source.whitening.rank == alone.whitening.rank
         torch.testing.assert_close(source.fit("y").coef, alone.fit("y").coef, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_scan_scores_as_on_a_cpu(family):
+def test_a_scan_agrees_with_that_on_a_cpu(family):
     model, batches = tiny_model(family), tiny_batches(sequences=48, batch_size=16)
     expected = fp.linearity(model, batches, elements=["attention", "ffn"], progress=False)
 
     scan = fp.linearity(model.to(GPU), batches, elements=["attention", "ffn"], progress=False)
 
     for row, on_cpu in zip(scan.rows, expected.rows, strict=True):
-        for column in ("r2", "r2_cv", "cosine", "cosine_cv", "cone"):
+        for column in ("r2", "r2_cv", "cosine", "cosine_cv", "anisotropy"):
             # The activations themselves differ by the rounding of float32.
             assert row[column] == pytest.approx(on_cpu[column], abs=1e-4), (row["element"], row["layer"], column)

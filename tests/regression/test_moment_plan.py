@@ -1,4 +1,4 @@
-"""A plan holds every product that its fits need, once, and nothing that follows from others."""
+"""A plan has every product that its fits need, once, and no product that follows from others."""
 
 from collections import Counter
 
@@ -19,12 +19,12 @@ def plan_of(fits, folds=2, cka=()):
     return MomentPlan.of(fits, WIDTHS, folds=folds, parts=PARTS, cka=cka)
 
 
-def test_a_fit_needs_the_gram_of_x_and_the_products_with_y():
+def test_a_fit_needs_the_gram_of_x_and_the_product_of_x_and_y():
     plan = MomentPlan.of([("x", "y")], {"x": 4, "y": 5}, folds=3)
 
     assert plan.pairs == (("x", "x"), ("x", "y"))
     assert plan.pooled == ()
-    assert plan.cones == ("y",)
+    assert plan.units == ("y",)
     assert plan.widths == {"x": 4, "y": 5}
     assert plan.folds == 3
 
@@ -35,19 +35,19 @@ def test_fits_share_the_gram_of_their_source():
     assert plan.pairs == (("x", "x"), ("x", "y"), ("x", "z"))
 
 
-def test_a_pair_is_not_kept_mirrored():
+def test_a_pair_and_its_mirror_image_are_kept_once():
     plan = MomentPlan.of([("x", "y"), ("y", "x")], {"x": 4, "y": 5})
 
     assert plan.pairs == (("x", "x"), ("x", "y"), ("y", "y"))
 
 
-def test_cka_needs_the_gram_of_y_for_all_folds_together():
+def test_cka_needs_the_pooled_gram_of_y():
     plan = MomentPlan.of([("x", "y")], {"x": 4, "y": 5}, folds=3, cka=[("x", "y")])
 
     assert plan.pooled == (("y", "y"),)
 
 
-def test_cka_asks_for_nothing_where_the_gram_is_kept_already():
+def test_cka_needs_nothing_more_if_the_gram_of_y_is_kept_already():
     plan = MomentPlan.of([("x", "y"), ("y", "x")], {"x": 4, "y": 5}, cka=[("x", "y")])
 
     assert plan.pooled == ()
@@ -58,10 +58,25 @@ def test_a_sum_of_blocks_is_never_multiplied():
 
     assert plan.pairs == (("h", "h"), ("h", "o"))
     assert plan.blocks == ["h", "o"]
-    assert plan.cones == ("s",)  # unit-norm rows do not follow from the parts
+    assert plan.units == ("s",)  # unit-norm rows do not follow from the parts
 
 
-def test_blocks_that_nothing_asks_for_are_left_out():
+@given(FITS, FITS)
+def test_has_is_true_exactly_for_the_products_that_can_be_read(fits, cka):
+    plan = plan_of(fits, cka=cka)
+    moments = Moments.zero(plan)
+
+    for x in plan.widths:
+        for y in plan.widths:
+            try:
+                moments.cross(x, y)
+            except KeyError:
+                assert not plan.has(x, y), (x, y)
+            else:
+                assert plan.has(x, y), (x, y)
+
+
+def test_blocks_without_a_fit_are_left_out():
     plan = MomentPlan.of([("x", "y")], {"w": 9, "x": 4, "y": 5})
 
     assert list(plan.widths) == ["x", "y"]
@@ -73,7 +88,7 @@ def test_without_folds_there_is_one_set_of_sums(folds):
 
 
 @given(FITS, FITS)
-def test_no_pair_is_kept_twice_nor_mirrored_nor_of_a_sum(fits, cka):
+def test_no_pair_is_kept_twice_or_mirrored_or_of_a_sum(fits, cka):
     plan = plan_of(fits, cka=cka)
 
     kept = Counter(frozenset(pair) for pair in (*plan.pairs, *plan.pooled))
@@ -83,7 +98,7 @@ def test_no_pair_is_kept_twice_nor_mirrored_nor_of_a_sum(fits, cka):
 
 
 @given(FITS, FITS)
-def test_everything_that_a_fit_asks_for_can_be_read(fits, cka):
+def test_everything_that_a_fit_needs_can_be_read(fits, cka):
     moments = Moments.zero(plan_of(fits, cka=cka))
 
     for x, y in fits:
@@ -97,7 +112,7 @@ def test_everything_that_a_fit_asks_for_can_be_read(fits, cka):
 
 
 @given(FITS, FITS, st.permutations(range(len(WIDTHS))))
-def test_stages_do_everything_once_and_only_when_it_can_be_read(fits, cka, times):
+def test_stages_do_everything_once_and_only_when_its_blocks_are_available(fits, cka, times):
     plan = plan_of(fits, cka=cka)
     last = dict(zip(WIDTHS, (t // 2 for t in times), strict=True))
 
@@ -123,7 +138,7 @@ def test_the_whole_plan_is_one_stage():
 
 
 @given(FITS, FITS, st.integers(1, 5))
-def test_nbytes_is_what_the_sums_take(fits, cka, folds):
+def test_nbytes_is_the_size_of_the_sums(fits, cka, folds):
     plan = plan_of(fits, folds, cka)
     moments = Moments.zero(plan)
     rows = {block: torch.ones(4, width) for block, width in plan.widths.items()}

@@ -1,4 +1,4 @@
-"""A second look at the rows: what it promises is more digits, and a bound that says how many."""
+"""Refinement gives more digits, and a bound on the error that remains."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def ill_conditioned(randn, dtype, condition=1e3, n=4000):
 
 @pytest.mark.parametrize("condition", [1e1, 1e2, 1e3, 1e4, 1e5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_r2_is_right_to_the_new_bound(dtype, condition, randn):
+def test_the_error_of_a_refined_r2_is_within_its_bound(dtype, condition, randn):
     x, y = ill_conditioned(randn, dtype, condition)
     fit = fit_of(x, y)
     before = fit.score("error_bound")
@@ -64,7 +64,7 @@ def test_the_map_gains_digits(alpha, randn):
     assert off() < before / 10
 
 
-def test_rows_may_come_in_any_batches_with_masks(randn):
+def test_the_batches_of_the_second_pass_do_not_matter(randn):
     x, y = (rows.reshape(100, 40, -1) for rows in ill_conditioned(randn, torch.float32))
     mask = torch.arange(40) < torch.arange(100)[:, None] % 40 + 1
     x[~mask] = torch.nan
@@ -78,7 +78,7 @@ def test_rows_may_come_in_any_batches_with_masks(randn):
     assert whole.score("r2") == pytest.approx(svd_r2(x[mask], y[mask]), abs=1e-6)
 
 
-def test_a_fit_whose_bound_is_small_is_left_alone(randn):
+def test_a_fit_with_a_small_bound_needs_no_second_pass(randn):
     x, y = randn(500, 4), randn(500, 2)
     fit = fit_of(x, y)
     before = fit.scores()
@@ -90,18 +90,18 @@ def test_a_fit_whose_bound_is_small_is_left_alone(randn):
     assert fit.refine(rows()).scores() == before
 
 
-def test_other_rows_than_were_added_are_refused_and_scores_stay(randn):
+def test_a_wrong_number_of_rows_is_refused_and_scores_stay(randn):
     x, y = ill_conditioned(randn, torch.float32)
     fit = fit_of(x, y)
     before = fit.scores()
 
-    with pytest.raises(InputError, match="refine: 3000 rows were given, the fit has seen 4000"):
+    with pytest.raises(InputError, match="refine: rows must be the 4000 rows of the fit, got 3000"):
         fit.refine([(x[:3000], y[:3000])])
 
     assert fit.scores() == before
 
 
-def test_rows_that_are_added_later_end_it(randn):
+def test_adding_rows_ends_the_refinement(randn):
     x, y = ill_conditioned(randn, torch.float32)
     fit = fit_of(x[:3000], y[:3000]).refine([(x[:3000], y[:3000])])
 

@@ -1,4 +1,4 @@
-"""The ridge penalty chosen from moments: against scikit-learn on the rows themselves."""
+"""The ridge penalty chosen from moments, against scikit-learn on the rows."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def held_out_error(x, y, alpha):
 
 
 @pytest.mark.parametrize("noise", [0.1, 3.0, 30.0])
-def test_the_penalty_is_the_best_of_those_tried(noise, residual_rows, randn):
+def test_the_penalty_has_the_smallest_held_out_error_of_those_tried(noise, residual_rows, randn):
     x = residual_rows(90, 30, torch.float64)
     y = (x - x.mean(0)) @ randn(30, 5) / 5 + noise * randn(90, 5)
 
@@ -37,7 +37,7 @@ def test_the_penalty_is_the_best_of_those_tried(noise, residual_rows, randn):
 
     unit = float((x - x.mean(0)).square().sum()) / 30
     tried = {alpha: held_out_error(x, y, alpha) for alpha in (1e-12, *(r * unit for r in RELATIVE))}
-    assert float(fit.fold_rss.sum()) == pytest.approx(min(tried.values()), rel=1e-5)
+    assert float(fit.held_out.rss.sum()) == pytest.approx(min(tried.values()), rel=1e-5)
     assert source.method.alpha == pytest.approx(min(tried, key=tried.get), abs=1e-9)
 
 
@@ -51,7 +51,7 @@ def test_noisier_targets_get_a_larger_penalty(residual_rows, randn):
     assert penalties[0] < penalties[2]
 
 
-def test_an_affine_target_gets_none(residual_rows, randn):
+def test_an_affine_target_gets_no_penalty(residual_rows, randn):
     x = residual_rows(200, 12)
 
     source, fit = best_ridge(moments_of(x, (x.double() @ randn(12, 4) + 3).float()), "x", "y")
@@ -60,18 +60,18 @@ def test_an_affine_target_gets_none(residual_rows, randn):
     assert float(fit.rss.sum() / fit.tss.sum()) < 1e-6
 
 
-def test_a_penalty_that_is_named_is_taken_and_without_folds_there_is_none(residual_rows, randn):
+def test_a_given_penalty_is_used_and_without_folds_there_is_none(residual_rows, randn):
     x, y = residual_rows(60, 8), randn(60, 2).float()
 
     assert best_ridge(moments_of(x, y), "x", "y", 7.0)[0].method.alpha == 7.0
     assert best_ridge(moments_of(x, y, folds=0), "x", "y")[0].method.alpha == 0.0
 
 
-def test_another_penalty_is_what_it_would_be_anew(residual_rows, randn):
+def test_with_alpha_equals_a_new_factorisation(residual_rows, randn):
     moments = moments_of(residual_rows(50, 20, torch.float64), randn(50, 3))
 
-    changed = Factorisation(moments, "x", LeastSquares(alpha=0.5)).with_alpha(40.0).fit("y")
+    changed = Factorisation.of(moments, "x", LeastSquares(alpha=0.5)).with_alpha(40.0).fit("y")
 
-    anew = Factorisation(moments, "x", LeastSquares(alpha=40.0)).fit("y")
+    anew = Factorisation.of(moments, "x", LeastSquares(alpha=40.0)).fit("y")
     torch.testing.assert_close(changed.coef, anew.coef, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(changed.fold_rss, anew.fold_rss, rtol=1e-9, atol=0)
+    torch.testing.assert_close(changed.held_out.rss, anew.held_out.rss, rtol=1e-9, atol=0)

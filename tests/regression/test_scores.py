@@ -1,4 +1,4 @@
-"""Every column of a row against its definition, computed on the rows themselves."""
+"""Every column of a row against its definition, computed from the rows."""
 
 import math
 
@@ -13,7 +13,7 @@ from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.linear_fit import LinearFit
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
-from fastprobe.regression.scores import COLUMNS, moment_columns
+from fastprobe.regression.scores import COLUMNS, current_column, moment_columns
 
 
 def scores_of(x, y, **kwargs):
@@ -21,7 +21,7 @@ def scores_of(x, y, **kwargs):
 
 
 def predict(x, y, new, alpha=0.0):
-    """What the ridge of y on x, with an intercept, says of new rows; the shortest map where x is rank-deficient."""
+    """Predict new rows by the ridge of y on x with an intercept; by the shortest map for rank-deficient x."""
     d = x.shape[1]
     left = torch.cat([x - x.mean(0), math.sqrt(alpha) * torch.eye(d, dtype=x.dtype)])
     right = torch.cat([y - y.mean(0), y.new_zeros(d, y.shape[1])])
@@ -33,7 +33,7 @@ def r2_of(p, y):
 
 
 def cross_validated(x, y, folds, alpha=0.0):
-    """r2_cv and its jackknife standard error, fold by fold on the rows."""
+    """Return r2_cv and its jackknife standard error, computed fold by fold from the rows."""
     fold = torch.arange(len(x)) % folds
     rss, tss = [], []
     for f in range(folds):
@@ -47,7 +47,7 @@ def cross_validated(x, y, folds, alpha=0.0):
 
 @pytest.fixture
 def pair(residual_rows, randn):
-    """Rows x of width 6 and a y of width 6 that is partly x, partly a map of it, partly noise."""
+    """Return rows x of width 6, and y = x + a linear map of x + noise."""
     x = residual_rows(240, 6, torch.float64)
     return x, x + 0.3 * (x - x.mean(0)) @ randn(6, 6) + randn(240, 6)
 
@@ -64,14 +64,14 @@ def test_an_affine_map_scores_one(residual_rows, randn):
     assert scores["r2_cv_se"] == pytest.approx(0, abs=1e-10)
 
 
-def test_noise_scores_what_chance_gives_in_sample_and_nothing_out_of_it(randn):
+def test_noise_scores_by_chance_in_sample_and_below_zero_out_of_sample(randn):
     n, d, k = 2000, 400, 50
     scores = scores_of(randn(n, d), randn(n, k))
 
-    # r2 of each of the k columns is beta(d / 2, (n - d - 1) / 2): sd 0.009, so 0.0013 for their mean; four of them.
+    # r2 of a column has the distribution beta(d / 2, (n - d - 1) / 2) with sd 0.009; the mean of 50 has sd 0.0013.
     assert scores["r2"] == pytest.approx(d / (n - 1), abs=0.006)
     assert scores["r2_adjusted"] == pytest.approx(0, abs=0.008)
-    # Predicting by noise adds its variance: d / (n_train - d - 1) of that of y.
+    # A map fitted to noise adds d / (n_train - d - 1) times the variance of y.
     assert scores["r2_cv"] == pytest.approx(-d / (0.8 * n - d - 1), abs=0.02)
 
 
@@ -82,7 +82,7 @@ def test_noise_scores_about_zero_out_of_sample_with_many_rows(randn):
     assert abs(scores["r2_adjusted"]) < 2e-3
 
 
-def test_r2_and_its_uniform_mean_are_those_of_scikit_learn(pair):
+def test_r2_and_r2_uniform_equal_those_of_scikit_learn(pair):
     x, y = pair
     y[:, 2] *= 100
 
@@ -97,7 +97,7 @@ def test_r2_and_its_uniform_mean_are_those_of_scikit_learn(pair):
 
 @pytest.mark.parametrize("alpha", [0.0, 30.0])
 @pytest.mark.parametrize("folds", [2, 5, 7])
-def test_r2_cv_and_its_error_are_those_of_explicit_folds(folds, alpha, pair):
+def test_r2_cv_and_its_standard_error_equal_those_of_explicit_folds(folds, alpha, pair):
     scores = scores_of(*pair, folds=folds, method=LeastSquares(alpha=alpha))
 
     r2_cv, se = cross_validated(*pair, folds, alpha)
@@ -108,7 +108,7 @@ def test_r2_cv_and_its_error_are_those_of_explicit_folds(folds, alpha, pair):
 
 
 @given(st.integers(6, 60), st.integers(1, 5), st.integers(1, 4), st.integers(2, 6), st.integers(0, 99))
-def test_r2_cv_is_that_of_explicit_folds_for_any_shape(n, d, k, folds, seed):
+def test_r2_cv_equals_that_of_explicit_folds_for_any_shape(n, d, k, folds, seed):
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(n + 3 * d, w, generator=generator, dtype=torch.float64) for w in (d, k))
     y[:, 0] += x.sum(1)
@@ -121,7 +121,7 @@ def test_r2_cv_is_that_of_explicit_folds_for_any_shape(n, d, k, folds, seed):
 
 
 @pytest.mark.parametrize("folds", [0, 1])
-def test_without_folds_nothing_is_cross_validated(folds, pair):
+def test_without_folds_there_is_no_r2_cv(folds, pair):
     scores = scores_of(*pair, folds=folds)
 
     assert [scores[c] for c in ("r2_cv", "r2_cv_se", "nonlinearity")] == [None] * 3
@@ -129,7 +129,7 @@ def test_without_folds_nothing_is_cross_validated(folds, pair):
 
 
 @pytest.mark.parametrize("folds", [5, 9])
-def test_folds_without_rows_are_no_folds(folds, pair):
+def test_folds_without_rows_do_not_count(folds, pair):
     x, y = (rows[:3] for rows in pair)
     x = x[:, :1]
 
@@ -138,7 +138,7 @@ def test_folds_without_rows_are_no_folds(folds, pair):
     assert scores["r2_cv"] == pytest.approx(cross_validated(x, y, 3)[0], abs=1e-9)
 
 
-def test_fewer_rows_than_columns_have_no_adjusted_score_and_a_finite_one_out_of_sample(randn):
+def test_fewer_rows_than_columns_give_no_r2_adjusted_and_a_finite_r2_cv(randn):
     x = randn(30, 50)
     y = x[:, :4] + 0.1 * randn(30, 4)
 
@@ -151,7 +151,7 @@ def test_fewer_rows_than_columns_have_no_adjusted_score_and_a_finite_one_out_of_
     assert "only r2_cv and nonlinearity mean anything" in scores["note"]
 
 
-def test_with_fewer_rows_than_columns_each_fold_is_still_predicted_by_the_fit_on_the_others(randn):
+def test_with_fewer_rows_than_columns_each_fold_is_predicted_by_the_fit_on_the_others(randn):
     x = randn(40, 50)
     y = x[:, :4] + 0.1 * randn(40, 4)
     fold, rss, tss = torch.arange(40) % 5, 0.0, 0.0
@@ -161,11 +161,11 @@ def test_with_fewer_rows_than_columns_each_fold_is_still_predicted_by_the_fit_on
         rss += float((y[out] - p).square().sum())
         tss += float((y[out] - y[rest].mean(0)).square().sum())
 
-    # Columns are at a scale of their own in each fold, which is all that may differ; 0 would be no prediction at all.
+    # The fits differ in the scale of the columns only. A score of 0 would be no prediction at all.
     assert scores_of(x, y)["r2_cv"] == pytest.approx(1 - rss / tss, abs=0.1)
 
 
-def test_a_column_that_varies_in_one_fold_only_is_left_out_where_it_is_constant(randn):
+def test_a_column_that_varies_in_one_fold_only_is_left_out_of_the_fit_without_that_fold(randn):
     x, y = randn(300, 4), randn(300, 2)
     y += x[:, :2]
     x[:, 3] = 0
@@ -174,11 +174,11 @@ def test_a_column_that_varies_in_one_fold_only_is_left_out_where_it_is_constant(
     scores = scores_of(x, y)
 
     assert scores["rank"] == 4
-    # A coefficient that the other folds leave open moves one fold of five, by what chance correlates in its 60 rows.
+    # The coefficient left open changes the score of one fold of five, by a chance correlation over 60 rows.
     assert scores["r2_cv"] == pytest.approx(cross_validated(x, y, 5)[0], abs=2 / 60)
 
 
-def test_a_fold_that_holds_all_that_varies_leaves_no_standard_error_rather_than_nan(randn):
+def test_a_fold_with_all_the_variance_gives_no_standard_error_and_no_nan(randn):
     x, y = randn(40, 2), torch.zeros(40, 1, dtype=torch.float64)
     y[1::2] = torch.tensor([1.0, -1.0]).double().repeat(10)[:, None]
 
@@ -188,7 +188,7 @@ def test_a_fold_that_holds_all_that_varies_leaves_no_standard_error_rather_than_
 
 
 @pytest.mark.parametrize("mean", [0, 1000])
-def test_r2_residual_is_that_of_what_is_added_to_x(mean, pair):
+def test_r2_residual_is_the_r2_of_y_minus_x(mean, pair):
     x, y = pair
     y = y + mean
 
@@ -198,7 +198,7 @@ def test_r2_residual_is_that_of_what_is_added_to_x(mean, pair):
 
 
 @pytest.mark.parametrize("mean", [0, 1000])
-def test_r2_identity_is_what_x_itself_would_score(mean, pair):
+def test_r2_identity_is_the_r2_of_predicting_x(mean, pair):
     x, y = pair
     y = y + mean
 
@@ -206,7 +206,7 @@ def test_r2_identity_is_what_x_itself_would_score(mean, pair):
 
 
 @pytest.mark.parametrize("column", ["r2", "r2_residual", "r2_identity", "cka"])
-def test_scores_hold_though_later_rows_have_another_mean_than_the_first(column, pair):
+def test_scores_are_right_if_later_rows_have_another_mean_than_the_first(column, pair):
     x, y = pair
     order = y[:, 1].argsort()  # sums are about the mean of the first batch, far from that of all
     x, y = x[order], y[order] + 50
@@ -222,7 +222,7 @@ def test_scores_hold_though_later_rows_have_another_mean_than_the_first(column, 
     assert fit.score(column) == pytest.approx(expected[column], rel=1e-9)
 
 
-def test_only_maps_between_equal_widths_have_a_residual(pair):
+def test_only_maps_between_equal_widths_have_r2_residual_and_r2_identity(pair):
     x, y = pair
 
     scores = scores_of(x, y[:, :4])
@@ -231,15 +231,15 @@ def test_only_maps_between_equal_widths_have_a_residual(pair):
     assert scores["r2_identity"] is None
 
 
-def test_cone_is_the_mean_cosine_of_different_rows(pair):
+def test_anisotropy_is_the_mean_cosine_of_two_different_rows(pair):
     y = pair[1]
-    y[4] = 0  # a row without a direction is no token here
+    y[4] = 0  # a zero row has no direction and does not count
 
     units = torch.nn.functional.normalize(torch.cat([y[:4], y[5:]]))
     cosines = units @ units.mT
     expected = (cosines.sum() - cosines.trace()) / (239 * 238)
 
-    assert scores_of(*pair)["cone"] == pytest.approx(float(expected), abs=1e-10)
+    assert scores_of(*pair)["anisotropy"] == pytest.approx(float(expected), abs=1e-10)
 
 
 def linear_cka(x, y):
@@ -254,11 +254,11 @@ def test_cka_is_linear_cka(mean, pair):
     assert scores_of(x, y + mean)["cka"] == pytest.approx(linear_cka(x, y), abs=1e-9)
 
 
-def test_r2_is_the_score_of_llm_microscope(randn):
+def test_r2_equals_the_linearity_score_of_llm_microscope(randn):
     x = randn(500, 20)
     y = torch.tanh(x @ randn(20, 20) / 3) + x
 
-    # Centre, divide by Frobenius norms, 1 - min |XA - Y|^2 by a singular value decomposition of X (as they do).
+    # Its algorithm: centre, divide by Frobenius norms, 1 - min |XA - Y|^2 by a singular value decomposition of X.
     a, b = x - x.mean(0), y - y.mean(0)
     a, b = a / a.norm(), b / b.norm()
     u, s, v = torch.linalg.svd(a, full_matrices=False)
@@ -267,7 +267,7 @@ def test_r2_is_the_score_of_llm_microscope(randn):
     assert scores_of(x, y)["r2"] == pytest.approx(float(expected), abs=1e-10)
 
 
-def test_constant_columns_of_y_are_left_out_of_the_uniform_mean(pair):
+def test_constant_columns_of_y_change_no_r2(pair):
     x, y = pair
     wider = torch.cat([y, torch.full((240, 3), 1000.3, dtype=torch.float64)], dim=1)
 
@@ -280,7 +280,7 @@ def test_constant_columns_of_y_are_left_out_of_the_uniform_mean(pair):
 @pytest.mark.parametrize("n", [7, 100, 1500, 5000])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1000.3, 1 / 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_a_target_that_does_not_vary_has_no_score(dtype, value, n, randn):
+def test_a_constant_target_has_no_score(dtype, value, n, randn):
     scores = scores_of(randn(n, 3, dtype=dtype), torch.full((n, 3), value).to(dtype))
 
     for column in ("nonlinearity", "r2", "r2_adjusted", "r2_cv", "r2_cv_se", "r2_uniform", "r2_identity", "cka"):
@@ -288,7 +288,7 @@ def test_a_target_that_does_not_vary_has_no_score(dtype, value, n, randn):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.1, 1000.0])
-def test_a_target_that_is_x_moved_has_no_residual(shift, randn):
+def test_x_plus_a_constant_has_no_r2_residual(shift, randn):
     x = (randn(300, 4) * 1024).round() / 1024 * 1024  # x + shift is exact
 
     scores = scores_of(x, x + round(shift * 1024) / 1024)
@@ -297,14 +297,14 @@ def test_a_target_that_is_x_moved_has_no_residual(shift, randn):
     assert scores["r2_residual"] is None
 
 
-def test_a_fit_from_sums_of_parts_is_the_fit_on_the_sum(pair):
+def test_a_fit_from_the_sums_of_parts_equals_the_fit_on_their_sum(pair):
     x, y = pair
     widths = {"x": 6, "o": 6, "y": 6}
     plan = MomentPlan.of([("x", "y")], widths, folds=5, parts={"y": ("x", "o")}, cka=[("x", "y")])
     moments = Moments.zero(plan)
     moments.update_({"x": x, "o": y - x, "y": y}, torch.arange(240) % 5)
 
-    source = Factorisation(moments, "x", LeastSquares())
+    source = Factorisation.of(moments, "x", LeastSquares())
     scores = moment_columns(source, source.fit("y"), "y")
 
     expected = scores_of(x, y)
@@ -318,12 +318,12 @@ def test_without_the_gram_of_y_there_is_no_cka(pair):
     x, y = pair
     moments = Moments.zero(MomentPlan.of([("x", "y")], {"x": 6, "y": 6}, folds=5))
     moments.update_({"x": x, "y": y}, torch.arange(240) % 5)
-    source = Factorisation(moments, "x", LeastSquares())
+    source = Factorisation.of(moments, "x", LeastSquares())
 
     assert moment_columns(source, source.fit("y"), "y")["cka"] is None
 
 
-def test_a_row_that_cannot_be_told_to_three_digits_says_so(randn):
+def test_a_row_with_a_large_error_bound_has_a_note(randn):
     x = randn(300, 3)
     x[:, 2] = x[:, 1] + 1e-3 * x[:, 2]
     y = ((x[:, 2:] - x[:, 1:2]) * 1e3).float()
@@ -336,7 +336,7 @@ def test_a_row_that_cannot_be_told_to_three_digits_says_so(randn):
 
 
 @given(st.integers(0, 99), st.floats(0.01, 100), st.floats(-100, 100))
-def test_scores_do_not_depend_on_affine_changes_of_y_nor_invertible_ones_of_x(seed, scale, shift):
+def test_scores_are_invariant_to_scaling_of_y_and_invertible_maps_of_x(seed, scale, shift):
     generator = torch.Generator().manual_seed(seed)
     x, y, mix = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((80, 4), (80, 3), (4, 4)))
     y += x[:, :3].sin()
@@ -346,3 +346,14 @@ def test_scores_do_not_depend_on_affine_changes_of_y_nor_invertible_ones_of_x(se
 
     for column in ("r2", "r2_cv", "r2_cv_se", "r2_adjusted", "r2_uniform"):
         assert moved[column] == pytest.approx(plain[column], abs=1e-8), column
+
+
+def test_old_column_names_give_the_new_ones_with_a_warning(pair):
+    fit = LinearFit(6, 6).update(*pair)
+
+    with pytest.warns(DeprecationWarning, match="column 'cone' is now 'anisotropy'") as warned:
+        assert fit.score("cone") == fit.scores()["anisotropy"]
+
+    assert warned[0].filename == __file__
+    assert current_column("r2") == "r2"
+    assert "cone" not in fit.scores()

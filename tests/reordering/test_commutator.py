@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import fastprobe as fp
 from fastprobe import orders
 from fastprobe.errors import InputError
+from fastprobe.regression.least_squares import Factorisation
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 from tests.reordering.test_commutativity import final, moved
 
@@ -69,7 +70,7 @@ def test_the_maps_of_a_scan_commute_as_their_products_do():
 
     result = fp.linear_commutator(scan)
 
-    layers = [fp.linear.Factorisation(scan.moments, x, fp.LeastSquares()).fit(y) for *_, x, y, _ in scan.config["fits"]]
+    layers = [Factorisation.of(scan.moments, x, fp.LeastSquares()).fit(y) for *_, x, y, _ in scan.config["fits"]]
     a, b = layers[0].coef.mT, layers[2].coef.mT
     assert result.matrix()[0, 2] == pytest.approx(float((b @ a - a @ b).norm() / (b @ a).norm()))
     with pytest.raises(InputError, match='needs a scan of element "layer"'):

@@ -73,7 +73,7 @@ def test_a_fit_is_that_of_the_rows_in_float64_and_its_bound_says_so(rows):
 
     audit, plain = (fp.LinearFit(6, 3, exact=exact).update(x, y) for exact in (True, False))
 
-    for column in ("r2", "r2_cv", "r2_uniform", "cone", "cka"):
+    for column in ("r2", "r2_cv", "r2_uniform", "anisotropy", "cka"):
         assert audit.score(column) == pytest.approx(wide.score(column), abs=1e-12), column
     torch.testing.assert_close(audit.solve().coef, wide.solve().coef, rtol=1e-9, atol=1e-9)
     assert audit.score("error_bound") <= 1e-10 < plain.score("error_bound")
@@ -100,7 +100,9 @@ def test_a_scan_has_the_columns_of_float64_and_says_what_it_was():
         assert scored.config["exact"] is exact
         for row in scored.rows:
             right = columns(stored[f"resid_mid.{row['layer']}"], stored[f"resid_post.{row['layer']}"], fold)
-            off[exact] = max([off[exact], *(abs(row[c] - right[c]) for c in ("r2_cv", "cosine", "cosine_cv", "cone"))])
+            off[exact] = max(
+                [off[exact], *(abs(row[c] - right[c]) for c in ("r2_cv", "cosine", "cosine_cv", "anisotropy"))]
+            )
     assert off[True] <= 1e-10 < off[False]
     assert {row["backend"] for row in audit.rows} == {"torch"}
     assert {row["dtype"] for row in audit.rows} == {"float32"}
