@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from fastprobe.ops._dispatch.capture import capturing
 from fastprobe.runtime.files import replacing
 
 Config = TypeVar("Config")
@@ -113,7 +114,7 @@ def choose(
     found = _measured(path).get(key)
     if found in known:
         return known[found]
-    if asked is None or _capturing(device):
+    if asked is None or capturing(device):
         return configs[0]
     timer, tuned = asked
     tuned.append(Tuned(kernel, tuple(classes), {name: _seconds(timer, run, config) for name, config in known.items()}))
@@ -145,10 +146,6 @@ def _measured(path: Path) -> dict[str, str]:
     except (OSError, ValueError, TypeError):
         return {}
     return _read[path][1]
-
-
-def _capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _name(device: torch.device) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastprobe.errors import InputError
 from fastprobe.ops.products import matmul
-from fastprobe.ops.rows import pick_rows
+from fastprobe.ops.rows import select_rows
 from fastprobe.ops.score import ResidualSums, score
 from fastprobe.regression.least_squares import Factorisation, Fit
 
@@ -53,9 +53,9 @@ class Refinement:
         """
         index = (fold >= 0).nonzero().flatten()
         self.rows += len(index)
-        whitened = matmul(pick_rows(x, index).to(self.dtype) - self._mean, self._whiten)
+        whitened = matmul(select_rows(x, index).to(self.dtype) - self._mean, self._whiten)
         # About the mean, which float32 does not hold well enough beside what varies.
-        target = pick_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
+        target = select_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
         rounding = self.fit.y_mean.to(self.dtype).double() - self.fit.y_mean
         score.where_there_is(self.backend)(whitened, self.fit.whitened, -rounding, target, residual=self.left)
         for place, f in self._places:

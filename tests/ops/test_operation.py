@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from fastprobe.errors import BackendError, ShapeError
 from fastprobe.ops._dispatch.operation import BACKENDS, operation
 from fastprobe.ops.products import FastLinear, matmul
-from fastprobe.ops.rows import pick_rows
+from fastprobe.ops.rows import select_rows
 
 
 def _check(x):
@@ -38,7 +38,7 @@ def test_auto_takes_the_fastest_that_does_not_refuse(double):
 
 
 def test_a_forced_backend_runs_there(double):
-    assert double(4, backend="torch") == ("torch", 8)
+    assert double.on("torch")(4) == ("torch", 8)
     assert double.on("torch")(4) == ("torch", 8)
 
 
@@ -49,19 +49,19 @@ def test_a_forced_backend_never_falls_back_and_its_refusal_names_what_is_left(do
 
 def test_a_backend_without_an_implementation_is_refused_with_all_that_would_do(double):
     with pytest.raises(BackendError, match=r"double has no cuda implementation .* can run on: triton, torch$"):
-        double(4, backend="cuda")
+        double.on("cuda")(4)
 
 
 def test_an_unknown_backend_is_answered_with_the_known_ones(double):
     with pytest.raises(BackendError, match="'numpy' is not one of auto, cuda, triton, cpu, torch"):
-        double(4, backend="numpy")
+        double.on("numpy")(4)
 
 
 def test_the_environment_chooses_where_the_caller_does_not(double, monkeypatch):
     monkeypatch.setenv("FASTPROBE_BACKEND", "torch")
 
     assert double(4) == ("torch", 8)
-    assert double(4, backend="triton") == ("triton", 8)
+    assert double.on("triton")(4) == ("triton", 8)
 
 
 def test_the_environment_does_not_fall_back_either(double, monkeypatch):
@@ -104,7 +104,7 @@ def test_refusals_name_every_backend(double):
 
 def test_arguments_are_checked_before_a_backend_is_chosen(double):
     with pytest.raises(ShapeError, match="negative"):
-        double(-3, backend="cuda")
+        double.on("cuda")(-3)
 
 
 def test_an_operation_carries_the_name_and_text_of_its_definition(double):
@@ -169,10 +169,10 @@ def test_fast_linear_leaves_gradients_alone(randn):
 def test_pick_rows_is_indexing(index, randn):
     rows, index = randn(5, 3), torch.tensor(index, dtype=torch.int64)
 
-    assert torch.equal(pick_rows(rows, index), rows[index])
+    assert torch.equal(select_rows(rows, index), rows[index])
 
 
 def test_adjacent_rows_are_picked_without_a_copy(randn):
     rows = randn(5, 3)
 
-    assert pick_rows(rows, torch.arange(1, 4)).data_ptr() == rows[1].data_ptr()
+    assert select_rows(rows, torch.arange(1, 4)).data_ptr() == rows[1].data_ptr()

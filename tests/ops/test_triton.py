@@ -35,7 +35,7 @@ def arguments(dtype=torch.float32, n=40, device=CPU):
 def test_auto_leaves_the_interpreter_to_those_who_ask_for_it():
     assert gram_.refusals(*arguments())["triton"] is None
     assert gram_.choose(*arguments()) != "triton"
-    assert gram_.choose(*arguments(), backend="triton") == "triton"
+    assert gram_.on("triton").choose(*arguments()) == "triton"
 
 
 def test_without_the_interpreter_a_cpu_is_refused(monkeypatch):
@@ -105,8 +105,8 @@ def test_score_is_an_operator_that_torch_can_trust(residual):
 
 def test_one_graph_of_torch_compile_holds_both():
     def both(args, coef, intercept):
-        gram_(*args, backend="triton")
-        return score(*args[3][:1], coef, intercept, args[3][1], backend="triton").error
+        gram_.on("triton")(*args)
+        return score.on("triton")(*args[3][:1], coef, intercept, args[3][1]).error
 
     coef, intercept = torch.full((5, 3), 0.5), torch.ones(3)
     eager, compiled = arguments(), arguments()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import BackendError
+from fastprobe.ops._dispatch import processors
 
 HOW_TO_BUILD = "with a C++ compiler, `pip install --force-reinstall --no-deps --editable .` in the checkout builds it"
 
@@ -86,32 +86,18 @@ def matrix_argument(rows: Tensor) -> tuple[int, int]:
 
 
 def instruction_sets() -> list[str]:
-    """What this build and this processor have, fastest first; empty without the C++ kernels."""
+    """Return the instruction sets of this build that this processor has, fastest first; none without the library."""
     library = cpu_library()
-    return [*_ranked(library)] if library else []
+    return [*_ranked(library, processors.family().bfloat16_pairs)] if library else []
 
 
 @functools.cache
-def _ranked(library: Any) -> tuple[str, ...]:
-    """The instruction sets of a build, from best to least.
-
-    One that multiplies pairs of bfloat16 goes behind the next where that is the slower way: an Emerald Rapids does half
-    as many operations a second in VDPBF16PS as in float32 multiply-adds, a Zen 4 twice as many (benchmarks/NOTES.md).
-    """
+def _ranked(library: Any, pairs_first: bool) -> tuple[str, ...]:
+    """Return the library's instruction sets, with :data:`PAIRS` behind the next one unless ``pairs_first``."""
     first, *rest = library.instruction_sets()
-    if first == PAIRS and _rate(library, pairs=True) < _rate(library, pairs=False):
+    if first == PAIRS and not pairs_first:
         return (rest[0], first, *rest[1:])
     return (first, *rest)
-
-
-def _rate(library: Any, pairs: bool) -> float:
-    """Operations a second of one thread's multiply-adds: the best of a few runs of a millisecond, whoever else runs."""
-    rates = []
-    for _ in range(3):
-        start = time.perf_counter()
-        operations = library.burn(100_000, pairs, 1, PAIRS)
-        rates.append(operations / (time.perf_counter() - start))
-    return max(rates)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import BackendError
-from fastprobe.ops.products import may_wait_for
+from fastprobe.ops._dispatch.capture import may_wait_for
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

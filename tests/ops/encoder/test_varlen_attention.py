@@ -1,16 +1,15 @@
 """``varlen_attention``: every backend against float64, sequence by sequence, then the promises of its contract."""
 
 import inspect
-import sys
 
 import pytest
 import torch
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
+from fastprobe.ops.encoder import cuda
 from fastprobe.ops.encoder.varlen_attention import varlen_attention
 
-MODULE = sys.modules["fastprobe.ops.encoder.varlen_attention"]
 RUNS = ["torch", "jagged", *(f"cpu {isa}" for isa in instruction_sets())]
 LENGTHS = {
     "nothing": [],
@@ -30,7 +29,7 @@ def run(request):
         if backend == "jagged":  # what a GPU runs in float32, and only in that; torch has it for a CPU, too
             if args[0].dtype != torch.float32:
                 pytest.skip("jagged: for float32")
-            return MODULE._by_offsets(*args)
+            return cuda.launch_varlen_attention(*args)
         if reason := varlen_attention.refusals(*args)[backend]:
             pytest.skip(f"{backend}: {reason}")
         if not isa:
@@ -114,10 +113,10 @@ def flash(calls):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_16_bit_numbers_take_flash_attention(dtype, monkeypatch, randn):
     calls = []
-    monkeypatch.setattr(MODULE, "_flash", lambda: flash(calls))
+    monkeypatch.setattr(cuda, "_flash", lambda: flash(calls))
     q, k, v = (randn(18, 16, dtype=dtype) for _ in range(3))
 
-    out = MODULE._by_offsets(q, k, v, [(3, 4), (1, 6)], 2)
+    out = cuda.launch_varlen_attention(q, k, v, [(3, 4), (1, 6)], 2)
 
     assert calls == [dtype]
     torch.testing.assert_close(out.double(), exact(q, k, v, [4, 4, 4, 6], 2), rtol=0, atol=3e-2)
@@ -146,8 +145,8 @@ class OnGpu:
     ],
 )
 def test_a_gpu_takes_offsets_where_there_is_a_kernel_for_them(dtype, width, torch_has, gpu_has, reason, monkeypatch):
-    monkeypatch.setattr(MODULE, "_flash", lambda: print if torch_has else None)
-    monkeypatch.setattr(MODULE, "_runs_flash", lambda device: gpu_has)
+    monkeypatch.setattr(cuda, "_flash", lambda: print if torch_has else None)
+    monkeypatch.setattr(cuda, "_runs_flash", lambda device: gpu_has)
     q = OnGpu(dtype, width)
 
     found = varlen_attention.refusals(q, q, q, [(2, 3)], 2)["cuda"]
@@ -161,14 +160,14 @@ def test_a_torch_before_2_10_has_no_flash_attention_of_variable_lengths(monkeypa
 
     monkeypatch.setattr("importlib.import_module", missing)
 
-    assert MODULE._flash.__wrapped__() is None
+    assert cuda._flash.__wrapped__() is None
 
 
 def test_this_torch_has_it_and_takes_it_as_it_is_called():
-    if MODULE._flash() is None:
+    if cuda._flash() is None:
         pytest.skip("torch before 2.10")
 
-    inspect.signature(MODULE._flash()).bind(*range(7))
+    inspect.signature(cuda._flash()).bind(*range(7))
 
 
 def test_only_a_gpu_takes_offsets_by_itself():
