@@ -130,9 +130,7 @@ def arguments(name):
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_they_are_operators_that_torch_can_trust(name):
-    torch.library.opcheck(
-        getattr(*LAUNCHERS[name]), arguments(name), test_utils=("test_schema", "test_faketensor")
-    )
+    torch.library.opcheck(getattr(*LAUNCHERS[name]), arguments(name), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("name", TRIALS)

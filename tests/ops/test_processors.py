@@ -57,7 +57,9 @@ def test_a_system_without_cpuinfo_is_unknown(monkeypatch):
 
 
 def test_unknown_processors_get_the_choices_of_torch():
-    assert not (processors.UNKNOWN.onednn or processors.UNKNOWN.bfloat16_pairs or processors.UNKNOWN.sublayers)
+    row = processors.UNKNOWN
+
+    assert (row.onednn, row.bfloat16_pairs, row.sublayers) == (False, False, False)
 
 
 def test_the_environment_names_another_row(monkeypatch):
