@@ -1,7 +1,7 @@
-"""A library call leaves the process as it found it: settings, handlers, random numbers and the model.
+"""Library calls leave the process as they found it: settings, handlers, random numbers and the model.
 
-Each public function runs once. A snapshot of what is process-wide is compared before and after. Changes that cannot be
-read back, as those of ``mallopt``, must not happen at all: only ``fastprobe.cli`` may make them.
+Each public function runs once, between two snapshots of process-wide state. ``mallopt`` settings cannot be read, so no
+library call may change them at all. Only the command line may.
 """
 
 import ast
@@ -37,11 +37,10 @@ from fastprobe.runtime import memory
 
 pytest.importorskip("accelerate")
 
-import accelerate  # noqa: F401  (what is imported late sets itself up late, which is no doing of a call)
+import accelerate  # noqa: F401  (imported now, since importing these libraries changes settings)
 import jinja2  # noqa: F401
 import pandas  # noqa: F401
 import transformers.trainer
-import triton  # noqa: F401
 
 TEXT = list(demo_text().values())[:6]
 TOY = {"hidden_size": 16, "vocab_size": 300, "max_seq_len": 24, "batch_size": 4, "steps": 2, "progress": False}
@@ -55,7 +54,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    """A model of which one module is in training mode and one parameter takes no gradient."""
+    """A tiny model with one module in training mode and one frozen parameter."""
     torch.manual_seed(0)
     size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), initializer_range=0.3, **size)).eval()
@@ -74,7 +73,7 @@ def first_batch(batches):
 
 
 def within(context, model, batches):
-    """Enter a context, run the model in it (its dropout is no doing of the context), and leave it."""
+    """Enter a context, run the model in it with random numbers restored after its dropout, and leave it."""
     with context, torch.no_grad(), torch.random.fork_rng():
         model(**first_batch(batches))
 

@@ -1,4 +1,4 @@
-"""``ffn_sublayer``: every backend, and both ways of the C++ one, against float64; then the promises of its contract."""
+"""``ffn_sublayer``: every backend, and both ways of the C++ one, against float64; then its contract."""
 
 from itertools import pairwise
 
@@ -82,7 +82,7 @@ def test_outputs_are_the_same_whatever_is_kept(run, randn):
             assert torch.equal(output, first) if wanted else output is None
 
 
-def test_rows_may_be_part_of_wider_ones_and_the_residual_x_itself(run, randn):
+def test_rows_may_be_a_view_of_wider_rows_and_the_residual_may_be_x(run, randn):
     wide = randn(200, 90, dtype=torch.float32)
     _, layers, _, norm = sample(randn, 200, (40, 50, 40))
     part = wide[:, 11:51]
