@@ -71,7 +71,7 @@ def bench_attention_sublayer(duel: Callable[..., None], lengths: str) -> None:
     wide_norm = Norm(norm.weight.double(), norm.bias.double(), norm.eps)
 
     def on(backend: str, *args: Any) -> Tensor:
-        out: Tensor = attention_sublayer(*args, nothing, backend=backend).state
+        out: Tensor = attention_sublayer.on(backend)(*args, nothing).state
         return out
 
     duel(
@@ -123,7 +123,7 @@ def bench_bias_gelu(duel: Callable[..., None]) -> None:
     scratch = torch.empty_like(x)
 
     def on(backend: str) -> Tensor:
-        bias_gelu_(scratch.copy_(x), bias, backend=backend)
+        bias_gelu_.on(backend)(scratch.copy_(x), bias)
         return scratch
 
     duel(

@@ -16,7 +16,6 @@ from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.unpadded.encoder import Encoder
 from fastprobe.models.unpadded.tokens import FlatTokens
-from fastprobe.runtime.memory import freed_memory_kept
 
 
 @pytest.mark.parametrize("text", ["natural", "full"])
@@ -75,14 +74,13 @@ def _forward(model: Callable[..., Any], batches: list[Batch]) -> list[Tensor]:
 def _ours(model: nn.Module, batches: list[Batch]) -> list[Tensor]:
     encoder = Encoder(model, resolve(model))
     final = []
-    with freed_memory_kept():
-        for together in grouped(batches, batch_tokens(DEVICE.type)):
-            batch = merged(together)
-            flat = FlatTokens.of(batch["attention_mask"].bool())
-            state = encoder.stem(batch, flat)
-            for layer in encoder.layers:
-                state = layer(state, flat)
-            final.append(state[flat.index.argsort()])
+    for together in grouped(batches, batch_tokens(DEVICE.type)):
+        batch = merged(together)
+        flat = FlatTokens.of(batch["attention_mask"].bool())
+        state = encoder.stem(batch, flat)
+        for layer in encoder.layers:
+            state = layer(state, flat)
+        final.append(state[flat.index.argsort()])
     return final
 
 

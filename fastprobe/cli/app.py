@@ -17,6 +17,7 @@ from rich.console import Console
 
 import fastprobe as fp
 from fastprobe.errors import FastprobeError, NumericalError
+from fastprobe.runtime.memory import keep_freed_memory
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
@@ -62,6 +63,7 @@ def main() -> None:
     """Run a command; every expected failure is one line on standard error and an exit code."""
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # one line, without the line of code
     _kept.clear()
+    keep_freed_memory()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()  # of retries; what failed in the end is said in one line

@@ -1,9 +1,12 @@
-"""What this machine and this torch can do, asked once."""
+"""Products of float32 matrices on a CPU, by the faster of the two libraries inside torch: oneDNN or MKL.
+
+torch itself sends them to MKL on x86 processors. oneDNN can be called by an operator with a private name. The table of
+processors (``_dispatch/processors.py``) says which one is faster. The two differ by the rounding of float32 sums.
+"""
 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,24 +16,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-
-def may_wait_for(tensor: Tensor) -> bool:
-    """Whether a number may be read off a tensor: not where a graph is being made, which stands for later values."""
-    if torch.compiler.is_compiling():
-        return False
-    return tensor.device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+from fastprobe.ops._dispatch import processors
 
 
 class FastLinear(TorchFunctionMode):
-    """Inside this context the ``linear`` of modules is that of this file: on AMD a forward pass takes 0.8 of the time.
+    """Context in which modules that call ``torch.nn.functional.linear`` run :func:`linear` instead.
 
-    It differs by the rounding of float32 sums (benchmarks/NOTES.md).
-    No module is touched. Without autograd: the operator has no derivative.
+    On a Zen 4 a forward pass takes 0.8 of the time (benchmarks/NOTES.md). No module is changed. Calls that record
+    gradients are left to torch, because the operator has no derivative.
     """
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Leave the context for a while: inside it every call of torch costs microseconds of Python."""
+        """Leave the context for a block: inside the context every call of torch costs microseconds of Python."""
         self.__exit__(None, None, None)
         try:
             yield
@@ -44,8 +42,8 @@ class FastLinear(TorchFunctionMode):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x weight^T + bias`` by the fastest of the libraries inside torch; without autograd on a CPU in float32."""
-    if _fits_onednn(x, weight) and _onednn_is_faster():
+    """Return ``x weight^T + bias``, by oneDNN where that is faster and gradients are off, else by torch."""
+    if _fits_onednn(x, weight) and _takes_onednn():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
@@ -62,38 +60,21 @@ def _fits_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` by the fastest of the libraries inside torch.
-
-    On x86 CPUs torch sends float32 products to MKL, which on AMD processors runs at 0.5 to 0.8 of oneDNN's rate
-    (benchmarks/NOTES.md). oneDNN sits in the same torch behind an operator with a private name, hence the probe: where
-    it is missing or gives another answer, this is plain ``@``.
-    """
-    if a.device.type != "cpu" or a.dtype != torch.float32 or not a.numel() or not b.numel() or not _onednn_is_faster():
+    """Return ``a @ b``, by oneDNN for float32 matrices on a CPU where that is faster, else by torch."""
+    if a.device.type != "cpu" or a.dtype != torch.float32 or not a.numel() or not b.numel() or not _takes_onednn():
         return a @ b
-    # A matrix whose rows are neither adjacent nor its columns takes oneDNN's reference code, a thousand times slower.
+    # A matrix whose rows and columns are both strided would run in oneDNN's reference code, 1000 times slower.
     b = b if b.is_contiguous() or b.mT.is_contiguous() else b.contiguous()
     return torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.mT, None, "none", [], "")
 
 
-@functools.cache
-def _onednn_is_faster() -> bool:
-    """Whether oneDNN is there, agrees and beats MKL at a product of a small encoder: some milliseconds, once."""
-    if not _onednn_agrees():
-        return False
-    x, weight, bias = torch.ones(512, 384), torch.ones(384, 384), torch.ones(384)
-    onednn, mkl = [], []
-    for _ in range(8):  # in turn, as other processes may come between; the first round is slower
-        start = time.perf_counter()
-        torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        between = time.perf_counter()
-        F.linear(x, weight, bias)
-        onednn.append(between - start)
-        mkl.append(time.perf_counter() - between)
-    return min(onednn) < min(mkl)
+def _takes_onednn() -> bool:
+    return processors.family().onednn and _onednn_agrees()
 
 
 @functools.cache
 def _onednn_agrees() -> bool:
+    """Return whether this torch has oneDNN's private operator, and the operator gives the product."""
     if not torch.backends.mkldnn.is_available():
         return False
     a = torch.linspace(-1, 1, 3 * 5).reshape(3, 5)

@@ -1,10 +1,10 @@
-"""Picking rows without copying them where they lie side by side."""
+"""Row selection without a copy where the rows are adjacent."""
 
 from torch import Tensor
 
 
-def pick_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """``rows[index]`` for an ascending index, (n, ...); a view where the rows are adjacent."""
+def select_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Return ``rows[index]`` for an ascending index, (n, ...): a view where the rows are adjacent, else a copy."""
     if not len(index):
         return rows[:0]
     first, last = int(index[0]), int(index[-1])

@@ -1,7 +1,7 @@
-"""Which configuration of a kernel is fastest, measured where one asks for it and kept for every later process.
+"""Measured launch configurations of the Triton kernels, kept in a file for later processes.
 
-Without a measurement a kernel runs in its first configuration, so that no first call waits for compilers. All of a
-kernel's configurations give the same bits: a measurement changes how long a result takes, and nothing else.
+Nothing is measured outside :func:`tuning`. A kernel without a measurement runs in its first configuration, so that no
+call waits for compilers. All configurations of a kernel give the same bits, so a measurement changes only the time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from fastprobe.ops._dispatch.capture import capturing
 from fastprobe.runtime.files import replacing
 
 Config = TypeVar("Config")
@@ -27,20 +28,20 @@ Timer = Callable[[Callable[[], object]], float]
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was measured for one class of shapes."""
+    """Times of one kernel for one class of shapes."""
 
     kernel: str
-    sizes: tuple[int, ...]  # powers of two, of the class
+    sizes: tuple[int, ...]  # of the class, powers of two
     seconds: dict[str, float]  # by configuration, the default first; infinite where it does not fit on the device
 
     @property
     def best(self) -> str:
-        """The configuration that is kept."""
+        """The fastest configuration."""
         return min(self.seconds, key=lambda config: self.seconds[config])
 
     @property
     def gain(self) -> float:
-        """How many times as fast as the default it is."""
+        """Time of the default configuration over that of the fastest."""
         return next(iter(self.seconds.values())) / self.seconds[self.best]
 
 
@@ -48,12 +49,12 @@ _asked: ContextVar[tuple[Timer, list[Tuned]] | None] = ContextVar("tuning", defa
 
 
 def cache_file() -> Path:
-    """Where measurements are kept: ``fastprobe/tuning.json`` in the user's cache folder."""
+    """Return the path of the measurements: ``fastprobe/tuning.json`` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fastprobe" / "tuning.json"
 
 
 def device_seconds(run: Callable[[], object]) -> float:
-    """Seconds of ``run`` on the current GPU, best of five after one that compiles."""
+    """Return the seconds that ``run`` takes on the current GPU, best of five after one call that compiles."""
     run()
     times = []
     for _ in range(5):
@@ -68,16 +69,16 @@ def device_seconds(run: Callable[[], object]) -> float:
 
 @contextmanager
 def tuning(timer: Timer = device_seconds) -> Iterator[list[Tuned]]:
-    """Inside this context kernels measure their configurations where it was not done for such a shape and device.
+    """Measure the configurations of kernels inside this context, unless the file has them for the shape and device.
 
-    It takes a compilation for every configuration, kernel and dtype, six runs for every class of shapes, and beside the
-    sums of a call as much memory again.
+    Every configuration of a kernel is compiled for each dtype and runs six times for each class of shapes. The sums of
+    a call need twice the memory meanwhile.
 
     Args:
-        timer: seconds that a function takes.
+        timer: returns the seconds that a function takes.
 
     Yields:
-        What was measured, as it is.
+        A list that grows with each measurement.
     """
     found: list[Tuned] = []
     token = _asked.set((timer, found))
@@ -94,14 +95,14 @@ def choose(
     configs: Sequence[Config],
     run: Callable[[Config], object],
 ) -> Config:
-    """The configuration to run in: what was measured to be fastest, or the first.
+    """Return the configuration to run in: the fastest one measured, or the first.
 
     Args:
-        kernel: its name and what else it is compiled for.
-        sizes: numbers that are one class of shapes where they round up to the same powers of two.
-        device: that it runs on.
-        configs: what may be chosen, the default first; they print as what they are.
-        run: runs the kernel in one of them, leaving the caller's tensors as they are.
+        kernel: its name, and the dtype it is compiled for.
+        sizes: sizes of the call; shapes whose sizes round up to the same powers of two are one class.
+        device: the device that the kernel runs on.
+        configs: the configurations, the default first; their ``repr`` identifies them.
+        run: runs the kernel in a configuration, without changing the caller's tensors.
     """
     asked = _asked.get()
     path = cache_file()
@@ -113,7 +114,7 @@ def choose(
     found = _measured(path).get(key)
     if found in known:
         return known[found]
-    if asked is None or _capturing(device):
+    if asked is None or capturing(device):
         return configs[0]
     timer, tuned = asked
     tuned.append(Tuned(kernel, tuple(classes), {name: _seconds(timer, run, config) for name, config in known.items()}))
@@ -129,7 +130,7 @@ def _seconds(timer: Timer, run: Callable[[Config], object], config: Config) -> f
 
     try:
         return timer(lambda: run(config))
-    except OutOfResources:  # of a card with less shared memory than its kin
+    except OutOfResources:  # a card with less shared memory than others of its capability
         return math.inf
 
 
@@ -137,7 +138,7 @@ _read: dict[Path, tuple[float, dict[str, str]]] = {}
 
 
 def _measured(path: Path) -> dict[str, str]:
-    """What the file holds, read again when it has changed; nothing where there is none that can be read."""
+    """Return the content of the file, read again when it has changed; empty if it cannot be read."""
     try:
         changed = path.stat().st_mtime
         if path not in _read or _read[path][0] != changed:
@@ -145,10 +146,6 @@ def _measured(path: Path) -> dict[str, str]:
     except (OSError, ValueError, TypeError):
         return {}
     return _read[path][1]
-
-
-def _capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _name(device: torch.device) -> Any:

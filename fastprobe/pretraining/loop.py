@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -28,6 +27,7 @@ from fastprobe.models.bert_variants import BertVariantForMaskedLM
 from fastprobe.models.record import device_of, evaluating
 from fastprobe.pretraining.corpus import Corpus, hide
 from fastprobe.runtime.interrupt import uninterrupted
+from fastprobe.runtime.progress import Bar
 
 HELD_OUT_BATCH = 64
 RECORDS = 10
@@ -218,7 +218,7 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         hidden = not (self.progress and state.is_world_process_zero)
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit=" steps", leave=False, disable=hidden)
+        self.bar = Bar(total=state.max_steps, initial=state.global_step, unit=" steps", leave=False, disable=hidden)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)

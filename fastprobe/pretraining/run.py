@@ -22,11 +22,13 @@ from fastprobe.pretraining.variants import Size, Variant
 from fastprobe.results.result import load
 from fastprobe.runtime.files import check_folder, write_text
 from fastprobe.runtime.journal import differing
+from fastprobe.runtime.random_state import random_state_kept
 
 CHECKPOINTS = "checkpoints"
 OPTIONS = "options.json"
 
 
+@random_state_kept()
 def pretrain(
     text: Any,
     out: str | Path,

@@ -27,7 +27,7 @@ from fastprobe.regression.scores import r2_cv, r2_cv_se, r2_score
 from fastprobe.reordering.order_runs import check_repeatable, check_stack
 from fastprobe.results import figures
 from fastprobe.results.result import Result
-from fastprobe.runtime.memory import free_bytes, freed_memory_kept, human
+from fastprobe.runtime.memory import free_bytes, human
 from fastprobe.runtime.progress import PassProgress
 
 if TYPE_CHECKING:
@@ -93,7 +93,6 @@ class Probes(Result):
         return figures.probes(self, metric, path)
 
 
-@freed_memory_kept()
 def probe(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

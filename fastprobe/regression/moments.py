@@ -111,7 +111,7 @@ class Moments:
             for block in blocks:
                 if block not in self.origins:
                     self.origins[block] = _origin(rows[block], valid)
-            self.backend, _ = gram_.run(
+            self.backend, _ = gram_.on(backend).run(
                 [self.grams[pair] for pair in stage.pairs],
                 [self.sums[b] if b in stage.fresh else None for b in blocks],
                 [self.squares[b] if b in stage.fresh else None for b in blocks],
@@ -121,7 +121,6 @@ class Moments:
                 [self.origins[b] for b in blocks],
                 weight=weight,
                 exact=exact,
-                backend=backend,
             )
         for block in self.units.keys() & units.keys():
             self.units[block].add_(units[block].total, alpha=weight)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from fastprobe.errors import InputError
 from fastprobe.ops.products import matmul
-from fastprobe.ops.rows import pick_rows
+from fastprobe.ops.rows import select_rows
 from fastprobe.ops.score import ResidualSums, score
 from fastprobe.regression.error_bounds import refined_r2_error_bound
 from fastprobe.regression.least_squares import Factorisation, Fit
@@ -75,9 +75,9 @@ class Refinement:
         """
         index = (fold >= 0).nonzero().flatten()
         self.rows += len(index)
-        whitened = matmul(pick_rows(x, index).to(self.dtype) - self._x_mean, self._whiten)
+        whitened = matmul(select_rows(x, index).to(self.dtype) - self._x_mean, self._whiten)
         # About the mean: float32 cannot hold a large mean and small deviations in one number.
-        target = pick_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
+        target = select_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
         rounding = self.fit.y_mean.to(self.dtype).double() - self.fit.y_mean
         scoring = score.where_there_is(self.backend)
         scoring(whitened, self.fit.whitened_coef, -rounding, target, residual=self.residuals)

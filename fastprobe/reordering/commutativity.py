@@ -28,7 +28,6 @@ from fastprobe.reordering.order_runs import OrderRuns, check_stack, mask_of
 from fastprobe.results import figures
 from fastprobe.results.result import BY_DEPTH, Result
 from fastprobe.runtime.journal import Journal
-from fastprobe.runtime.memory import freed_memory_kept
 from fastprobe.runtime.progress import OrderProgress
 
 if TYPE_CHECKING:
@@ -89,7 +88,6 @@ class OrderEffects(Result):
         return figures.order_effects(self, metric, path)
 
 
-@freed_memory_kept()
 def commutativity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

@@ -27,7 +27,6 @@ from fastprobe.reordering.effects import by_sequence, compared, ratio
 from fastprobe.reordering.order_runs import OrderRuns, check_stack, mask_of
 from fastprobe.results import figures
 from fastprobe.results.result import Result
-from fastprobe.runtime.memory import freed_memory_kept
 from fastprobe.runtime.progress import OrderProgress
 from fastprobe.scan.linearity import LinearityScan
 
@@ -62,7 +61,6 @@ class Commutators(Result):
         return figures.pairs(self, metric, "and layer", path)
 
 
-@freed_memory_kept()
 def commutator(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

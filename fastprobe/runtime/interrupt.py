@@ -17,10 +17,10 @@ def uninterrupted() -> Iterator[list[int]]:
         a list that has something in it once a Ctrl-C waits.
     """
     pressed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:  # C's handler cannot be put back
         yield pressed
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def hold(number: int, frame: Any) -> None:
         if pressed:

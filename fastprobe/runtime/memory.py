@@ -1,12 +1,11 @@
-"""Memory: how much there is, before a run that would not fit starts, and how it is held while one goes on."""
+"""Memory: how much is free, how freed memory is kept, and how large sums are allocated."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor
 
 _LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
-_MADV_HUGEPAGE = 14
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
+_HUGE_PAGE = 2**21
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be taken on a device; ``None`` where the system does not say."""
+    """Return the bytes that are free on a device, or ``None`` where the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -37,46 +36,44 @@ def free_bytes(device: torch.device) -> int | None:
     return min(free, limit - used)
 
 
-@contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Within the block, glibc keeps what is freed for the next request of its size; afterwards it is given back.
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory for later requests, in the whole process, until the process ends.
 
-    Otherwise every block over 32 MB, and what is freed at the end of the heap, goes back to the kernel at once, and
-    activations come as fresh pages batch after batch: a fifth of a forward pass on a CPU (benchmarks/NOTES.md). Does
-    nothing where the C library is another one.
+    Call it only in a process you own. The command line calls it; no function of the library does. glibc returns every
+    freed block over 32 MB to the system, so activations come as fresh pages batch after batch: a fifth of a forward
+    pass on a CPU (benchmarks/NOTES.md). The process then holds as much memory as it needed at its peak. glibc cannot
+    report the settings this replaces, so they cannot be put back. Other C libraries are left alone.
     """
-    if not hasattr(_LIBC, "mallopt"):
-        yield
-        return
-    _LIBC.mallopt(_M_MMAP_MAX, 0)
-    _LIBC.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:  # where glibc's own adjustment ends after the first large block
-        _LIBC.mallopt(_M_MMAP_MAX, 65_536)
-        _LIBC.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        _LIBC.mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
-        _LIBC.malloc_trim(0)
+    if hasattr(_LIBC, "mallopt"):
+        _LIBC.mallopt(_M_MMAP_MAX, 0)
+        _LIBC.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_freed() -> None:
-    """Hand what was freed back to the system, where the C library can: what is used again is then seen to be."""
+    """Return freed memory to the system, where the C library can: for measurements of peak memory.
+
+    No setting changes. Pages that are used again are then counted again.
+    """
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
 
 
 def zeros(*shape: int, device: torch.device | str) -> Tensor:
-    """Float64 zeros, in huge pages where the system has them: sums that are visited block by block, a row a page."""
-    if torch.device(device).type != "cpu" or not hasattr(_LIBC, "madvise"):
+    """Return float64 zeros, in huge pages where the system has them.
+
+    Sums are visited block by block, one row a page, and miss the translation buffer in every block otherwise. The
+    memory is a mapping of its own, so the request for huge pages ends with the tensor.
+    """
+    size = 8 * math.prod(shape)
+    if torch.device(device).type != "cpu" or size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(shape, dtype=torch.float64, device=device)
-    out = torch.empty(shape, dtype=torch.float64)
-    start = out.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-    _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(out.data_ptr() + out.nbytes - start), _MADV_HUGEPAGE)
-    return out.zero_()
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.float64).view(shape).zero_()  # all threads touch the pages, once
 
 
 def human(size: float) -> str:
-    """Bytes as a person says them: ``1.5 GB``."""
+    """Return a number of bytes for people to read: ``1.5 GB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"

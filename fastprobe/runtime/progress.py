@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Any
 
 from tqdm.auto import tqdm
+
+
+class Bar(tqdm):
+    """A progress bar that changes nothing outside itself.
+
+    tqdm's own lock fixes the start method of ``multiprocessing``, and its monitor is a thread that stays.
+    """
+
+    monitor_interval = 0
+
+
+Bar.set_lock(threading.RLock())
 
 
 class OrderProgress:
@@ -19,7 +32,7 @@ class OrderProgress:
     """
 
     def __init__(self, tokens: int | None, orders: int, show: bool, what: str = "orders"):
-        self._bar: Any = tqdm(total=tokens, unit=" tokens", unit_scale=True, disable=not show)
+        self._bar: Any = Bar(total=tokens, unit=" tokens", unit_scale=True, disable=not show)
         self._orders, self._what, self._finished, self._share = orders, what, 0, 0.0
         self._tokens = 0.0
         self.layer_runs = 0
@@ -78,7 +91,7 @@ class PassProgress:
         """Begin with a pass over ``total`` of a unit, if that is known; the one before is through."""
         self._close()
         scaled = unit == "tokens"  # to thousands and millions
-        self._bar = tqdm(desc=what, total=total, unit=f" {unit}", unit_scale=scaled, disable=not self._show)
+        self._bar = Bar(desc=what, total=total, unit=f" {unit}", unit_scale=scaled, disable=not self._show)
 
     def ran(self, count: int) -> None:
         """Count what the pass is through with."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from fastprobe.data.batches import batch_tokens, grouped
 from fastprobe.data.sample import SequenceSample
@@ -27,7 +26,8 @@ from fastprobe.regression.scores import MARK, current_column, moment_columns
 from fastprobe.results import figures
 from fastprobe.results.result import Result
 from fastprobe.runtime.clock import Clock
-from fastprobe.runtime.memory import free_bytes, freed_memory_kept, human
+from fastprobe.runtime.memory import free_bytes, human
+from fastprobe.runtime.progress import Bar
 from fastprobe.scan.checkpoint import Checkpoint
 from fastprobe.scan.passes import CosinePass, MomentPass
 from fastprobe.scan.plan import ElementFit, ScanPlan
@@ -92,7 +92,6 @@ class LinearityScan(Result):
             self.moments.save(Path(folder) / "moments.safetensors", self.config)
 
 
-@freed_memory_kept()
 def linearity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -191,7 +190,7 @@ def linearity(
     checkpoint = checkpoint or Checkpoint()
     moments, batches_done = checkpoint.resume(summed, Moments.zero(scan.moments, device))
     first_pass = MomentPass(model, points, scan, moments, sample, clock, backend, recorder, exact)
-    bar = tqdm(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
+    bar = Bar(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
     with bar, first_pass.recording(), checkpoint.keeping(first_pass, summed):
         stream = itertools.chain([first], stream)
         for batch in itertools.islice(stream, batches_done):

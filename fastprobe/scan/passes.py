@@ -19,7 +19,7 @@ from fastprobe.models.record import Recorder, device_of, to_device
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.unpadded.recorder import FlatRecorder
 from fastprobe.ops.products import matmul
-from fastprobe.ops.rows import pick_rows
+from fastprobe.ops.rows import select_rows
 from fastprobe.ops.score import score
 from fastprobe.regression.least_squares import Factorisation, Fit
 from fastprobe.regression.moments import Moments
@@ -224,7 +224,7 @@ class CosinePass:
                         if not len(here_rows.get(fold, ())):
                             continue
                         index = here_rows[fold]
-                        scored = scoring(pick_rows(z, index), coef, intercept, pick_rows(y, index))
+                        scored = scoring(select_rows(z, index), coef, intercept, select_rows(y, index))
                         key = (fit, column)
                         self._totals[key] = self._totals.get(key, 0.0) + float(scored.cosine().double().sum())
 

@@ -7,8 +7,11 @@ from torch.nn import functional as F
 pytest.importorskip("triton")
 
 from fastprobe.kernels import add_norm, bias_gelu, vocabulary_scores
-from fastprobe.ops.encoder import triton as _triton_encoder
+from fastprobe.ops.encoder import triton as encoder_triton
+from fastprobe.ops.encoder.add_norm import add_norm as add_norm_operation
+from fastprobe.ops.encoder.bias_gelu import bias_gelu_ as bias_gelu_operation
 from fastprobe.ops.vocabulary_scores import triton as vocabulary_triton
+from fastprobe.ops.vocabulary_scores import vocabulary_scores as vocabulary_operation
 
 GPUS = [(8, 0), (9, 0), (10, 0), None]
 CPU = torch.device("cpu")
@@ -84,9 +87,19 @@ def test_few_rows_leave_a_program_few_words_and_many_rows_many(rows):
 
 
 TRIALS = {
-    "add_norm": _triton_encoder.add_norm_agrees,
-    "bias_gelu_": _triton_encoder.bias_gelu_agrees,
+    "add_norm": encoder_triton.add_norm_agrees,
+    "bias_gelu_": encoder_triton.bias_gelu_agrees,
     "vocabulary_scores": vocabulary_triton.vocabulary_scores_agree,
+}
+LAUNCHERS = {
+    "add_norm": (encoder_triton, "launch_add_norm"),
+    "bias_gelu_": (encoder_triton, "launch_bias_gelu"),
+    "vocabulary_scores": (vocabulary_triton, "vocabulary_scores"),
+}
+OPERATIONS = {
+    "add_norm": add_norm_operation,
+    "bias_gelu_": bias_gelu_operation,
+    "vocabulary_scores": vocabulary_operation,
 }
 
 
@@ -94,7 +107,7 @@ TRIALS = {
 def test_a_trial_passes_what_is_right_and_nothing_else(name, monkeypatch):
     assert TRIALS[name].__wrapped__(CPU)
 
-    right = getattr(_triton_encoder, name)
+    right = getattr(*LAUNCHERS[name])
 
     def wrong(*args):
         out = right(*args)
@@ -102,7 +115,7 @@ def test_a_trial_passes_what_is_right_and_nothing_else(name, monkeypatch):
             tensor[-1] *= 1.001
         return out
 
-    monkeypatch.setattr(_triton_encoder, name, wrong)
+    monkeypatch.setattr(*LAUNCHERS[name], wrong)
     assert not TRIALS[name].__wrapped__(CPU)
 
 
@@ -117,16 +130,12 @@ def arguments(name):
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_they_are_operators_that_torch_can_trust(name):
-    torch.library.opcheck(
-        getattr(_triton_encoder, name), arguments(name), test_utils=("test_schema", "test_faketensor")
-    )
+    torch.library.opcheck(getattr(*LAUNCHERS[name]), arguments(name), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_auto_leaves_the_interpreter_to_those_who_ask_for_it(name):
-    import fastprobe.ops as ops
-
-    chosen = getattr(ops, name)
+    chosen = OPERATIONS[name]
 
     assert chosen.choose(*arguments(name)) != "triton"
-    assert chosen.choose(*arguments(name), backend="triton") == "triton"
+    assert chosen.on("triton").choose(*arguments(name)) == "triton"

@@ -1,4 +1,4 @@
-"""An operation chooses the fastest implementation that takes its arguments, and says why the others do not."""
+"""The choice of an implementation, with reasons for those that refuse; products and row selection."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from fastprobe.errors import BackendError, ShapeError
 from fastprobe.ops._dispatch.operation import BACKENDS, operation
 from fastprobe.ops.products import FastLinear, matmul
-from fastprobe.ops.rows import pick_rows
+from fastprobe.ops.rows import select_rows
 
 
 def _check(x):
@@ -22,7 +22,7 @@ def double(monkeypatch):
 
     @operation(check=_check)
     def double(x):
-        """Twice x."""
+        """Return twice x."""
         return "torch", 2 * x
 
     @double.register("triton", unless=lambda x: "it takes even numbers" if x % 2 else None)
@@ -32,36 +32,36 @@ def double(monkeypatch):
     return double
 
 
-def test_auto_takes_the_fastest_that_does_not_refuse(double):
+def test_auto_runs_the_fastest_that_does_not_refuse(double):
     assert double(4) == ("triton", 8)
     assert double(3) == ("torch", 6)
 
 
 def test_a_forced_backend_runs_there(double):
-    assert double(4, backend="torch") == ("torch", 8)
+    assert double.on("torch")(4) == ("torch", 8)
     assert double.on("torch")(4) == ("torch", 8)
 
 
-def test_a_forced_backend_never_falls_back_and_its_refusal_names_what_is_left(double):
+def test_a_forced_backend_never_falls_back_and_its_error_names_the_others(double):
     with pytest.raises(BackendError, match=r"'triton': it takes even numbers; .* can run on: torch$"):
         double.on("triton")(3)
 
 
-def test_a_backend_without_an_implementation_is_refused_with_all_that_would_do(double):
+def test_a_backend_without_an_implementation_is_refused(double):
     with pytest.raises(BackendError, match=r"double has no cuda implementation .* can run on: triton, torch$"):
-        double(4, backend="cuda")
+        double.on("cuda")(4)
 
 
-def test_an_unknown_backend_is_answered_with_the_known_ones(double):
+def test_the_error_for_an_unknown_backend_names_the_known_ones(double):
     with pytest.raises(BackendError, match="'numpy' is not one of auto, cuda, triton, cpu, torch"):
-        double(4, backend="numpy")
+        double.on("numpy")(4)
 
 
-def test_the_environment_chooses_where_the_caller_does_not(double, monkeypatch):
+def test_the_environment_names_the_backend_unless_the_caller_does(double, monkeypatch):
     monkeypatch.setenv("FASTPROBE_BACKEND", "torch")
 
     assert double(4) == ("torch", 8)
-    assert double(4, backend="triton") == ("triton", 8)
+    assert double.on("triton")(4) == ("triton", 8)
 
 
 def test_the_environment_does_not_fall_back_either(double, monkeypatch):
@@ -71,7 +71,7 @@ def test_the_environment_does_not_fall_back_either(double, monkeypatch):
         double(3)
 
 
-def test_a_verb_gets_the_fastest_where_its_backend_was_not_written(double, monkeypatch):
+def test_where_there_is_runs_the_fastest_if_the_backend_has_no_implementation(double, monkeypatch):
     assert double.where_there_is("cuda")(4) == ("triton", 8)
     assert double.where_there_is("cuda")(3) == ("torch", 6)
     assert double.where_there_is("torch")(4) == ("torch", 8)
@@ -83,12 +83,12 @@ def test_a_verb_gets_the_fastest_where_its_backend_was_not_written(double, monke
     assert double.where_there_is("auto")(4) == ("triton", 8)
 
 
-def test_a_run_says_what_it_ran_on(double):
+def test_run_returns_the_backend(double):
     assert double.run(4) == ("triton", ("triton", 8))
     assert double.run(3) == ("torch", ("torch", 6))
 
 
-def test_choose_says_what_a_call_would_run_on(double):
+def test_choose_returns_the_backend_of_a_call(double):
     assert double.choose(4) == "triton"
     assert double.choose(3) == "torch"
 
@@ -104,12 +104,12 @@ def test_refusals_name_every_backend(double):
 
 def test_arguments_are_checked_before_a_backend_is_chosen(double):
     with pytest.raises(ShapeError, match="negative"):
-        double(-3, backend="cuda")
+        double.on("cuda")(-3)
 
 
-def test_an_operation_carries_the_name_and_text_of_its_definition(double):
+def test_an_operation_has_the_name_and_docstring_of_its_definition(double):
     assert double.__name__ == "double"
-    assert double.__doc__ == "Twice x."
+    assert double.__doc__ == "Return twice x."
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns", "strided rows", "strided columns"])
@@ -129,7 +129,7 @@ def test_matmul_is_the_product_in_every_layout(layout, randn):
 
 
 @pytest.mark.parametrize("shapes", [((0, 3), (3, 4)), ((2, 0), (0, 4)), ((2, 3), (3, 0))], ids=str)
-def test_matmul_of_nothing_is_what_torch_says(shapes):
+def test_matmul_of_empty_matrices_is_that_of_torch(shapes):
     a, b = (torch.ones(shape) for shape in shapes)
 
     assert torch.equal(matmul(a, b), a @ b)
@@ -144,7 +144,7 @@ def test_matmul_keeps_float64(randn):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
-def test_fast_linear_gives_what_linear_gives(dtype, bias, randn):
+def test_fast_linear_returns_the_result_of_linear(dtype, bias, randn):
     x, weight = randn(2, 9, 33, dtype=dtype), randn(17, 33, dtype=dtype)
     offset = randn(17, dtype=dtype) if bias else None
     plain = F.linear(x, weight, offset)
@@ -166,13 +166,13 @@ def test_fast_linear_leaves_gradients_alone(randn):
 
 
 @pytest.mark.parametrize("index", [[], [2], [0, 1, 2], [1, 3, 4], [0, 4]], ids=str)
-def test_pick_rows_is_indexing(index, randn):
+def test_select_rows_is_indexing(index, randn):
     rows, index = randn(5, 3), torch.tensor(index, dtype=torch.int64)
 
-    assert torch.equal(pick_rows(rows, index), rows[index])
+    assert torch.equal(select_rows(rows, index), rows[index])
 
 
-def test_adjacent_rows_are_picked_without_a_copy(randn):
+def test_adjacent_rows_are_selected_without_a_copy(randn):
     rows = randn(5, 3)
 
-    assert pick_rows(rows, torch.arange(1, 4)).data_ptr() == rows[1].data_ptr()
+    assert select_rows(rows, torch.arange(1, 4)).data_ptr() == rows[1].data_ptr()

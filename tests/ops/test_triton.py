@@ -1,4 +1,4 @@
-"""The Triton kernels as operators of torch: when they refuse, under ``torch.compile``, and in which configuration."""
+"""The Triton kernels as operators of torch: refusals, ``torch.compile`` and measured configurations."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastprobe.errors import BackendError
-from fastprobe.ops import tune as _tuning
+from fastprobe.ops import tune
 from fastprobe.ops._dispatch import triton as _triton
 from fastprobe.ops.gram import gram_
 from fastprobe.ops.gram import triton as gram_triton
@@ -32,10 +32,10 @@ def arguments(dtype=torch.float32, n=40, device=CPU):
     return grams, sums, squares, [x, y], [(0, 0), (0, 1)], fold, origins
 
 
-def test_auto_leaves_the_interpreter_to_those_who_ask_for_it():
+def test_auto_does_not_choose_the_interpreter():
     assert gram_.refusals(*arguments())["triton"] is None
     assert gram_.choose(*arguments()) != "triton"
-    assert gram_.choose(*arguments(), backend="triton") == "triton"
+    assert gram_.on("triton").choose(*arguments()) == "triton"
 
 
 def test_without_the_interpreter_a_cpu_is_refused(monkeypatch):
@@ -56,7 +56,7 @@ def test_tensors_on_several_devices_are_refused():
     assert "several devices: cpu, meta" in gram_.refusals([gram.to("meta") for gram in grams], *rest)["triton"]
 
 
-def test_a_missing_triton_is_said(monkeypatch):
+def test_a_missing_triton_is_reported(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
     assert gram_.refusals(*arguments())["triton"] == "Triton is not installed; `pip install triton`"
@@ -71,7 +71,7 @@ def test_a_gpu_without_bfloat16_is_refused(capability, reason, monkeypatch):
     assert _triton._device_refuses.__wrapped__(torch.device("cuda")) == reason
 
 
-def test_layouts_that_are_not_written_to_are_refused():
+def test_layouts_that_the_kernel_cannot_write_are_refused():
     grams, sums, *rest = arguments()
 
     reason = gram_.refusals([gram.mT.contiguous().mT for gram in grams], sums, *rest)["triton"]
@@ -80,7 +80,7 @@ def test_layouts_that_are_not_written_to_are_refused():
     assert reason == "sums and squares must be contiguous"
 
 
-def test_gram_is_an_operator_that_torch_can_trust():
+def test_gram_passes_the_checks_of_torch_for_operators():
     grams, sums, squares, rows, pairs, fold, origins = arguments()
     flat = [block for pair in pairs for block in pair]
 
@@ -92,7 +92,7 @@ def test_gram_is_an_operator_that_torch_can_trust():
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_score_is_an_operator_that_torch_can_trust(residual):
+def test_score_passes_the_checks_of_torch_for_operators(residual):
     x, y = arguments()[3]
     sums = list(ResidualSums.zero(5, 3)) if residual else []
 
@@ -103,10 +103,10 @@ def test_score_is_an_operator_that_torch_can_trust(residual):
     )
 
 
-def test_one_graph_of_torch_compile_holds_both():
+def test_torch_compile_puts_both_in_one_graph():
     def both(args, coef, intercept):
-        gram_(*args, backend="triton")
-        return score(*args[3][:1], coef, intercept, args[3][1], backend="triton").error
+        gram_.on("triton")(*args)
+        return score.on("triton")(*args[3][:1], coef, intercept, args[3][1]).error
 
     coef, intercept = torch.full((5, 3), 0.5), torch.ones(3)
     eager, compiled = arguments(), arguments()
@@ -128,16 +128,16 @@ CONFIGS = [Config(1), Config(2), Config(3)]
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """The file of measurements, in a folder of this test."""
+    """Path of the file of measurements, in a folder of this test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "fastprobe" / "tuning.json"
 
 
 def choose(sizes=(1000, 384), run=lambda config: None):
-    return _tuning.choose("gram_ bfloat16", sizes, CPU, CONFIGS, run)
+    return tune.choose("gram_ bfloat16", sizes, CPU, CONFIGS, run)
 
 
-def test_nothing_is_measured_unless_asked_for(cache):
+def test_nothing_is_measured_outside_tuning(cache):
     assert choose(run=None) == Config(1)
     assert not cache.exists()
 
@@ -156,10 +156,10 @@ def test_the_fastest_is_measured_once_and_kept_for_other_processes(cache):
 
     assert ran == CONFIGS
     assert found == [
-        _tuning.Tuned("gram_ bfloat16", (1024, 512), {repr(config): clock[config.size] for config in CONFIGS})
+        tune.Tuned("gram_ bfloat16", (1024, 512), {repr(config): clock[config.size] for config in CONFIGS})
     ]
     assert (found[0].best, found[0].gain) == (repr(Config(2)), 3.0)
-    _tuning._read.clear()  # as a process that has just begun
+    tune._read.clear()  # as a process that has just begun
     assert choose(run=None) == Config(2)
     assert choose(sizes=(600, 300), run=None) == Config(2)  # the same class of shapes
     assert choose(sizes=(5000, 384), run=None) == Config(1)  # another
@@ -178,7 +178,7 @@ def test_a_configuration_that_does_not_fit_is_not_chosen(cache):
     assert list(found[0].seconds.values()) == [math.inf, 1.0, math.inf]
 
 
-def test_an_error_of_another_kind_is_the_callers(cache):
+def test_other_errors_are_raised(cache):
     def run(config):
         raise RuntimeError("launch failed")
 
@@ -188,7 +188,7 @@ def test_an_error_of_another_kind_is_the_callers(cache):
 
 @pytest.mark.parametrize("at", [(8, 0), (9, 0), (10, 0)])
 def test_a_measurement_changes_no_bit(at):
-    """What changes a result is the same in all that may be chosen: cuts, chains and flushes, planes and warps."""
+    """All configurations have the same cuts, chains, flushes, planes and warps, on which results depend."""
     from fastprobe.kernels import gram
     from fastprobe.kernels import score as kernels
 
@@ -198,7 +198,7 @@ def test_a_measurement_changes_no_bit(at):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "no json", '{"a": ', "3"])
-def test_a_broken_file_is_as_none(cache, text):
+def test_a_broken_file_counts_as_none(cache, text):
     cache.parent.mkdir()
     cache.write_text(text)
 
@@ -208,17 +208,17 @@ def test_a_broken_file_is_as_none(cache, text):
     assert json.loads(cache.read_text())
 
 
-def test_a_configuration_of_another_version_is_measured_anew(cache):
+def test_a_configuration_of_another_version_is_measured_again(cache):
     with tuning(lambda run: 1.0):
         choose()
     held = json.loads(cache.read_text())
     cache.write_text(json.dumps(dict.fromkeys(held, "Config(size=9, gone=True)")))
-    _tuning._read.clear()
+    tune._read.clear()
 
     assert choose(run=None) == Config(1)
 
 
-def test_kernels_run_in_what_was_measured(cache, monkeypatch):
+def test_kernels_run_in_the_measured_configuration(cache, monkeypatch):
     from fastprobe.kernels import gram
 
     small, large = gram.GramConfig(block_d=32), gram.GramConfig(block_d=64)

@@ -1,1 +1,18 @@
-"""How an implementation of an operation is chosen."""
+"""Choice of the implementation that an operation runs.
+
+Every call of an operation takes this way:
+
+    score(x, coef, intercept, y)
+      |  check      raises on arguments that do not fit each other: the operation's own ``_check``
+      |  choice     operation.py: the first of cuda, triton, cpu, torch whose ``unless`` returns no reason to refuse
+      |               cpu_library.py   reasons and arguments for the C++ kernels, and the instruction set they run on
+      |               triton.py        reasons for the Triton kernels, and their names in ``ops/tune.py``
+      |               processors.py    table of processor families: which library, which instruction set
+      |               capture.py       reads no value of a tensor while a graph is captured
+      |               trial.py         compares a kernel with torch once, before ``auto`` takes it on a GPU
+      |  launcher   ops/<operation>/{cpu,triton,cuda}.py: turns tensors into what a kernel reads
+      `- kernel     csrc/cpu/*.cpp, kernels/*.py, csrc/cuda/*.cu
+
+A choice depends on the arguments, the machine and two environment variables: ``FASTPROBE_BACKEND`` and
+``FASTPROBE_PROCESSOR``. It never depends on a clock.
+"""

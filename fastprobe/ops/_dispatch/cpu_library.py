@@ -1,10 +1,9 @@
-"""The kernels in C++: whether they were built, and the instruction set they run on."""
+"""The library of C++ kernels: loading it, its reasons to refuse arguments, and the instruction set it runs on."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,24 +14,25 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import BackendError
+from fastprobe.ops._dispatch import processors
 
 HOW_TO_BUILD = "with a C++ compiler, `pip install --force-reinstall --no-deps --editable .` in the checkout builds it"
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""What the kernels read, by the number ``csrc/cpu/kernels.h`` gives it."""
+"""The dtypes that the kernels read, with their numbers in ``csrc/cpu/kernels.h``."""
 
 PAIRS = "avx512-bf16"
-"""The instruction set that multiplies pairs of bfloat16."""
+"""Name of the instruction set that multiplies pairs of bfloat16."""
 
 INTERFACE = 4
-"""What this Python calls; the same number in ``csrc/cpu/module.cpp``. It goes up when a call there changes."""
+"""Version of the calls below; ``csrc/cpu/module.cpp`` has the same number. It grows when a signature there changes."""
 
 _forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)
 
 
 @functools.cache
 def cpu_library() -> Any:
-    """``fastprobe._cpu``, or ``None``, with one warning a process, where it was not built or not from these sources."""
+    """Return ``fastprobe._cpu``, or ``None`` and warn once a process if it is missing or built from other sources."""
     try:
         library = importlib.import_module("fastprobe._cpu")
     except ImportError as error:
@@ -46,13 +46,13 @@ def cpu_library() -> Any:
 
 
 def not_on_a_cpu(tensors: Iterable[Tensor]) -> str | None:
-    """That one of these is not on a CPU, or ``None``."""
+    """Return a reason to refuse if any tensor is off the CPU, else ``None``."""
     elsewhere = [tensor.device for tensor in tensors if tensor.device.type != "cpu"]
     return f"a tensor is on {elsewhere[0]}, not on a CPU" if elsewhere else None
 
 
 def cpu_refuses(rows: Sequence[Tensor]) -> str | None:
-    """Why the C++ kernels cannot read these rows, or ``None``."""
+    """Return why the C++ kernels cannot read these rows, or ``None``."""
     if reason := not_on_a_cpu(rows):
         return reason
     for block in rows:
@@ -62,12 +62,12 @@ def cpu_refuses(rows: Sequence[Tensor]) -> str | None:
 
 
 def rows_argument(rows: Tensor) -> tuple[int, int, int, int, int]:
-    """A matrix as the kernels take it: address, dtype, width, row stride, column stride."""
+    """Return a matrix as the kernels take it: address, dtype, width, row stride, column stride."""
     return rows.data_ptr(), DTYPES[rows.dtype], rows.shape[1], rows.stride(0), rows.stride(1)
 
 
 def cpu_refuses_floats(tensors: Sequence[Tensor]) -> str | None:
-    """Why the C++ kernels cannot read these tensors of float32 whose last dimension is dense, or ``None``."""
+    """Return why the C++ kernels cannot read these tensors, or ``None``; they take float32 with adjacent columns."""
     if reason := not_on_a_cpu(tensors):
         return reason
     for tensor in tensors:
@@ -81,45 +81,31 @@ def cpu_refuses_floats(tensors: Sequence[Tensor]) -> str | None:
 
 
 def matrix_argument(rows: Tensor) -> tuple[int, int]:
-    """A float32 matrix whose columns are adjacent: address, row stride."""
+    """Return a float32 matrix with adjacent columns as the kernels take it: address, row stride."""
     return rows.data_ptr(), rows.stride(0)
 
 
 def instruction_sets() -> list[str]:
-    """What this build and this processor have, fastest first; empty without the C++ kernels."""
+    """Return the instruction sets of this build that this processor has, fastest first; none without the library."""
     library = cpu_library()
-    return [*_ranked(library)] if library else []
+    return [*_ranked(library, processors.family().bfloat16_pairs)] if library else []
 
 
 @functools.cache
-def _ranked(library: Any) -> tuple[str, ...]:
-    """The instruction sets of a build, from best to least.
-
-    One that multiplies pairs of bfloat16 goes behind the next where that is the slower way: an Emerald Rapids does half
-    as many operations a second in VDPBF16PS as in float32 multiply-adds, a Zen 4 twice as many (benchmarks/NOTES.md).
-    """
+def _ranked(library: Any, pairs_first: bool) -> tuple[str, ...]:
+    """Return the library's instruction sets, with :data:`PAIRS` behind the next one unless ``pairs_first``."""
     first, *rest = library.instruction_sets()
-    if first == PAIRS and _rate(library, pairs=True) < _rate(library, pairs=False):
+    if first == PAIRS and not pairs_first:
         return (rest[0], first, *rest[1:])
     return (first, *rest)
 
 
-def _rate(library: Any, pairs: bool) -> float:
-    """Operations a second of one thread's multiply-adds: the best of a few runs of a millisecond, whoever else runs."""
-    rates = []
-    for _ in range(3):
-        start = time.perf_counter()
-        operations = library.burn(100_000, pairs, 1, PAIRS)
-        rates.append(operations / (time.perf_counter() - start))
-    return max(rates)
-
-
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
-    """Inside this context the C++ kernels run on this one: for tests and measurements.
+    """Run the C++ kernels on one instruction set inside this context, for tests and measurements.
 
     Raises:
-        BackendError: the build or the processor lacks it.
+        BackendError: the build or the processor lacks ``name``.
     """
     if name not in instruction_sets():
         raise BackendError(f"instruction set: {name!r} is not one of {', '.join(instruction_sets()) or 'none'}")
@@ -131,18 +117,18 @@ def instruction_set(name: str) -> Iterator[None]:
 
 
 def chosen_instruction_set() -> str:
-    """The instruction set that the next call of a C++ kernel runs on."""
+    """Return the instruction set that the next call of a C++ kernel runs on."""
     return _forced.get() or instruction_sets()[0]
 
 
 def peak_operations(steps: int, pairs: bool) -> int:
-    """Keep the multiply-add units of as many cores as torch has threads busy, and nothing else.
+    """Run multiply-adds and nothing else, on as many cores as torch has threads.
 
     Args:
-        steps: how long; a step is 12 multiply-adds of whole registers a thread.
-        pairs: of pairs of bfloat16 where the instruction set has them, else of float32.
+        steps: number of steps; a step is 12 multiply-adds of whole registers on each thread.
+        pairs: multiply pairs of bfloat16 where the instruction set has them, else float32.
 
     Returns:
-        The floating-point operations done: over the seconds it took, the peak of this machine.
+        The number of floating-point operations. Divided by the seconds they took, it is the peak rate of this machine.
     """
     return cpu_library().burn(steps, pairs, torch.get_num_threads(), chosen_instruction_set())

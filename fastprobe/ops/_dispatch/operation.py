@@ -1,7 +1,12 @@
-"""An operation: one contract, one definition, any number of faster implementations, and the one place that chooses.
+"""An operation: one contract, one definition, faster implementations, and the choice between them.
 
 The body of the decorated function, in plain torch, is the definition and the ``torch`` backend. A faster
-implementation registers itself with a predicate that says why it would refuse given arguments.
+implementation registers with a predicate that returns why it refuses given arguments.
+
+A call without a backend runs the fastest implementation that takes its arguments, in the order of ``BACKENDS``. The
+environment variable ``FASTPROBE_BACKEND`` (``cuda``, ``triton``, ``cpu`` or ``torch``) overrides that choice for every
+such call in the process. A backend that is named, there or by ``on``, runs or raises ``BackendError``; it never falls
+back. ``FASTPROBE_PROCESSOR`` overrides the choice of libraries and instruction sets: see ``processors.py``.
 """
 
 from __future__ import annotations
@@ -9,127 +14,164 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from fastprobe.errors import BackendError
 
 BACKENDS = ("cuda", "triton", "cpu", "torch")
-"""Fastest first; ``auto`` takes the first one that is registered and does not refuse."""
+"""All backends, fastest first; ``auto`` takes the first one that is registered and does not refuse."""
 
-Refusal = Callable[..., str | None]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Operation:
-    """A callable that runs the first implementation that takes its arguments."""
+class Operation(Generic[P, R]):
+    """A function of several implementations; calling it runs the fastest one that takes the arguments.
+
+    Args:
+        definition: the meaning of the operation, in plain torch.
+        check: raises where arguments do not fit each other.
+        arguments: see :func:`operation`.
+    """
 
     def __init__(
-        self, definition: Callable[..., Any], check: Callable[..., None], arguments: Callable[..., Any] | None = None
+        self, definition: Callable[P, R], check: Callable[P, None], arguments: Callable[..., Any] | None = None
     ):
         functools.update_wrapper(self, definition)
         self.name: str = definition.__name__
         self._definition, self._check, self._arguments = definition, check, arguments
-        self._implementations: dict[str, tuple[Callable[..., Any], Refusal]] = {
-            "torch": (definition, lambda *args, **kwargs: None)
-        }
-        self._passed_over: dict[str, Callable[..., bool]] = {}
+        self._implementations: dict[str, Callable[P, R]] = {"torch": definition}
+        self._unless: dict[str, Callable[P, str | None]] = {}
+        self._passed_over: dict[str, Callable[P, bool]] = {}
 
     def register(
-        self, backend: str, *, unless: Refusal, passed_over: Callable[..., bool] | None = None
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        self, backend: str, *, unless: Callable[P, str | None], passed_over: Callable[P, bool] | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Add an implementation.
 
         Args:
-            backend: its name, one of ``BACKENDS``.
-            unless: returns why it refuses given arguments, or ``None``.
-            passed_over: whether ``auto`` leaves it to those who ask for it by name although it would take them.
+            backend: one of ``BACKENDS``.
+            unless: returns why the implementation refuses given arguments, or ``None``.
+            passed_over: returns true where ``auto`` leaves out an implementation that would take the arguments.
         """
         assert backend in BACKENDS
         assert backend not in self._implementations
 
-        def add(implementation: Callable[..., Any]) -> Callable[..., Any]:
-            self._implementations[backend] = (implementation, unless)
+        def add(implementation: Callable[P, R]) -> Callable[P, R]:
+            self._implementations[backend], self._unless[backend] = implementation, unless
             if passed_over is not None:
                 self._passed_over[backend] = passed_over
             return implementation
 
         return add
 
-    def refusals(self, *args: Any, **kwargs: Any) -> dict[str, str | None]:
-        """Why each backend would refuse these arguments; ``None`` where it takes them."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.run(*args, **kwargs)[1]
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> tuple[str, R]:
+        """Return the backend that was chosen, and the result."""
+        return self._run(_named("auto"), *args, **kwargs)
+
+    def choose(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the backend that a call with these arguments runs on."""
+        return self._choose(_named("auto"), *args, **kwargs)
+
+    def refusals(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, str | None]:
+        """Return why each backend would refuse these arguments, or ``None`` where it takes them."""
         return {backend: self._refusal(backend, *args, **kwargs) for backend in BACKENDS}
 
-    def _refusal(self, backend: str, *args: Any, **kwargs: Any) -> str | None:
-        if backend not in self._implementations:
-            return f"{self.name} has no {backend} implementation in this version"
-        return self._as_one(self._implementations[backend][1], *args, **kwargs)
+    def on(self, backend: str) -> OnBackend[P, R]:
+        """Return this operation bound to one backend: ``gram_.on("torch")(...)``."""
+        return OnBackend(self, _named(backend))
 
-    def _as_one(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call what takes the arguments as one object, where the operation has such a thing."""
-        return function(*args, **kwargs) if self._arguments is None else function(self._arguments(*args, **kwargs))
+    def where_there_is(self, backend: str) -> OnBackend[P, R]:
+        """Return this operation bound to a backend, or to the fastest one if it has no implementation for that backend.
 
-    def choose(self, *args: Any, backend: str = "auto", **kwargs: Any) -> str:
-        """The backend that a call with these arguments runs on.
-
-        Raises:
-            BackendError: ``backend`` names one that refuses; it never falls back.
+        A verb passes its one ``backend`` to several operations, and not each of them has a kernel of every kind.
         """
         backend = _named(backend)
-        if backend != "auto" and backend not in BACKENDS:
-            raise BackendError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS)}")
+        missing = backend in BACKENDS and backend not in self._implementations
+        return OnBackend(self, "auto" if missing else backend)
+
+    def _run(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> tuple[str, R]:
+        self._as_one(self._check, *args, **kwargs)
+        chosen = self._choose(backend, *args, **kwargs)
+        if chosen == "torch":
+            return chosen, self._definition(*args, **kwargs)
+        return chosen, self._as_one(self._implementations[chosen], *args, **kwargs)
+
+    def _choose(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> str:
         if backend == "auto":
-            return self._fastest(*args, **kwargs)
+            return next(name for name in BACKENDS if self._takes(name, *args, **kwargs))
+        if backend not in BACKENDS:
+            raise BackendError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS)}")
         if reason := self._refusal(backend, *args, **kwargs):
             takers = ", ".join(name for name, refusal in self.refusals(*args, **kwargs).items() if refusal is None)
             raise BackendError(f"backend {backend!r}: {reason}; these arguments can run on: {takers}")
         return backend
 
-    def _fastest(self, *args: Any, **kwargs: Any) -> str:
-        return next(name for name in BACKENDS if self._takes_by_itself(name, *args, **kwargs))
-
-    def _takes_by_itself(self, backend: str, *args: Any, **kwargs: Any) -> bool:
+    def _takes(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         if self._refusal(backend, *args, **kwargs) is not None:
             return False
         return backend not in self._passed_over or not self._as_one(self._passed_over[backend], *args, **kwargs)
 
-    def run(self, *args: Any, backend: str = "auto", **kwargs: Any) -> tuple[str, Any]:
-        """The backend that a call runs on, and what it returns."""
-        self._as_one(self._check, *args, **kwargs)
-        backend = self.choose(*args, backend=backend, **kwargs)
+    def _refusal(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         if backend == "torch":
-            return backend, self._definition(*args, **kwargs)
-        return backend, self._as_one(self._implementations[backend][0], *args, **kwargs)
+            return None
+        if backend not in self._implementations:
+            return f"{self.name} has no {backend} implementation in this version"
+        return self._as_one(self._unless[backend], *args, **kwargs)
 
-    def __call__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> Any:
-        return self.run(*args, backend=backend, **kwargs)[1]
+    def _as_one(self, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        if self._arguments is None:
+            return function(*args, **kwargs)
+        of_one: Callable[..., Any] = function
+        return of_one(self._arguments(*args, **kwargs))
 
-    def on(self, backend: str) -> Callable[..., Any]:
-        """This operation on one backend, or an error: ``gram_.on("torch")(...)``."""
-        return functools.partial(self, backend=backend)
 
-    def where_there_is(self, backend: str) -> Callable[..., Any]:
-        """This operation on a backend that has it, or an error; on the fastest one where it was not written for it.
+class OnBackend(Generic[P, R]):
+    """An operation bound to one backend, or to ``auto``. It runs there or raises ``BackendError``."""
 
-        For verbs, whose one ``backend`` goes to several operations: not each of them has a kernel of every kind.
+    def __init__(self, operation: Operation[P, R], backend: str):
+        self._operation, self._backend = operation, backend
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.run(*args, **kwargs)[1]
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> tuple[str, R]:
+        """Return the backend that was chosen, and the result."""
+        return self._operation._run(self._backend, *args, **kwargs)
+
+    def choose(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the backend that a call with these arguments runs on.
+
+        Raises:
+            BackendError: the backend is unknown or refuses the arguments.
         """
-        backend = _named(backend)
-        if backend in BACKENDS and backend not in self._implementations:
-            return lambda *args, **kwargs: self(*args, backend=self._fastest(*args, **kwargs), **kwargs)
-        return self.on(backend)
+        return self._operation._choose(self._backend, *args, **kwargs)
 
 
 def _named(backend: str) -> str:
-    """What the caller names or, where it names nothing, the environment."""
+    """Return the backend that the caller names or, where that is ``auto``, the environment."""
     return os.environ.get("FASTPROBE_BACKEND", "auto") if backend == "auto" else backend
 
 
+@overload
+def operation(*, check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]: ...
+
+
+@overload
 def operation(
-    *, check: Callable[..., None], arguments: Callable[..., Any] | None = None
-) -> Callable[[Callable[..., Any]], Operation]:
+    *, check: Callable[..., None], arguments: Callable[..., Any]
+) -> Callable[[Callable[..., R]], Operation[..., R]]: ...
+
+
+def operation(*, check: Callable[..., None], arguments: Callable[..., Any] | None = None) -> Any:
     """Make the decorated function the definition of an :class:`Operation`.
 
     Args:
         check: raises where arguments do not fit each other.
-        arguments: what is made of a call's arguments for the check, the other implementations and their refusals, which
-            then take one object: for operations of many arguments. They take the call's own by default.
+        arguments: makes one object of a call's arguments. The check, the other implementations and their predicates
+            then take that object. For operations of many arguments.
     """
     return lambda definition: Operation(definition, check, arguments)

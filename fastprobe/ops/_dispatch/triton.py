@@ -1,7 +1,8 @@
-"""The kernels in Triton: whether they can run here, in which configuration, and as operators of torch.
+"""The Triton kernels: their reasons to refuse arguments, and the device they run on.
 
-As operators, with an implementation for shapes alone, they go through ``torch.compile`` as they are, and into CUDA
-graphs: after one call with the same widths, launching them neither waits for the device nor copies to it.
+A kernel is registered as an operator of torch, with an implementation for shapes alone. ``torch.compile`` then keeps it
+as one node, and CUDA graphs can capture it: after one call with the same widths, a launch neither waits for the device
+nor copies to it.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import BackendError
-from fastprobe.ops.products import may_wait_for
+from fastprobe.ops._dispatch.capture import may_wait_for
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 OLDEST = (8, 0)
-"""Compute capability: the first with bfloat16 in its tensor cores."""
+"""Lowest compute capability: the first with bfloat16 in its tensor cores."""
 
 
 def interpreted() -> bool:
-    """Whether Triton, when it is imported, runs kernels on the CPU: for tests."""
+    """Return whether Triton runs kernels in its interpreter, on the CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def refuses(tensors: Iterable[Tensor], rows: Iterable[Tensor]) -> str | None:
-    """Why the kernels cannot run on these tensors, of which some are rows, or ``None``."""
+    """Return why the kernels cannot run on these tensors, or ``None``; ``rows`` are those whose dtype matters."""
     for block in rows:
         if block.dtype not in DTYPES:
             return f"it takes bfloat16, float16 and float32 rows, not {str(block.dtype).removeprefix('torch.')}"
@@ -43,13 +44,15 @@ def refuses(tensors: Iterable[Tensor], rows: Iterable[Tensor]) -> str | None:
         return f"a tensor is on {device}, not on an NVIDIA GPU"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; `pip install triton`"
-    if device.type == "cuda" and not torch.compiler.is_compiling():  # which cannot ask a driver; `capability` will
+    if (
+        device.type == "cuda" and not torch.compiler.is_compiling()
+    ):  # the compiler cannot ask a driver; `capability` will
         return _device_refuses(device)
     return None
 
 
 def refuses_floats(tensors: Sequence[Tensor]) -> str | None:
-    """Why the kernels cannot run on these tensors, all of one dtype, or ``None``."""
+    """Return why the kernels cannot run on these tensors, or ``None``; they must have one dtype."""
     if len({tensor.dtype for tensor in tensors}) > 1:
         return f"tensors are of several dtypes: {', '.join(sorted({str(tensor.dtype) for tensor in tensors}))}"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
@@ -70,14 +73,14 @@ def _device_refuses(device: torch.device) -> str | None:
 
 
 def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool]) -> bool:
-    """Whether ``auto`` does not take a kernel although it would run.
+    """Return whether ``auto`` leaves out a kernel that could run.
 
-    So in the interpreter, where it is no gain, and on a GPU where it does not agree with torch. That is tried once a
-    device and process, but not while a graph is being made.
+    It does in the interpreter, which is slow, and on a GPU where the kernel disagrees with torch. The comparison runs
+    once a device and process, and not during graph capture.
 
     Args:
-        tensors: some that it is to run on.
-        agrees: tries it on a device.
+        tensors: arguments of the call.
+        agrees: compares the kernel with torch on a device.
     """
     if any(tensor.device.type != "cuda" for tensor in tensors):
         return True
@@ -86,10 +89,10 @@ def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool
 
 @functools.cache
 def capability(device: torch.device) -> tuple[int, int] | None:
-    """Compute capability of a GPU; ``None`` of a CPU, where Triton interprets.
+    """Return the compute capability of a GPU, or ``None`` for a CPU, where Triton interprets.
 
     Raises:
-        BackendError: the kernels cannot run on that GPU.
+        BackendError: the kernels cannot run on this GPU.
     """
     if device.type == "cuda" and (reason := _device_refuses(device)):
         raise BackendError(f"backend 'triton': {reason}")
@@ -97,5 +100,5 @@ def capability(device: torch.device) -> tuple[int, int] | None:
 
 
 def keyed(kernel: str, dtype: torch.dtype) -> str:
-    """The name of a kernel's measurements for rows of this dtype."""
+    """Return the name under which a kernel's measurements for rows of this dtype are kept."""
     return f"{kernel} {str(dtype).removeprefix('torch.')}"

@@ -1,4 +1,4 @@
-"""The end of a sub-layer: its output, the skip connection and the LayerNorm."""
+"""Skip connection and LayerNorm at the end of a sub-layer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops._dispatch import cpu_library as _native
-from fastprobe.ops._dispatch import triton as _triton
+from fastprobe.ops._dispatch.cpu_library import cpu_refuses_floats
 from fastprobe.ops._dispatch.operation import operation
-from fastprobe.ops.encoder import triton as _triton_encoder
+from fastprobe.ops._dispatch.triton import passed_over, refuses_floats
+from fastprobe.ops.encoder import cpu, triton
+from fastprobe.ops.encoder.layers import Norm
 
 WIDEST = 16_384
-"""Columns of a row that the Triton kernel holds in registers."""
+"""Most columns of a row that the Triton kernel holds in registers."""
 
 
 def _check(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
@@ -32,7 +33,7 @@ def _check(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
 
 @operation(check=_check)
 def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm of the sum of two states, row by row.
+    """Return the LayerNorm of the sum of two states, row by row.
 
         s = x + residual
         out = (s - mean(s)) / sqrt(var(s) + eps) * weight + bias    mean and (biased) variance over a row
@@ -54,39 +55,24 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: flo
 
 
 def _cpu_refuses(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> str | None:
-    return _native.cpu_refuses_floats((x, residual, weight, bias))
+    return cpu_refuses_floats((x, residual, weight, bias))
 
 
 @add_norm.register("cpu", unless=_cpu_refuses)
-def _cpu(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """``csrc/cpu/rowwise.cpp``: a row goes through memory once."""
+def _on_cpu(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype)
-    _native.cpu_library().add_norm(
-        x=_native.matrix_argument(x),
-        residual=_native.matrix_argument(residual),
-        weight=weight.data_ptr(),
-        bias=bias.data_ptr(),
-        n=len(x),
-        width=x.shape[1],
-        eps=eps,
-        out=out.data_ptr(),
-        threads=torch.get_num_threads(),
-        isa=_native.chosen_instruction_set(),
-    )
+    cpu.launch_add_norm(x, residual, Norm(weight, bias, eps), out)
     return out
 
 
 def _triton_refuses(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> str | None:
     if x.shape[1] > WIDEST:
         return f"it takes rows of up to {WIDEST} columns, not {x.shape[1]}"
-    return _triton.refuses_floats((x, residual, weight, bias))
+    return refuses_floats((x, residual, weight, bias))
 
 
 @add_norm.register(
-    "triton",
-    unless=_triton_refuses,
-    passed_over=lambda x, *_: _triton.passed_over((x,), _triton_encoder.add_norm_agrees),
+    "triton", unless=_triton_refuses, passed_over=lambda x, *_, **__: passed_over((x,), triton.add_norm_agrees)
 )
-def _triton_kernel(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """``kernels/add_norm.py``: a row goes through memory once."""
-    return _triton_encoder.add_norm(x, residual, weight, bias, eps)
+def _on_triton(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return triton.launch_add_norm(x, residual, weight, bias, eps)

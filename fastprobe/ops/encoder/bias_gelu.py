@@ -1,16 +1,15 @@
-"""The activation of an FFN on what its first product left: bias, then GELU."""
+"""Bias and GELU between the two products of an FFN."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops._dispatch import cpu_library as _native
-from fastprobe.ops._dispatch import triton as _triton
+from fastprobe.ops._dispatch.cpu_library import cpu_refuses_floats
 from fastprobe.ops._dispatch.operation import operation
-from fastprobe.ops.encoder import triton as _triton_encoder
+from fastprobe.ops._dispatch.triton import passed_over, refuses_floats
+from fastprobe.ops.encoder import cpu, triton
 
 
 def _check(x: Tensor, bias: Tensor) -> None:
@@ -28,10 +27,11 @@ def bias_gelu_(x: Tensor, bias: Tensor) -> None:
 
         x[n, d] = z (1 + erf(z / sqrt(2))) / 2    with z = x[n, d] + bias[d]
 
-    This is the form of BERT; the one with tanh is off from it by up to 4e-4.
+    This is the GELU of BERT. The approximation by tanh differs from it by up to 4e-4.
+    The C++ kernel computes the tail of the distribution where ``1 + erf`` would cancel.
 
     Args:
-        x: ``(N, D)``, any floating dtype. torch rounds 16-bit numbers once more, after the sum.
+        x: ``(N, D)``, any floating dtype. The definition rounds 16-bit numbers after the sum, too.
         bias: ``(D,)``, the same dtype.
 
     Raises:
@@ -41,33 +41,20 @@ def bias_gelu_(x: Tensor, bias: Tensor) -> None:
 
 
 def _cpu_refuses(x: Tensor, bias: Tensor) -> str | None:
-    return _native.cpu_refuses_floats((x, bias)) or (None if x.is_contiguous() else "x is not contiguous")
+    return cpu_refuses_floats((x, bias)) or (None if x.is_contiguous() else "x is not contiguous")
 
 
 @bias_gelu_.register("cpu", unless=_cpu_refuses)
-def _cpu(x: Tensor, bias: Tensor) -> None:
-    """``csrc/cpu/rowwise.cpp``: in one sweep, and by the tail of the distribution where ``1 + erf`` would cancel."""
-    _native.cpu_library().bias_gelu(
-        x=x.data_ptr(),
-        bias=bias.data_ptr(),
-        n=len(x),
-        width=x.shape[1],
-        threads=torch.get_num_threads(),
-        isa=_native.chosen_instruction_set(),
-    )
+def _on_cpu(x: Tensor, bias: Tensor) -> None:
+    cpu.launch_bias_gelu(x, bias)
 
 
 def _triton_refuses(x: Tensor, bias: Tensor) -> str | None:
-    return _triton.refuses_floats((x, bias)) or (
-        None if x.stride(1) == 1 else "the columns of x do not lie side by side"
-    )
+    return refuses_floats((x, bias)) or (None if x.stride(1) == 1 else "the columns of x do not lie side by side")
 
 
 @bias_gelu_.register(
-    "triton",
-    unless=_triton_refuses,
-    passed_over=lambda x, bias: _triton.passed_over((x,), _triton_encoder.bias_gelu_agrees),
+    "triton", unless=_triton_refuses, passed_over=lambda x, bias: passed_over((x,), triton.bias_gelu_agrees)
 )
-def _triton_kernel(x: Tensor, bias: Tensor) -> None:
-    """``kernels/bias_gelu.py``: in one sweep."""
-    _triton_encoder.bias_gelu_(x, bias)
+def _on_triton(x: Tensor, bias: Tensor) -> None:
+    triton.launch_bias_gelu(x, bias)

@@ -1,4 +1,4 @@
-"""The kernels of an encoder's layers and head in Triton, as operators of torch: see ``py``."""
+"""Launchers of the Triton kernels of an encoder layer, as operators of torch (``_dispatch/triton.py`` says why)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fastprobe.ops._dispatch.triton import capability, keyed
 
 
 @torch.library.custom_op("fastprobe::triton_add_norm", mutates_args=())
-def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """``kernels/add_norm.py`` as an operator of torch."""
+def launch_add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Run ``kernels/add_norm.py`` on rows ``(N, D)``, each read from memory once."""
     from fastprobe.kernels import add_norm as kernels
 
     if not x.numel():
@@ -30,14 +30,14 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: flo
     return kernels.add_norm(x, residual, weight, bias, eps, config=config)
 
 
-@add_norm.register_fake
+@launch_add_norm.register_fake
 def _(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("fastprobe::triton_bias_gelu_", mutates_args=("x",))
-def bias_gelu_(x: Tensor, bias: Tensor) -> None:
-    """``kernels/bias_gelu.py`` as an operator of torch."""
+def launch_bias_gelu(x: Tensor, bias: Tensor) -> None:
+    """Run ``kernels/bias_gelu.py`` on ``x``, ``(N, D)``, in place and in one pass."""
     from fastprobe.kernels import bias_gelu as kernels
 
     if not x.numel():
@@ -52,23 +52,23 @@ def bias_gelu_(x: Tensor, bias: Tensor) -> None:
     kernels.bias_gelu_(x, bias, config=config)
 
 
-@bias_gelu_.register_fake
+@launch_bias_gelu.register_fake
 def _(x: Tensor, bias: Tensor) -> None:
     return None
 
 
 @functools.cache
 def add_norm_agrees(device: torch.device) -> bool:
-    """Whether :func:`add_norm` gives torch's numbers on a device."""
+    """Return whether :func:`launch_add_norm` gives the numbers of torch on a device."""
     x, residual, (weight, bias) = normal(device, (70, 200), (70, 200), (2, 200))
     exact = F.layer_norm((x + residual).double(), (200,), weight.double(), bias.double(), 1e-5)
-    return near(add_norm(x, residual, weight, bias, 1e-5), exact)
+    return near(launch_add_norm(x, residual, weight, bias, 1e-5), exact)
 
 
 @functools.cache
 def bias_gelu_agrees(device: torch.device) -> bool:
-    """Whether :func:`bias_gelu_` gives torch's numbers on a device."""
+    """Return whether :func:`launch_bias_gelu` gives the numbers of torch on a device."""
     x, (bias,) = normal(device, (70, 200), (1, 200))
     exact = F.gelu((x + bias).double())
-    bias_gelu_(x, bias)
+    launch_bias_gelu(x, bias)
     return near(x, exact)

@@ -10,13 +10,13 @@ from torch import Tensor
 from fastprobe.errors import ShapeError
 from fastprobe.ops._dispatch import cpu_library as _native
 from fastprobe.ops._dispatch import triton as _triton
+from fastprobe.ops._dispatch.capture import may_wait_for
 from fastprobe.ops._dispatch.operation import operation
 from fastprobe.ops.gram import cuda as _cuda_gram
 from fastprobe.ops.gram import cuda_library as _cuda
 from fastprobe.ops.gram import triton
 from fastprobe.ops.gram.call import GramCall, in_float64
-from fastprobe.ops.products import may_wait_for
-from fastprobe.ops.rows import pick_rows
+from fastprobe.ops.rows import select_rows
 
 CHAIN = 256
 """Rows that one library call adds up.
@@ -161,7 +161,7 @@ class _Packed:
     ):
         self._blocks: list[Tensor] = []
         for i, (block, origin) in enumerate(zip(rows, origins, strict=True)):
-            raw = pick_rows(block, chunk)
+            raw = select_rows(block, chunk)
             if raw.dtype != wide or origin.any():
                 out = scratch.empty(i, (raw.shape[0], raw.shape[1]), wide)
                 raw = torch.sub(raw, origin.to(wide), out=out)
@@ -217,7 +217,9 @@ def _triton_refuses(call: GramCall) -> str | None:
 
 
 @gram_.register(
-    "triton", unless=_triton_refuses, passed_over=lambda call: _triton.passed_over([call.fold], triton.gram_agrees)
+    "triton",
+    unless=_triton_refuses,
+    passed_over=lambda call, *_, **__: _triton.passed_over([call.fold], triton.gram_agrees),
 )
 def _on_triton(call: GramCall) -> None:
     """``kernels/gram.py``: 16-bit rows as they are, others as planes of bfloat16; sums of 128 rows in tensor cores."""

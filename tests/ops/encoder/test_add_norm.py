@@ -1,4 +1,4 @@
-"""``add_norm``: every backend against float64, then the promises of its contract."""
+"""``add_norm``: every backend against float64, then its contract."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_agrees_with_float64(run, dtype, shape, randn, residual_rows):
     torch.testing.assert_close(out.double(), exact, rtol=4 * unit, atol=16 * unit)
 
 
-def test_rows_may_be_part_of_wider_ones(run, randn):
+def test_rows_may_be_a_view_of_wider_rows(run, randn):
     weight = torch.ones(30)
     x, residual = randn(20, 90, dtype=torch.float32)[:, 5:35], randn(20, 70, dtype=torch.float32)[:, 40:]
 
@@ -62,13 +62,13 @@ def test_a_nan_stays_in_its_row(run, randn):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
-def test_it_is_not_taken_where_gradients_are_needed(backend, randn):
+def test_a_call_that_records_gradients_is_refused(backend, randn):
     x, weight = randn(3, 4, dtype=torch.float32), torch.ones(4, requires_grad=True)
 
     assert "derivative" in add_norm.refusals(x, x, weight, weight, 1e-5)[backend]
 
 
-def test_rows_too_wide_for_registers_are_refused_by_triton():
+def test_triton_refuses_rows_too_wide_for_its_registers():
     x = torch.ones(1, 20_000)
 
     assert "up to 16384 columns, not 20000" in add_norm.refusals(x, x, x[0], x[0], 1e-5)["triton"]
@@ -83,7 +83,7 @@ def test_rows_too_wide_for_registers_are_refused_by_triton():
         ({"bias": torch.ones(4).double()}, r"bias must be .* got \(4,\) torch.float64"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(change, message):
+def test_an_error_names_the_argument_that_does_not_fit(change, message):
     fine = {"x": torch.ones(3, 4), "residual": torch.ones(3, 4), "weight": torch.ones(4), "bias": torch.ones(4)}
 
     with pytest.raises(ShapeError, match=message):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
-from fastprobe.ops.encoder import layers as _linear_layers
+from fastprobe.ops.encoder import cpu
 from fastprobe.ops.encoder.attention_sublayer import attention_sublayer
 from fastprobe.ops.encoder.layers import Norm
 from fastprobe.ops.encoder.varlen_attention import varlen_attention
@@ -26,7 +26,7 @@ SHAPES = {"one head": (20, 1, 20), "odd": (33, 3, 33), "narrower heads": (40, 2,
 def run(request, monkeypatch):
     backend, _, isa = request.param.partition(" ")
     library = request.param.endswith("library")
-    monkeypatch.setattr(_linear_layers, "are_faster", lambda rows: not library)
+    monkeypatch.setattr(cpu, "products_are_faster", lambda rows: not library)
 
     def call(*args):
         name = backend.rstrip(",")
@@ -71,7 +71,7 @@ def test_agrees_with_float64(run, runs, shape, dtype, randn):
         torch.testing.assert_close(tensor.double(), expected, rtol=unit, atol=unit)
 
 
-def test_what_is_not_kept_changes_nothing(run, randn):
+def test_outputs_are_the_same_whatever_is_kept(run, randn):
     args = sample(randn, [(9, 30), (3, 100)], (64, 4, 64))
 
     kept = run(*args, (True, True))
@@ -93,7 +93,7 @@ def test_a_nan_stays_in_its_sequence(run, randn):
 
 
 def test_threads_change_no_bit(randn, monkeypatch):
-    monkeypatch.setattr(_linear_layers, "are_faster", lambda rows: True)
+    monkeypatch.setattr(cpu, "products_are_faster", lambda rows: True)
     args = (*sample(randn, [(30, 17), (9, 50), (4, 128)], (96, 3, 96)), (True, True))
     if attention_sublayer.refusals(*args)["cpu"]:
         pytest.skip("the C++ kernels were not built")
@@ -118,7 +118,7 @@ def test_threads_change_no_bit(randn, monkeypatch):
         ({"norm": Norm(torch.ones(5), torch.ones(6), 1e-5)}, r"weight of the norm must be \(6,\) torch.float32"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(change, message):
+def test_an_error_names_the_argument_that_does_not_fit(change, message):
     fine = {
         "x": torch.ones(8, 6),
         "layers": ((torch.ones(6, 6), None),) * 4,

@@ -1,4 +1,4 @@
-"""``bias_gelu_``: every backend against float64, then the promises of its contract."""
+"""``bias_gelu_``: every backend against float64, then its contract."""
 
 from contextlib import nullcontext
 
@@ -43,13 +43,13 @@ def test_agrees_with_float64(run, dtype, shape, randn):
 
     out = run(x, bias)
 
-    z = x + bias  # rounded as it is, for the condition of the function is not that of its implementation
+    z = x + bias  # rounded to the dtype, as the error of the sum is not that of the GELU
     unit = torch.finfo(dtype).eps
     assert (out.double() - F.gelu(z.double())).abs().le(4 * unit * z.double().abs() + 1e-30).all()
 
 
-def test_the_cpu_kernels_keep_the_digits_of_the_tail():
-    """Where 1 + erf(z) cancels, out to where what is left is 1e-8 of z."""
+def test_the_cpu_kernels_keep_their_accuracy_in_the_tail():
+    """The tail is where 1 + erf(z) cancels, here down to 1e-8 of z."""
     if not instruction_sets():
         pytest.skip("the C++ kernels were not built")
     z = torch.linspace(-5.9, 6, 100_001)[None]
@@ -63,7 +63,7 @@ def test_the_cpu_kernels_keep_the_digits_of_the_tail():
         assert ((out - exact) / exact).abs()[z > -2].max() <= 1e-6
 
 
-def test_it_is_the_form_with_erf_and_not_the_one_with_tanh(run):
+def test_the_gelu_has_erf_and_not_its_approximation_by_tanh(run):
     z = torch.tensor([[-2.0, -1.0, 0.5, 2.0]])
 
     out = run(z, torch.zeros(4))
@@ -71,7 +71,7 @@ def test_it_is_the_form_with_erf_and_not_the_one_with_tanh(run):
     assert (out - F.gelu(z, approximate="tanh")).abs().max() > 1e-4
 
 
-def test_rows_may_be_part_of_wider_ones(run_in_place, randn):
+def test_rows_may_be_a_view_of_wider_rows(run_in_place, randn):
     wide = randn(6, 40, dtype=torch.float32)
     expected = wide.clone()
     expected[:, 7:30] = F.gelu(expected[:, 7:30] + 1)
@@ -81,7 +81,7 @@ def test_rows_may_be_part_of_wider_ones(run_in_place, randn):
     torch.testing.assert_close(wide, expected)
 
 
-def test_far_out_it_is_zero_or_the_number_itself(run):
+def test_large_numbers_give_zero_or_themselves(run):
     z = torch.tensor([[-1e30, -200.0, -15.0, 0.0, 15.0, 200.0, 1e30]])
 
     out = run(z, torch.zeros(7))
@@ -89,7 +89,7 @@ def test_far_out_it_is_zero_or_the_number_itself(run):
     torch.testing.assert_close(out, z.clamp(min=0), rtol=0, atol=1e-7)
 
 
-def test_a_nan_stays_one(run):
+def test_a_nan_stays_a_nan(run):
     assert run(torch.tensor([[float("nan"), 1.0]]), torch.zeros(2)).isnan().tolist() == [[True, False]]
 
 
@@ -101,6 +101,6 @@ def test_a_nan_stays_one(run):
         (torch.ones(2, 3), torch.ones(2), r"bias must be \(3,\) torch.float32 to match x, got \(2,\)"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(x, bias, message):
+def test_an_error_names_the_argument_that_does_not_fit(x, bias, message):
     with pytest.raises(ShapeError, match=message):
         bias_gelu_(x, bias)

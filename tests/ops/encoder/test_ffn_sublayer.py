@@ -1,4 +1,4 @@
-"""``ffn_sublayer``: every backend, and both ways of the C++ one, against float64; then the promises of its contract."""
+"""``ffn_sublayer``: every backend, and both ways of the C++ one, against float64; then its contract."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
-from fastprobe.ops.encoder import layers as _linear_layers
+from fastprobe.ops.encoder import cpu
 from fastprobe.ops.encoder.ffn_sublayer import ffn_sublayer
 from fastprobe.ops.encoder.layers import Norm
 
@@ -26,7 +26,7 @@ SHAPES = {  # rows, widths of x and of every layer
 def run(request, monkeypatch):
     backend, _, isa = request.param.partition(" ")
     library = request.param.endswith("library")
-    monkeypatch.setattr(_linear_layers, "are_faster", lambda rows: not library)
+    monkeypatch.setattr(cpu, "products_are_faster", lambda rows: not library)
 
     def call(*args):
         name = backend.rstrip(",")
@@ -70,7 +70,7 @@ def test_agrees_with_float64(run, n, widths, bias, dtype, randn):
         torch.testing.assert_close(output.double(), wanted, rtol=unit, atol=unit)
 
 
-def test_what_is_not_kept_changes_nothing(run, randn):
+def test_outputs_are_the_same_whatever_is_kept(run, randn):
     x, layers, residual, norm = sample(randn, 700, (64, 200, 64))
 
     kept, state = run(x, layers, residual, norm, [True, True])
@@ -82,7 +82,7 @@ def test_what_is_not_kept_changes_nothing(run, randn):
             assert torch.equal(output, first) if wanted else output is None
 
 
-def test_rows_may_be_part_of_wider_ones_and_the_residual_x_itself(run, randn):
+def test_rows_may_be_a_view_of_wider_rows_and_the_residual_may_be_x(run, randn):
     wide = randn(200, 90, dtype=torch.float32)
     _, layers, _, norm = sample(randn, 200, (40, 50, 40))
     part = wide[:, 11:51]
@@ -102,7 +102,7 @@ def test_a_nan_stays_in_its_row(run, randn):
 
 
 def test_threads_change_no_bit(randn, monkeypatch):
-    monkeypatch.setattr(_linear_layers, "are_faster", lambda rows: True)
+    monkeypatch.setattr(cpu, "products_are_faster", lambda rows: True)
     args = (*sample(randn, 1500, (96, 300, 96)), [True, True])
     if ffn_sublayer.refusals(*args)["cpu"]:
         pytest.skip("the C++ kernels were not built")
@@ -132,7 +132,7 @@ def test_threads_change_no_bit(randn, monkeypatch):
         ({"norm": Norm(torch.ones(6), torch.ones(6).double(), 1e-5)}, r"bias of the norm must be \(6,\) torch.float32"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(change, message):
+def test_an_error_names_the_argument_that_does_not_fit(change, message):
     fine = {
         "x": torch.ones(8, 6),
         "layers": [(torch.ones(3, 6), None), (torch.ones(6, 3), None)],
@@ -144,10 +144,17 @@ def test_arguments_that_do_not_fit_are_named(change, message):
         ffn_sublayer(**(fine | change))
 
 
-def test_a_library_is_taken_where_rows_are_few_or_it_is_far_faster(monkeypatch):
-    monkeypatch.setattr(_linear_layers, "_libraries_are_faster", lambda: False)
-    assert not _linear_layers.are_faster(_linear_layers.ENOUGH_ROWS - 1)
-    assert _linear_layers.are_faster(_linear_layers.ENOUGH_ROWS)
+@pytest.mark.parametrize(("family", "faster"), [("emerald-rapids", True), ("zen4", True), ("unknown", False)])
+def test_the_cpp_products_need_enough_rows_and_a_processor_on_which_they_were_measured(family, faster, monkeypatch):
+    monkeypatch.setenv("FASTPROBE_PROCESSOR", family)
+    monkeypatch.setattr(cpu, "instruction_sets", lambda: ["avx512", "avx2", "portable"])
 
-    monkeypatch.setattr(_linear_layers, "_libraries_are_faster", lambda: True)
-    assert not _linear_layers.are_faster(100_000)
+    assert cpu.products_are_faster(cpu.ENOUGH_ROWS) == faster
+    assert not cpu.products_are_faster(cpu.ENOUGH_ROWS - 1)
+
+
+def test_a_build_without_avx512_leaves_products_to_a_library(monkeypatch):
+    monkeypatch.setenv("FASTPROBE_PROCESSOR", "zen4")
+    monkeypatch.setattr(cpu, "instruction_sets", lambda: ["avx2", "portable"])
+
+    assert not cpu.products_are_faster(100_000)

@@ -1,16 +1,15 @@
-"""``varlen_attention``: every backend against float64, sequence by sequence, then the promises of its contract."""
+"""``varlen_attention``: every backend against float64, then its contract."""
 
 import inspect
-import sys
 
 import pytest
 import torch
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
+from fastprobe.ops.encoder import cuda
 from fastprobe.ops.encoder.varlen_attention import varlen_attention
 
-MODULE = sys.modules["fastprobe.ops.encoder.varlen_attention"]
 RUNS = ["torch", "jagged", *(f"cpu {isa}" for isa in instruction_sets())]
 LENGTHS = {
     "nothing": [],
@@ -27,10 +26,10 @@ def run(request):
     backend, _, isa = request.param.partition(" ")
 
     def call(*args):
-        if backend == "jagged":  # what a GPU runs in float32, and only in that; torch has it for a CPU, too
+        if backend == "jagged":  # a GPU runs it for float32 only; torch has it for CPUs, too
             if args[0].dtype != torch.float32:
                 pytest.skip("jagged: for float32")
-            return MODULE._by_offsets(*args)
+            return cuda.launch_varlen_attention(*args)
         if reason := varlen_attention.refusals(*args)[backend]:
             pytest.skip(f"{backend}: {reason}")
         if not isa:
@@ -58,7 +57,7 @@ def test_agrees_with_float64(run, lengths, heads, width, dtype, randn):
 
     out = run(q * 3, k, v, [(1, length) for length in lengths], heads)
 
-    # Scores go to 20, so a rounding of them is some 1e-6 of a weight.
+    # Scores reach 20, so their rounding is about 1e-6 of a weight.
     unit = {torch.float64: 1e-14, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
     torch.testing.assert_close(out.double(), exact(q * 3, k, v, lengths, heads), rtol=0, atol=unit)
 
@@ -69,7 +68,7 @@ def test_a_run_is_that_many_sequences(run, randn):
     torch.testing.assert_close(run(q, k, v, [(4, 5)], 2), run(q, k, v, [(1, 5)] * 4, 2))
 
 
-def test_parts_of_one_matrix_with_nothing_read_beside_them(run, randn):
+def test_views_of_one_matrix_are_read_and_nothing_beside_them(run, randn):
     wide = torch.full((45, 70), float("nan"))
     wide[2:42, 3:69] = randn(40, 66, dtype=torch.float32)
     q, k, v = wide[2:42, 3:69].split(22, dim=1)
@@ -80,7 +79,7 @@ def test_parts_of_one_matrix_with_nothing_read_beside_them(run, randn):
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=3e-6)
 
 
-def test_scores_that_overflow_an_exponential_do_not(run):
+def test_large_scores_do_not_overflow(run):
     q = torch.tensor([[200.0], [-200.0], [1.0]])
 
     out = run(q, q, q, [(1, 3)], 1)
@@ -99,7 +98,7 @@ def test_a_nan_stays_in_its_sequence(run, randn):
 
 
 def flash(calls):
-    """What ``torch.nn.attention.varlen.varlen_attn`` is said to do."""
+    """A stub of ``torch.nn.attention.varlen.varlen_attn`` as its documentation describes it."""
 
     def attend(q, k, v, starts, other_starts, longest, other_longest):
         calls.append(q.dtype)
@@ -112,19 +111,19 @@ def flash(calls):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_16_bit_numbers_take_flash_attention(dtype, monkeypatch, randn):
+def test_16_bit_numbers_run_in_flash_attention(dtype, monkeypatch, randn):
     calls = []
-    monkeypatch.setattr(MODULE, "_flash", lambda: flash(calls))
+    monkeypatch.setattr(cuda, "_flash", lambda: flash(calls))
     q, k, v = (randn(18, 16, dtype=dtype) for _ in range(3))
 
-    out = MODULE._by_offsets(q, k, v, [(3, 4), (1, 6)], 2)
+    out = cuda.launch_varlen_attention(q, k, v, [(3, 4), (1, 6)], 2)
 
     assert calls == [dtype]
     torch.testing.assert_close(out.double(), exact(q, k, v, [4, 4, 4, 6], 2), rtol=0, atol=3e-2)
 
 
 class OnGpu:
-    """So much of a tensor on a GPU as is asked before one is run there."""
+    """The attributes of a GPU tensor that ``refusals`` reads."""
 
     device = torch.device("cuda:0")
 
@@ -145,9 +144,9 @@ class OnGpu:
         (torch.bfloat16, 16, True, False, "does not run on this GPU"),
     ],
 )
-def test_a_gpu_takes_offsets_where_there_is_a_kernel_for_them(dtype, width, torch_has, gpu_has, reason, monkeypatch):
-    monkeypatch.setattr(MODULE, "_flash", lambda: print if torch_has else None)
-    monkeypatch.setattr(MODULE, "_runs_flash", lambda device: gpu_has)
+def test_a_gpu_refuses_what_torch_has_no_kernel_for(dtype, width, torch_has, gpu_has, reason, monkeypatch):
+    monkeypatch.setattr(cuda, "_flash", lambda: print if torch_has else None)
+    monkeypatch.setattr(cuda, "_runs_flash", lambda device: gpu_has)
     q = OnGpu(dtype, width)
 
     found = varlen_attention.refusals(q, q, q, [(2, 3)], 2)["cuda"]
@@ -161,17 +160,17 @@ def test_a_torch_before_2_10_has_no_flash_attention_of_variable_lengths(monkeypa
 
     monkeypatch.setattr("importlib.import_module", missing)
 
-    assert MODULE._flash.__wrapped__() is None
+    assert cuda._flash.__wrapped__() is None
 
 
-def test_this_torch_has_it_and_takes_it_as_it_is_called():
-    if MODULE._flash() is None:
+def test_this_torch_takes_the_arguments_of_the_call():
+    if cuda._flash() is None:
         pytest.skip("torch before 2.10")
 
-    inspect.signature(MODULE._flash()).bind(*range(7))
+    inspect.signature(cuda._flash()).bind(*range(7))
 
 
-def test_only_a_gpu_takes_offsets_by_itself():
+def test_a_cpu_tensor_is_refused():
     q = torch.ones(6, 4)
 
     assert "is on cpu, not on a GPU" in varlen_attention.refusals(q, q, q, [(2, 3)], 2)["cuda"]
@@ -187,7 +186,7 @@ def test_only_a_gpu_takes_offsets_by_itself():
         ({"runs": [(2, 2)]}, r"runs must make up the 6 rows of q, got \[\(2, 2\)\]"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(change, message):
+def test_an_error_names_the_argument_that_does_not_fit(change, message):
     fine = {"q": torch.ones(6, 4), "k": torch.ones(6, 4), "v": torch.ones(6, 4), "runs": [(2, 3)], "heads": 2}
 
     with pytest.raises(ShapeError, match=message):
