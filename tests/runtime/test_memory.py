@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastprobe.runtime import memory
-from fastprobe.testing.tiny_models import peak_memory
+from fastprobe.testing.peak_memory import peak_memory
 
 PAGES = 12_288
 
