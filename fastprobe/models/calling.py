@@ -44,7 +44,7 @@ def has_language_head(model: nn.Module) -> bool:
 
 
 def without_cache(body: nn.Module) -> dict[str, bool]:
-    """Return the argument that turns the key-value cache of a model off; empty for a model without one."""
+    """Return the argument that turns off the key-value cache of a model, no argument for a model without cache."""
     return {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
 
 

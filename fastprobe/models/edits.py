@@ -1,4 +1,4 @@
-"""Steps of an order that are edited layers: an element replaced by a function, or other weights."""
+"""Edited layers as steps of an order: one element replaced by a function, or other weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Replacement = Callable[[Tensor, LayerStack], Tensor]
 """Function from the x of an element, ``(copies * batch, length, width)``, and the stack of its batch to another y."""
 
 EDITABLE = ("layer", "attention", "ffn", "attn", "attn_heads", "attn_proj", "mlp", "mlp_act")
-"""Elements that can be replaced: those whose y is read at one place and is not a sum."""
+"""Elements that can be replaced: their y is the tensor of one place, not a sum."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Weight matrices of an element: where they are in a layer, and random ones as before training."""
+"""Weight matrices of an element: their modules in a layer, and random values as before training."""
 
 from __future__ import annotations
 

@@ -45,12 +45,12 @@ def replaced_layers(layers: Sequence[nn.Module], run: Run) -> Iterator[None]:
 def intercepted_layers(
     layers: Sequence[nn.Module], run: Run, as_is: Callable[[int], AbstractContextManager[bool]]
 ) -> Iterator[None]:
-    """Call ``run`` instead of each layer, as :func:`replaced_layers` does, except where a layer is to run as it is.
+    """Call ``run`` instead of each layer inside the block, except for calls that are to run the layer itself.
 
     Args:
         layers: the layers of a model.
         run: the replacement.
-        as_is: context manager around each call of a layer. Where its value is true, the layer itself runs.
+        as_is: context manager around each call of a layer; the layer itself runs if its value is true.
     """
 
     def forward_of(index: int, layer: nn.Module) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ _RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
 
 
 def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Run a layer once without its cache, which therefore stays as it is, and return whether it returns a tuple."""
+    """Run a layer once, without its cache so that the cache does not change, and return whether it returns a tuple."""
 
     def without_cache(value: Any) -> Any:
         return None if hasattr(value, "get_seq_length") else value

@@ -1,4 +1,4 @@
-"""Check on one batch that the points of a model were found in the right places."""
+"""Check the resolved points of a model on one batch, by equations between their tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Identity:
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within the tolerance."""
+        """True if the error is within the tolerance."""
         return self.error <= self.tolerance
 
 
@@ -105,7 +105,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
 
 
 def why_not_finite(model: nn.Module) -> str:
-    """Return why states of a model are NaN or infinite: its first weight that is, else its dtype."""
+    """Return the reason for NaN or infinite states: the first weight that is not finite, else the model's dtype."""
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             return f"its weight {name} has numbers that are NaN or infinite; name a model whose weights are finite"
@@ -114,7 +114,7 @@ def why_not_finite(model: nn.Module) -> str:
 
 
 class _LayerInputs:
-    """Pairs of each layer's input and the output of the layer before it, read by hooks inside a ``with`` block."""
+    """Hooks that read the input of each layer together with the output of the layer before it."""
 
     def __init__(self, points: ModelPoints):
         self.points = points

@@ -36,7 +36,7 @@ class LayerOrder:
     @classmethod
     @contextmanager
     def installed(cls, model: nn.Module) -> Iterator[LayerOrder]:
-        """Let an order run the layers of a model inside the block. Inside another such block it is the outer one's."""
+        """Yield the order of a model, which runs its layers inside the block. Nested blocks share one order."""
         if outer := _INSTALLED.get(model):
             yield outer
             return
@@ -49,7 +49,7 @@ class LayerOrder:
             del _INSTALLED[model]
 
     def _receive(self, layer: int, state: Tensor, call: Call) -> Tensor:
-        """Note the arguments of a layer and return its input; at the last layer, return the output of the order."""
+        """Store the arguments of a layer and return its input. At the last layer, return the output of the order."""
         if layer == 0:
             self._calls, self._stem = {}, state
         self._calls[layer] = call
@@ -85,7 +85,7 @@ class LayerOrder:
 
     @contextmanager
     def _runs_now(self, layer: int) -> Iterator[bool]:
-        """Give whether a call of a layer is part of the run, and if so the layer the cache slot of its place."""
+        """Yield whether a call of a layer belongs to the run. If so, the layer uses the cache slot of its place."""
         if self._ran is None:
             yield False
             return
@@ -106,6 +106,6 @@ _INSTALLED: weakref.WeakKeyDictionary[nn.Module, LayerOrder] = weakref.WeakKeyDi
 
 
 def places_of(model: nn.Module) -> int:
-    """Return the number of places in the current order of a model, its number of layers outside of any block."""
+    """Return the number of places in the current order of a model; without an order, its number of layers."""
     installed = _INSTALLED.get(model)
     return len(installed.steps) if installed else len(resolve(model).layers)

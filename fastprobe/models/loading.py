@@ -76,7 +76,7 @@ def _register_variants(path: str) -> None:
 
 
 def _class_with_head(path: str) -> Any:
-    """Return the Transformers class that loads a model with its head, from the class name in its configuration."""
+    """Return the Transformers class that loads a model with its head, by the class named in its configuration."""
     saved = (transformers.AutoConfig.from_pretrained(path).architectures or [""])[0]
     if re.search("CausalLM|LMHead", saved):
         return transformers.AutoModelForCausalLM

@@ -58,7 +58,7 @@ class Element:
 
     @property
     def is_span(self) -> bool:
-        """Whether the element is a span of layers."""
+        """True if the element is a span of layers."""
         return self.name == "span"
 
     @property

@@ -1,11 +1,11 @@
-"""Two contracts that a runner of models fulfils: ``Recorder`` reads its points, ``Stack`` runs its layers in any order.
+"""Two contracts for runners of models: ``Recorder`` reads points, ``Stack`` runs layers in any order.
 
 Two runners exist. ``ModuleRecorder`` and ``LayerStack`` run the modules of any supported model on padded batches.
 ``UnpaddedRecorder`` and ``UnpaddedStack`` run encoders of the BERT family on tokens without padding.
-``models/runner.py`` selects between them. Everything above this room knows these contracts only.
+``models/runner.py`` selects one of them. Other packages use these contracts only.
 
-The shape of a state belongs to the runner: ``(batch, length, width)`` or ``(N, width)`` for N tokens without padding.
-In both, ``state.flatten(0, -2)`` is a matrix of ``(rows, width)``, and the methods below say which row is which token.
+A runner chooses the shape of its states: ``(batch, length, width)``, or ``(N, width)`` for N tokens without padding. In
+both cases ``state.flatten(0, -2)`` is ``(rows, width)``, and methods of the contract map rows to tokens.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Recorder(Protocol):
         """Put the model in evaluation mode."""
 
     def __exit__(self, *exc: object) -> None:
-        """Put the model back as it was."""
+        """Restore the mode of the model and remove all hooks."""
 
     def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
-        """Return one value a row of the points from one value a sequence.
+        """Return, for each row of the points, the value of its sequence.
 
         Args:
             mask: ``(batch, length)`` bool, true for tokens, false for padding.
-            values: ``(batch,)``.
+            values: ``(batch,)``, one for each sequence.
 
         Returns:
-            ``(rows,)``: the value of each row's sequence; -1 where the row is padding.
+            ``(rows,)``, -1 where the row is padding.
         """
 
     def run(self, batch: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Recorder(Protocol):
 
 
 class Stack(Protocol):
-    """Layers of a model on one batch, as functions from state to state that run in any order."""
+    """Layers of a model on one batch, as functions from state to state. They run in any order."""
 
     model: nn.Module
     points: ModelPoints
@@ -76,8 +76,10 @@ class Stack(Protocol):
     """State that the first layer receives."""
 
     masked_head: MaskedHead | None
-    """The language-model head as features and one product with the vocabulary matrix. ``None`` where the runner does
-    not know it; then :meth:`head` gives the logits."""
+    """Language-model head, split into features and one product with the vocabulary matrix.
+
+    ``None`` if the runner cannot split it; then :meth:`head` gives the logits.
+    """
 
     def __len__(self) -> int:
         """Return the number of layers."""
@@ -86,7 +88,7 @@ class Stack(Protocol):
         """Run one step of an order.
 
         Args:
-            step: a layer, the attention or the FFN of one, layers in parallel, or an edited layer.
+            step: a layer, its attention or its FFN, layers in parallel, or an edited layer (``LayerStack`` only).
             state: ``copies`` states of the whole batch, concatenated in the first dimension.
             copies: number of states in ``state``.
 
@@ -106,10 +108,10 @@ class Stack(Protocol):
         """
 
     def by_row(self, values: Tensor) -> Tensor:
-        """Return one value a row of a state, ``(rows,)``, from one value a token, ``(batch, length)``."""
+        """Return, for each row of a state, the value of its token: ``(rows,)`` from ``(batch, length)``."""
 
     def padded(self, state: Tensor) -> Tensor:
-        """Return a state as ``(batch, length, width)``. What it holds at padding has no meaning."""
+        """Return a state as ``(batch, length, width)``. Values at padding are undefined."""
 
 
 MakeStack = Callable[..., Stack]

@@ -40,19 +40,19 @@ class ModuleRecorder:
         self._fast = FastLinear()
 
     def __enter__(self) -> ModuleRecorder:
-        self._stack = ExitStack()
-        self._stack.enter_context(evaluating(self.model))
+        self._on_exit = ExitStack()
+        self._on_exit.enter_context(evaluating(self.model))
         for index, layer in enumerate(self.points.layers[: self.last_layer + 1]):
             for name, place in self.points.places.items():
                 point = self.points.canonical(Point(name, index))
                 if point in self.wanted and point.layer == index:
-                    self._stack.enter_context(place.read(layer, partial(self.held.__setitem__, point)))
-            self._stack.enter_context(layer.register_forward_hook(self._end_of(index)))
+                    self._on_exit.enter_context(place.read(layer, partial(self.held.__setitem__, point)))
+            self._on_exit.enter_context(layer.register_forward_hook(self._end_of(index)))
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.held.clear()
-        self._stack.close()
+        self._on_exit.close()
 
     def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
         """Return the value of each row's sequence, -1 for padding; see ``Recorder.rows_of``."""

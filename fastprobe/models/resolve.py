@@ -29,7 +29,7 @@ class ModelPoints:
 
     @property
     def has_ffn(self) -> bool:
-        """Whether the layers have an FFN; a layer without one ends with its attention."""
+        """True if the layers have an FFN; a layer without one ends with its attention."""
         return bool(self.layout.mlp_proj)
 
     @property
@@ -40,7 +40,10 @@ class ModelPoints:
         return [name for name, pair in pairs.items() if len({self.canonical(Point(point, 0)) for point in pair}) == 2]
 
     def canonical(self, point: Point) -> Point:
-        """Return the canonical name of a point's tensor. The input of a layer is the output of the layer before it."""
+        """Return the canonical point of a tensor that has several names.
+
+        The input of a layer, for example, is the output of the layer before it.
+        """
         name = self.aliases.get(point.name, point.name)
         if name == "resid_pre" and point.layer > 0:
             return Point("resid_post", point.layer - 1)
@@ -54,10 +57,10 @@ class ModelPoints:
         return self.canonical(Point(first, point.layer)), self.canonical(Point(second, point.layer))
 
     def needed_until(self, uses: Iterable[tuple[Point, int]]) -> dict[Point, int]:
-        """Return the points to read for some uses, each with the last layer at whose end it is needed.
+        """Return the points that a recorder must read for some uses, each with the last layer that needs it.
 
         Args:
-            uses: pairs of a canonical point and the layer at whose end it is used. A sum is read as its two parts.
+            uses: pairs of a canonical point and the layer at whose end it is used. The two parts of a sum are read.
         """
         until: dict[Point, int] = {}
         for point, layer in uses:

@@ -1,4 +1,4 @@
-"""Select the runner of a model: the unpadded encoder where it gives what the model gives, else the model's modules."""
+"""Select the runner of a model: the unpadded encoder if it reproduces the model, else the model's own modules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAD_TOLERANCE = 1e-4
 
 
 def recorder_for(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> tuple[type[Recorder], str]:
-    """Return the class that reads the points of a model, and why it is not the unpadded one; ``""`` if it is.
+    """Return the recorder class for a model and the reason why it is not the unpadded one, ``""`` if it is.
 
     The unpadded encoder is used only if it knows every module of the model and all points agree on this batch.
 
@@ -67,7 +67,7 @@ def _read(
 
 @torch.no_grad()
 def stack_for(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> tuple[MakeStack, str]:
-    """Return the constructor of a model's stacks, and why they are not unpadded; ``""`` if they are.
+    """Return the constructor of a model's stacks and the reason why they are not unpadded, ``""`` if they are.
 
     Args:
         model: the Hugging Face model, in evaluation mode.
@@ -87,7 +87,7 @@ def stack_for(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -
 
 
 def _head_refusal(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], head: MaskedHead) -> str:
-    """Return why a head cannot replace the model's: its logits for the model's final states differ; else ``""``."""
+    """Return the reason for a refusal if logits of a head differ from the model's, else ``""``."""
     states: list[Tensor] = []
     with points.layers[-1].register_forward_hook(lambda *args: states.append(first_tensor(args[2]))):
         logits = model(**batch).logits

@@ -1,8 +1,8 @@
 """A transformer on one batch as stem, layers and head, by its own modules.
 
-No model family is known here. The model's own forward pass runs once with layers that return their input and note
-their other arguments (mask, rotary embeddings, ...). These arguments belong to the layer and not to its place, so a
-layer keeps them wherever it runs. The head is the same pass with a given state as the output of the last layer.
+Nothing here depends on the model family. The model's own forward pass runs once with layers that return their input
+and store their other arguments (mask, rotary embeddings, ...). These arguments belong to the layer and not to its
+place, so a layer keeps them wherever it runs. The head is the same pass with a given output of the last layer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LayerStack:
 
     @classmethod
     def record(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], first: int = 0) -> LayerStack:
-        """Return the stack of a model on a batch, from one forward pass in which no layer runs.
+        """Return the stack of a model on a batch, from one forward pass in which each layer returns its input.
 
         Raises:
             UnsupportedModelError: a forward pass does not run every layer once.
@@ -62,12 +62,12 @@ class LayerStack:
         calls: list[Call] = []
         states: list[Tensor] = []
 
-        def note(layer: int, state: Tensor, call: Call) -> Tensor:
+        def store(layer: int, state: Tensor, call: Call) -> Tensor:
             states.append(state)
             calls.append(call)
             return state
 
-        with replaced_layers(points.layers, note):
+        with replaced_layers(points.layers, store):
             body(**batch)
         if len(states) != len(points.layers):
             raise UnsupportedModelError(
@@ -99,7 +99,7 @@ class LayerStack:
         return state[at]
 
     def by_row(self, values: Tensor) -> Tensor:
-        """Return one value a row, padding included; see ``Stack.by_row``."""
+        """Return the value of each row, padding included; see ``Stack.by_row``."""
         return values.flatten()
 
     def padded(self, state: Tensor) -> Tensor:

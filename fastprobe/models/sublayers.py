@@ -1,7 +1,7 @@
 """Run the attention or the FFN of a layer alone, each with its skip connection and norm.
 
-The layer's own ``forward`` runs in both cases. For the attention it is stopped where the FFN would begin; for the FFN
-its attention is replaced by one that adds nothing.
+Both run the layer's own ``forward``. The attention is a run that stops before the FFN. The FFN is a run in which the
+attention adds nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastprobe.models.resolve import ModelPoints
 from fastprobe.orders import Sublayer
 
 RunLayer = Callable[[], Tensor]
-"""Run of the whole layer on a state, with the arguments that it takes besides."""
+"""Run of the whole layer on a given state with its other arguments."""
 
 
 def run_sublayer(points: ModelPoints, step: Sublayer, state: Tensor, run_layer: RunLayer) -> Tensor:
@@ -48,7 +48,7 @@ def run_sublayer(points: ModelPoints, step: Sublayer, state: Tensor, run_layer: 
 
 
 def _attention(points: ModelPoints, layer: nn.Module, run_layer: RunLayer) -> Tensor:
-    """Run a layer up to the state between its attention and its FFN, and return that state."""
+    """Run a layer up to ``resid_mid``, the state between attention and FFN, and return that state."""
     found: list[Tensor] = []
 
     def stop(state: Tensor) -> None:

@@ -34,13 +34,13 @@ class UnpaddedRecorder:
         self.last_layer = max(wanted.values())
 
     def __enter__(self) -> UnpaddedRecorder:
-        self._stack = ExitStack()
-        self._stack.enter_context(evaluating(self.model))
+        self._on_exit = ExitStack()
+        self._on_exit.enter_context(evaluating(self.model))
         self._encoder = Encoder(self.model, self.points)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        self._on_exit.close()
         del self._encoder
 
     def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:

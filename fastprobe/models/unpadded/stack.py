@@ -60,7 +60,7 @@ class UnpaddedStack:
         return state.index_select(0, self._row[at.flatten()])
 
     def by_row(self, values: Tensor) -> Tensor:
-        """Return one value a token; see ``Stack.by_row``."""
+        """Return the value of each token; see ``Stack.by_row``."""
         return self._tokens.unpad(values)
 
     def padded(self, state: Tensor) -> Tensor:
