@@ -15,7 +15,7 @@ from fastprobe.data.batches import batch_tokens, grouped, merged
 from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.unpadded.encoder import Encoder
-from fastprobe.models.unpadded.tokens import FlatTokens
+from fastprobe.models.unpadded.tokens import UnpaddedTokens
 
 
 @pytest.mark.parametrize("text", ["natural", "full"])
@@ -76,11 +76,11 @@ def _ours(model: nn.Module, batches: list[Batch]) -> list[Tensor]:
     final = []
     for together in grouped(batches, batch_tokens(DEVICE.type)):
         batch = merged(together)
-        flat = FlatTokens.of(batch["attention_mask"].bool())
-        state = encoder.stem(batch, flat)
+        unpadded = UnpaddedTokens.of(batch["attention_mask"].bool())
+        state = encoder.stem(batch, unpadded)
         for layer in encoder.layers:
-            state = layer(state, flat)
-        final.append(state[flat.index.argsort()])
+            state = layer(state, unpadded)
+        final.append(state[unpadded.index.argsort()])
     return final
 
 

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from benchmarks.models import DEVICE, generator
 from fastprobe.models.resolve import resolve
 from fastprobe.models.unpadded.encoder import Encoder
-from fastprobe.models.unpadded.tokens import FlatTokens
+from fastprobe.models.unpadded.tokens import UnpaddedTokens
 from fastprobe.ops.encoder.add_norm import add_norm
 from fastprobe.ops.encoder.bias_gelu import bias_gelu_
 from fastprobe.ops.encoder.varlen_attention import varlen_attention
@@ -152,11 +152,11 @@ def bench_forward_gpu(duel: Callable[..., None], lengths: str) -> None:
 
     @torch.no_grad()
     def ours() -> Tensor:
-        flat = FlatTokens.of(mask.bool())
-        state = encoder.stem(batch, flat)
+        unpadded = UnpaddedTokens.of(mask.bool())
+        state = encoder.stem(batch, unpadded)
         for layer in encoder.layers:
-            state = layer(state, flat)
-        return flat.restore(state)[mask.bool()]
+            state = layer(state, unpadded)
+        return unpadded.pad(state)[mask.bool()]
 
     @torch.no_grad()
     def theirs(model: Callable[..., Any] = model) -> Tensor:

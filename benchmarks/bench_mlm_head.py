@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM
 from benchmarks.models import DEVICE
 from fastprobe.models.unpadded.head import MaskedHead
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
-from fastprobe.testing.tiny_models import peak_memory
+from fastprobe.testing.peak_memory import peak_memory
 
 VOCABULARY, WIDTH = 30_522, 384
 SEQUENCES, LENGTH = (16, 128) if DEVICE.type == "cpu" else (256, 128)

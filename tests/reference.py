@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from fastprobe.models.calling import first_tensor
 from fastprobe.models.points import Point
-from fastprobe.models.record import first_tensor
 from fastprobe.models.resolve import resolve
-from fastprobe.models.unpadded.recorder import FlatRecorder
-from fastprobe.models.unpadded.tokens import FlatTokens
+from fastprobe.models.unpadded.recorder import UnpaddedRecorder
+from fastprobe.models.unpadded.tokens import UnpaddedTokens
 
 
 def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
@@ -39,8 +39,8 @@ def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
     return {name: torch.cat(parts).numpy() for name, parts in stored.items()}
 
 
-def read_flat_points(model, batches) -> dict[str, np.ndarray]:
-    """The same from fastprobe's own runner, whose rounding is not that of the modules."""
+def read_unpadded_points(model, batches) -> dict[str, np.ndarray]:
+    """Return the same from the unpadded encoder, which rounds differently from the modules."""
     points, stored = resolve(model), {}
     layers = range(len(points.layers))
     named = {Point(name, layer): points.canonical(Point(name, layer)) for name in points.places for layer in layers}
@@ -51,9 +51,9 @@ def read_flat_points(model, batches) -> dict[str, np.ndarray]:
                 stored.setdefault(str(point), []).append(held[canonical][order].double())
 
     wanted = dict.fromkeys(named.values(), len(points.layers) - 1)
-    with FlatRecorder(model, points, wanted, keep) as recorder:
+    with UnpaddedRecorder(model, points, wanted, keep) as recorder:
         for batch in batches:
-            order = FlatTokens.of(batch["attention_mask"].bool()).index.argsort()
+            order = UnpaddedTokens.of(batch["attention_mask"].bool()).index.argsort()
             recorder.run(batch)
     return {name: torch.cat(parts).numpy() for name, parts in stored.items()}
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from fastprobe.ablations.element_outputs import mean_outputs, sampled_outputs
 from fastprobe.ablations.replacements import AffineMaps, Constant, Resampled, same
 from fastprobe.errors import InputError
-from fastprobe.models.edits import EDITABLE, Replaced, Reweighted, initial_weights
+from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.edits import EDITABLE, Replaced, Reweighted
+from fastprobe.models.element_weights import initial_weights
 from fastprobe.models.identities import check_points
 from fastprobe.models.points import ELEMENTS, Element, Point, range_text, select_elements, select_layers
-from fastprobe.models.record import device_of, to_device
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
 from fastprobe.regression.least_squares import LeastSquares, Solution

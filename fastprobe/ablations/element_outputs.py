@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
+from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Element, Point
-from fastprobe.models.record import Recorder, device_of, needed_until, to_device
+from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
 
 SEQUENCES = 32
@@ -86,7 +87,7 @@ def _outputs(
     def on_layer(layer: int, held: Mapping[Point, Tensor]) -> None:
         found.update({point: held[point][mask] for point, at in wanted.items() if at == layer})
 
-    with Recorder(model, points, needed_until(points, wanted.items()), on_layer) as recorder:
+    with ModuleRecorder(model, points, points.needed_until(wanted.items()), on_layer) as recorder:
         for batch in batches:
             batch = to_device(batch, device_of(model))
             mask = batch["attention_mask"].bool()

@@ -34,8 +34,9 @@ from fastprobe.cli.options import (
     named_batches,
     trainer_fields,
 )
+from fastprobe.data.sources import load_text
 from fastprobe.errors import InputError, NumericalError
-from fastprobe.models.loading import load_model, load_text
+from fastprobe.models.loading import load_model
 from fastprobe.pretraining import Trained
 from fastprobe.pretraining.family import HELD_OUT, SMALL_SET
 from fastprobe.results.tables import claims_table

@@ -13,9 +13,9 @@ from torch import nn
 
 import fastprobe as fp
 from fastprobe.data.labelled_text import ROWS, WORDS
+from fastprobe.data.sources import load_text, parse_count
 from fastprobe.data.text import DEMO, TokenBatches, default_batch_size
 from fastprobe.errors import InputError
-from fastprobe.models.loading import load_text, parse_count
 
 Model = Annotated[str | None, typer.Argument(help="Hub name or local folder; the demo encoder if none is given.")]
 Text = Annotated[list[Path] | None, typer.Option(help="A .txt or .jsonl file; may be given several times.")]

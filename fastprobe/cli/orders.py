@@ -32,10 +32,10 @@ from fastprobe.cli.options import (
     scaled_skips,
 )
 from fastprobe.cli.showing import drawn_column, show
+from fastprobe.models.calling import has_language_head
 from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.skip_scale import PARTS
-from fastprobe.models.stack import has_language_head
 from fastprobe.reordering.effects import predicted_batches
 from fastprobe.results.tables import depths_table, orders_table, pairs_table
 from fastprobe.runtime.files import make_folder

@@ -31,10 +31,10 @@ from fastprobe.cli.options import (
 from fastprobe.cli.showing import drawn_column, remark_on_few, show
 from fastprobe.data.labelled_text import WORDS, LabelledBatches
 from fastprobe.errors import InputError
+from fastprobe.models.calling import has_language_head
 from fastprobe.models.loading import load_model
 from fastprobe.models.points import parse_range
 from fastprobe.models.resolve import resolve
-from fastprobe.models.stack import has_language_head
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT
 from fastprobe.reordering.effects import predicted_batches
 from fastprobe.results.tables import ablations_table, probes_table

@@ -28,7 +28,8 @@ from fastprobe.cli.options import (
     VocabSize,
     trainer_fields,
 )
-from fastprobe.models.loading import load_text, load_tokenizer, parse_count
+from fastprobe.data.sources import load_text, parse_count
+from fastprobe.models.loading import load_tokenizer
 from fastprobe.pretraining.run import CHECKPOINTS
 from fastprobe.results.tables import costs_table, losses_table
 

@@ -1,1 +1,1 @@
-"""The only rooms that know the modules of Hugging Face models."""
+"""Hugging Face models: their points, and their layers in any order. No other package knows their modules."""

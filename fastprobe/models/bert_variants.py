@@ -1,7 +1,7 @@
-"""BERT with parts changed, as Zhao et al. (2021) trained it: no FFN, linear parts, cut, weighted or shared layers.
+"""BERT with parts changed, after Zhao et al. (2021): no FFN, linear parts, cut or weighted skips, or shared layers.
 
-Depends on torch and transformers alone, because ``save_pretrained`` puts a copy of this file beside the weights: there
-``AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)`` needs no fastprobe.
+This file imports torch and transformers only, because ``save_pretrained`` writes a copy of it beside the weights. There
+``AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)`` works without fastprobe.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from transformers.models.bert.modeling_bert import (
 
 
 class BertVariantConfig(BertConfig):
-    """What BERT's configuration says, and which parts are changed.
+    """Configuration of BERT with the parts that are changed.
 
     Args:
         ffn: ``"gelu"`` as in BERT; ``"linear"``, without the activation; ``"none"``, without the FFN and its LayerNorm.
         attention: ``"softmax"`` as in BERT; ``"linear"``, without the softmax.
-        attention_gelu: a GeLU on the output of the attention, after W_O.
-        no_skip_layers: layers without skip connections, neither around the attention nor around the FFN.
-        weighted_skip: each skip connection has a learned weight, 1 at first.
-        shared_layers: all layers have one set of weights.
+        attention_gelu: apply a GELU to the output of the attention, after W_O.
+        no_skip_layers: layers without skip connections around attention and FFN.
+        weighted_skip: give each skip connection a learned weight, initially 1.
+        shared_layers: use one set of weights for all layers.
+        kwargs: other options of ``BertConfig``.
     """
 
     model_type = "bert-variant"
@@ -58,7 +59,7 @@ class BertVariantConfig(BertConfig):
 
 
 class WeightedSkip(nn.Module):
-    """``f(x) + weight * x``; the weight is a parameter, or a number that stays."""
+    """Skip connection ``f(x) + weight * x``, where the weight is a parameter or a constant."""
 
     def __init__(self, weight: float, learned: bool):
         super().__init__()
@@ -71,7 +72,7 @@ class WeightedSkip(nn.Module):
 class LinearSelfAttention(BertSelfAttention):
     """Attention without softmax, ``sum_j (q_i k_j / sqrt(d)) v_j``, computed as ``q_i (sum_j k_j v_j)``.
 
-    A sum, as in the code of Zhao et al., but only over tokens that are no padding: there padding has weight -10000.
+    The sum leaves padding out. In the code of Zhao et al. padding takes part with weight -10000.
     """
 
     def forward(
@@ -81,15 +82,15 @@ class LinearSelfAttention(BertSelfAttention):
         query, key, value = (
             project(hidden_states).view(heads).transpose(1, 2) for project in (self.query, self.key, self.value)
         )
-        if attention_mask is not None:  # (batch, 1, query, key): False, or a large negative number, hides a key
-            seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-            key = key * seen[:, :, 0, :, None]
+        if attention_mask is not None:  # (batch, 1, query, key); False or a large negative number masks a key
+            visible = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            key = key * visible[:, :, 0, :, None]
         out = query @ (key.mT @ value * self.scaling)
         return out.transpose(1, 2).flatten(2), None
 
 
 class _SkipsByWeight:
-    """``LayerNorm(dropout(dense(x)) + weight * input)``, mixed into BERT's two blocks of that form."""
+    """Mixin that computes ``LayerNorm(dropout(dense(x)) + weight * input)`` in BERT's two blocks of that form."""
 
     dense: Any
     dropout: Any
@@ -102,15 +103,15 @@ class _SkipsByWeight:
 
 
 class BertVariantSelfOutput(_SkipsByWeight, BertSelfOutput):
-    """The end of an attention: W_O, then the skip connection, then the LayerNorm."""
+    """End of the attention sub-layer: W_O, skip connection and LayerNorm."""
 
 
 class BertVariantOutput(_SkipsByWeight, BertOutput):
-    """The end of an FFN."""
+    """End of the FFN sub-layer: second matrix, skip connection and LayerNorm."""
 
 
 class BertVariantLayer(BertLayer):
-    """BERT's layer with the changes that a configuration names."""
+    """Layer of BERT with the changes of a configuration."""
 
     def __init__(self, config: BertVariantConfig, layer_idx: int):
         super().__init__(config, layer_idx)
@@ -140,10 +141,10 @@ class BertVariantLayer(BertLayer):
 
 
 class BertVariantModel(BertModel):
-    """The encoder."""
+    """Encoder of a BERT variant."""
 
     config_class = BertVariantConfig
-    _supports_flash_attn = False  # its mask is none that a linear attention could read
+    _supports_flash_attn = False  # its mask has another form than linear attention reads
     _supports_flex_attn = False
 
     def __init__(self, config: BertVariantConfig, add_pooling_layer: bool = False):
@@ -151,7 +152,7 @@ class BertVariantModel(BertModel):
         layers = range(config.num_hidden_layers)
         self.encoder.layer = nn.ModuleList(BertVariantLayer(config, layer) for layer in layers)
         if config.shared_layers:
-            # Modules of their own with weights in common: a layer can still be hooked, moved or left out by itself.
+            # Separate modules with tied weights, so that a single layer can be hooked, moved or left out.
             names = [name for name, _ in self.encoder.layer[0].named_parameters()]
             first = "encoder.layer.0."
             self._tied_weights_keys = {
@@ -161,7 +162,7 @@ class BertVariantModel(BertModel):
 
 
 class BertVariantForMaskedLM(BertForMaskedLM):
-    """The encoder with BERT's masked language-model head."""
+    """Encoder of a BERT variant with BERT's masked language-model head."""
 
     config_class = BertVariantConfig
     _supports_flash_attn = False
@@ -173,20 +174,20 @@ class BertVariantForMaskedLM(BertForMaskedLM):
         self.post_init()
 
     def predict(self, labels: Tensor, **inputs: Any) -> Tensor:
-        """Logits, ``(tokens to predict, vocabulary)``, of the tokens whose label is not -100; others cost nothing."""
+        """Return the logits of the tokens whose label is not -100, ``(tokens, vocabulary)``, and compute no others."""
         states = self.bert(**inputs, return_dict=True).last_hidden_state
         return self.cls(states[labels != -100])
 
     def forward(
         self, *args: Any, labels: Tensor | None = None, num_items_in_batch: Tensor | None = None, **inputs: Any
     ) -> MaskedLMOutput:
-        """As BERT's; in training the logits are those of :meth:`predict`.
+        """Run the model as ``BertForMaskedLM`` does. In training the logits are those of :meth:`predict`.
 
         Args:
-            args: as for BERT.
-            labels: ``(batch, length)`` int64, -100 where nothing is to be predicted.
-            num_items_in_batch: what the sum of the losses is divided by; by default the number of labels.
-            inputs: as for BERT.
+            args: positional arguments of ``BertForMaskedLM``.
+            labels: ``(batch, length)`` int64, -100 where nothing is predicted.
+            num_items_in_batch: divisor of the sum of the losses; by default the number of labels.
+            inputs: other arguments of ``BertForMaskedLM``.
         """
         if labels is None or not self.training or args:
             return super().forward(*args, labels=labels, **inputs)

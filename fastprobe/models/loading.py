@@ -1,33 +1,33 @@
-"""Models, tokenizers and texts by the names a user types."""
+"""Load models and tokenizers by the names that users type."""
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from fastprobe.data.text import demo_model_path, demo_text
+from fastprobe.data.text import demo_model_path
 from fastprobe.errors import BackendError, InputError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, head: bool = False) -> tuple[Any, Any]:
-    """A model in evaluation mode, and its tokenizer.
+    """Return a model in evaluation mode and its tokenizer.
 
     Args:
         name: a hub name or a folder; ``None`` for the demo encoder.
-        dtype: ``"auto"`` for the one the weights are stored in.
-        device: ``"auto"`` for a GPU where there is one.
-        head: with the language-model head that its weights have, if they have one.
+        dtype: one of ``DTYPES``; ``"auto"`` is the dtype of the stored weights.
+        device: a device of torch; ``"auto"`` is a GPU if there is one, else the CPU.
+        head: load the language-model head, too, if the weights have one.
 
     Raises:
-        InputError: there is no such model, dtype or device.
+        InputError: the model cannot be loaded, or the dtype or device is unknown.
+        BackendError: torch cannot use the device.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -43,15 +43,18 @@ def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, h
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a hub name or a folder.
+    """Return the tokenizer of a model.
+
+    Args:
+        name: a hub name or a folder.
 
     Raises:
-        InputError: there is none.
+        InputError: the tokenizer cannot be loaded.
     """
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise InputError(f"model: {name!r} has no config.json in it, so it is not the folder of a model")
+        raise InputError(f"model: {name!r} is a folder without config.json, so it holds no model")
     try:
-        _know_variants(name)  # Transformers reads the model's configuration for the tokenizer too
+        _register_variants(name)  # Transformers reads the model's configuration for the tokenizer, too
         return transformers.AutoTokenizer.from_pretrained(name)
     except _LOADING_ERRORS as error:
         raise InputError(f"model: {name!r} could not be loaded: {_first_line(error)}") from None
@@ -61,19 +64,19 @@ _LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
 
 
 def _first_line(error: Exception) -> str:
-    """What Transformers says, in one line."""
+    """Return the first sentence of an error message of Transformers, in one line."""
     said = " ".join(str(error).split())
     return said.partition(". ")[0] if said else type(error).__name__
 
 
-def _know_variants(path: str) -> None:
-    """Register the models that ``fastprobe pretrain`` writes, if this is one: that takes a second or two."""
+def _register_variants(path: str) -> None:
+    """Register the model classes of ``fastprobe pretrain`` if this is one of them. The import takes a second or two."""
     if transformers.PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "bert-variant":
         importlib.import_module("fastprobe.models.bert_variants")
 
 
 def _class_with_head(path: str) -> Any:
-    """The class that loads a model with its language-model head, by what its configuration says was saved."""
+    """Return the Transformers class that loads a model with its head, by the class named in its configuration."""
     saved = (transformers.AutoConfig.from_pretrained(path).architectures or [""])[0]
     if re.search("CausalLM|LMHead", saved):
         return transformers.AutoModelForCausalLM
@@ -81,11 +84,11 @@ def _class_with_head(path: str) -> Any:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; for ``"auto"`` a GPU where there is one.
+    """Return the device of a name; for ``"auto"`` a GPU if there is one, else the CPU.
 
     Raises:
-        InputError: torch knows no such device.
-        BackendError: torch has it not.
+        InputError: the name is not a device of torch.
+        BackendError: torch cannot use the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -100,43 +103,3 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError):
         raise BackendError(f"device: this torch cannot compute on {name!r}; use auto, cpu or cuda") from None
     return device
-
-
-def load_text(files: Sequence[Path], dataset: str | None, split: str) -> tuple[Any, dict[str, Any]]:
-    """Text for :func:`fastprobe.token_batches` and what to call it in a configuration.
-
-    Raises:
-        InputError: a file or dataset is not there, or both kinds are named.
-    """
-    if files and dataset:
-        raise InputError("--text and --dataset: name one of them, not both")
-    if files:
-        for path in files:
-            if not path.is_file():
-                raise InputError(f"--text: {path} is not a file")
-        return list(files), {"text": [f"{path} ({path.stat().st_size} bytes)" for path in files]}
-    if dataset:
-        try:
-            from datasets import load_dataset
-        except ImportError:
-            raise InputError("--dataset needs the package datasets: pip install 'fastprobe[data]'") from None
-        name, _, configuration = dataset.partition(":")
-        try:
-            return load_dataset(name, configuration or None, split=split, streaming=True), {
-                "text": [f"{dataset} ({split})"]
-            }
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"--dataset: {dataset!r} could not be loaded: {str(error).splitlines()[0]}") from None
-    return list(demo_text().values()), {"text": ["pydoc_data.topics"]}
-
-
-def parse_count(text: str) -> int:
-    """``"100k"`` as 100000, ``"1.5M"`` as 1500000.
-
-    Raises:
-        InputError: it is not such a number.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.strip())
-    if not match:
-        raise InputError(f"{text!r} is not a number of tokens like 5000, 100k or 1.5M")
-    return int(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()])

@@ -1,4 +1,4 @@
-"""Names of places in a model (points) and of pairs of places (elements)."""
+"""Names of points, the places of a model where a tensor can be read, and of elements, pairs of points."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ POINTS = (
     "mlp_sum",
     "resid_post",
 )
+"""The points of one layer, in the order of a forward pass."""
 
 ELEMENTS = {
     "layer": ("resid_pre", "resid_post"),
@@ -38,7 +39,7 @@ ELEMENTS = {
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A place where a (tokens, width) tensor can be read: ``resid_pre.3``. Layers are 0-based."""
+    """A place where a (tokens, width) tensor can be read, written ``resid_pre.3``. Layers are 0-based."""
 
     name: str
     layer: int
@@ -49,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Element:
-    """A pair of points x -> y: one part of one layer, or a span of layers ``[start, stop)``."""
+    """A pair of points x -> y, of one layer or of a span of layers ``[start, stop)``."""
 
     name: str
     start: int
@@ -57,14 +58,17 @@ class Element:
 
     @property
     def is_span(self) -> bool:
+        """True if the element is a span of layers."""
         return self.name == "span"
 
     @property
     def x(self) -> Point:
+        """The input."""
         return Point("resid_pre" if self.is_span else ELEMENTS[self.name][0], self.start)
 
     @property
     def y(self) -> Point:
+        """The output."""
         return Point("resid_post" if self.is_span else ELEMENTS[self.name][1], self.stop - 1)
 
     def __str__(self) -> str:
@@ -72,7 +76,11 @@ class Element:
 
 
 def select_layers(layers: Iterable[int] | None, depth: int) -> list[int]:
-    """The layers asked for, checked against a model of ``depth`` layers; all of them for ``None``."""
+    """Return the selected layers, sorted and without duplicates; all layers for ``None``.
+
+    Raises:
+        InputError: a layer is not in a model of ``depth`` layers.
+    """
     if layers is None:
         return list(range(depth))
     chosen = sorted(set(layers))
@@ -83,7 +91,11 @@ def select_layers(layers: Iterable[int] | None, depth: int) -> list[int]:
 
 
 def select_elements(names: Sequence[str] | None, available: Sequence[str]) -> list[str]:
-    """The element names asked for, checked against what the model has; all it has for ``None``."""
+    """Return the names of the selected elements in their order without duplicates; all available ones for ``None``.
+
+    Raises:
+        InputError: a name is not an element, or the model does not have the element.
+    """
     if names is None:
         return list(available)
     for name in names:
@@ -95,7 +107,11 @@ def select_elements(names: Sequence[str] | None, available: Sequence[str]) -> li
 
 
 def select_spans(spans: str | Iterable[tuple[int, int]] | None, depth: int) -> list[tuple[int, int]]:
-    """Half-open layer ranges from ``"all"``, ``"none"``, ``"2-5,0-3"`` or pairs of integers."""
+    """Return half-open ranges of layers from ``"all"``, ``"none"``, ``"2-5,0-3"`` or pairs of integers.
+
+    Raises:
+        InputError: a range is empty or outside a model of ``depth`` layers.
+    """
     if spans is None or spans == "none":
         return []
     if spans == "all":
@@ -112,7 +128,7 @@ def select_spans(spans: str | Iterable[tuple[int, int]] | None, depth: int) -> l
 
 
 def range_text(layers: Sequence[int]) -> str:
-    """Layers in order as half-open ranges and single ones: ``"0-4,7"``, ``"3"``."""
+    """Return sorted layers as text of half-open ranges and single layers, such as ``"0-4,7"`` or ``"3"``."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][1] == layer:
@@ -123,7 +139,11 @@ def range_text(layers: Sequence[int]) -> str:
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """``"2-5"`` as the half-open pair (2, 5); ``"3"`` as (3, 4)."""
+    """Return the half-open range of a text: (2, 5) for ``"2-5"``, (3, 4) for ``"3"``.
+
+    Raises:
+        InputError: the text is not a range.
+    """
     first, dash, last = text.strip().partition("-")
     try:
         return (int(first), int(last)) if dash else (int(first), int(first) + 1)

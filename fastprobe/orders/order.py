@@ -39,7 +39,7 @@ class Edited(Hashable, Protocol):
     def layer(self) -> int: ...
 
     def apply(self, stack: Any, state: Any, copies: int) -> Any:
-        """The state after it, as :meth:`fastprobe.models.stack.LayerStack.apply` has it."""
+        """The state after it, as :meth:`fastprobe.models.protocols.Stack.apply` has it."""
 
 
 Step = int | Sublayer | Parallel | Edited

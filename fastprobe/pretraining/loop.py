@@ -24,7 +24,7 @@ from transformers import (
 
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.bert_variants import BertVariantForMaskedLM
-from fastprobe.models.record import device_of, evaluating
+from fastprobe.models.calling import device_of, evaluating
 from fastprobe.pretraining.corpus import Corpus, hide
 from fastprobe.runtime.interrupt import uninterrupted
 from fastprobe.runtime.progress import Bar

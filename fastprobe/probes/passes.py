@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import picked
-from fastprobe.models.record import device_of, to_device
+from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
-from fastprobe.models.unpadded.stack import MakeStack
 from fastprobe.ops.products import matmul
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.token_labels import TokenLabels

@@ -15,7 +15,7 @@ from fastprobe import orders
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
-from fastprobe.models.record import device_of, evaluating, to_device
+from fastprobe.models.calling import device_of, evaluating, to_device
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from fastprobe import orders
 from fastprobe.errors import InputError
-from fastprobe.models.record import device_of, evaluating, to_device
+from fastprobe.models.calling import device_of, evaluating, has_language_head, to_device
+from fastprobe.models.protocols import Stack
 from fastprobe.models.resolve import resolve
-from fastprobe.models.stack import LayerStack, has_language_head
-from fastprobe.models.unpadded.stack import FlatStack
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
 from fastprobe.orders.plan import OrderPlan
@@ -199,7 +198,7 @@ class _BatchOrders:
 
     def __init__(
         self,
-        stack: LayerStack | FlatStack,
+        stack: Stack,
         mask: Tensor,
         labels: Tensor | None,
         wanted: Sequence[Order],

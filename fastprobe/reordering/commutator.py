@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import InputError
-from fastprobe.models.record import device_of, evaluating, to_device, without_labels
+from fastprobe.models.calling import device_of, evaluating, to_device, without_labels
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order

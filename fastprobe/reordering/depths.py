@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastprobe.models.stack import LayerStack
-from fastprobe.models.unpadded.stack import FlatStack
+from fastprobe.models.protocols import Stack
 from fastprobe.reordering.effects import Sums, by_sequence, compared
 
 
@@ -21,7 +20,7 @@ class DepthEffects:
         mask: ``(batch, length)`` bool, tokens that count.
     """
 
-    def __init__(self, stack: LayerStack | FlatStack, mask: Tensor):
+    def __init__(self, stack: Stack, mask: Tensor):
         self._stack, self._mask = stack, mask
         self._own: list[Tensor] = []
         self._sums: dict[int, Sums] = {}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastprobe.data.text import MaskedBatches
 from fastprobe.errors import InputError, NumericalError
-from fastprobe.models.stack import LayerStack, has_language_head
-from fastprobe.models.unpadded.stack import FlatStack
+from fastprobe.models.calling import has_language_head
+from fastprobe.models.protocols import Stack
 from fastprobe.reordering.predictions import Predictions
 from fastprobe.results.result import BY_DEPTH
 
@@ -49,7 +49,7 @@ class BatchEffects:
 
     def __init__(
         self,
-        stack: LayerStack | FlatStack,
+        stack: Stack,
         mask: Tensor,
         labels: Tensor | None,
         state: Tensor,
@@ -112,7 +112,7 @@ def by_sequence(values: Mapping[str, Tensor], at: Tensor) -> Sums:
     return {name: zero.index_add(0, sequence, value.double()).tolist() for name, value in values.items()}
 
 
-def _predicted(stack: LayerStack | FlatStack, mask: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def _predicted(stack: Stack, mask: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Positions whose logits are looked at, ``(batch, length)`` bool, and what each is to predict; -100 for nothing."""
     if labels is not None:
         at = (labels != -100) & mask

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import picked
 from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.models.calling import without_labels
 from fastprobe.models.identities import TOLERANCE, why_not_finite
-from fastprobe.models.record import without_labels
+from fastprobe.models.protocols import MakeStack, Stack
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.runner import stack_for
 from fastprobe.models.stack import LayerStack
-from fastprobe.models.unpadded.stack import FlatStack, MakeStack, stack_of
 from fastprobe.orders.plan import ROOT, OrderPlan
 from fastprobe.runtime.memory import free_bytes, human
 
@@ -38,7 +39,7 @@ class OrderRuns:
 
     def __init__(
         self,
-        stack: LayerStack | FlatStack,
+        stack: Stack,
         plan: OrderPlan,
         memory: int | None = None,
         see: Callable[[int, int, Tensor], None] = lambda node, depth, state: None,
@@ -118,8 +119,8 @@ def check_stack(
     if not len(some):
         raise InputError("batches: the first one is nothing but padding; leave such batches out")
     few = picked(without_labels(batch), some)
-    make, not_flat = (LayerStack.record, "a layer is edited") if edited else stack_of(model, points, few)
-    if not not_flat:
+    make, why_padded = (LayerStack.record, "a layer is edited") if edited else stack_for(model, points, few)
+    if not why_padded:
         return make, "encoder"
     stack = LayerStack.record(model, points, few)
     state = stack.stem
@@ -135,4 +136,4 @@ def check_stack(
             f"{type(model).__name__}: its layers, run one after the other, are off from the model by {error:.1e}; "
             "something happens between them that is not known here"
         )
-    return make, f"modules of the model ({not_flat})"
+    return make, f"modules of the model ({why_padded})"

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastprobe.models.stack import LayerStack
-from fastprobe.models.unpadded.stack import FlatStack
+from fastprobe.models.protocols import Stack
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
 
 LOGITS = 2**26
@@ -26,10 +25,10 @@ class Predictions:
         state: the model's own final state.
     """
 
-    def __init__(self, stack: LayerStack | FlatStack, at: Tensor, target: Tensor, state: Tensor):
+    def __init__(self, stack: Stack, at: Tensor, target: Tensor, state: Tensor):
         self.at, self._target, self._predicted = at, target, target != -100
         self._of: _OfSlices | _OfLogits
-        if isinstance(stack, FlatStack):
+        if stack.masked_head is not None:
             self._of = _OfSlices(stack, at, target, state)
         else:
             self._of = _OfLogits(stack, at, target, state)
@@ -58,7 +57,7 @@ class _Found(NamedTuple):
 class _OfSlices:
     """By a head that is known, whose logits go by in slices of the vocabulary."""
 
-    def __init__(self, stack: FlatStack, at: Tensor, target: Tensor, state: Tensor):
+    def __init__(self, stack: Stack, at: Tensor, target: Tensor, state: Tensor):
         assert stack.masked_head is not None
         self._stack, self._head, self._at, self._target = stack, stack.masked_head, at, target
         features = self._features(state)
@@ -79,7 +78,7 @@ class _OfSlices:
 class _OfLogits:
     """By whatever follows the layers of a model, which works token by token, so only the tokens looked at go in."""
 
-    def __init__(self, stack: LayerStack, at: Tensor, target: Tensor, state: Tensor):
+    def __init__(self, stack: Stack, at: Tensor, target: Tensor, state: Tensor):
         self._stack, self._at, self._target = stack, at, target
         self._own = self._log_p(state)
         self.own_top = self._own.argmax(1)

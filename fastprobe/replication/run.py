@@ -11,7 +11,7 @@ from torch import nn
 
 from fastprobe.data.text import TokenBatches
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
-from fastprobe.models.record import device_of
+from fastprobe.models.calling import device_of
 from fastprobe.models.resolve import resolve
 from fastprobe.pretraining import Trained
 from fastprobe.reordering.effects import predicted_batches

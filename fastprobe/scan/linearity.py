@@ -15,11 +15,11 @@ from torch import nn
 from fastprobe.data.batches import batch_tokens, grouped
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
+from fastprobe.models.calling import device_of
 from fastprobe.models.identities import check_points
 from fastprobe.models.points import ELEMENTS, Element, select_elements, select_layers, select_spans
-from fastprobe.models.record import device_of
 from fastprobe.models.resolve import resolve
-from fastprobe.models.unpadded.recorder import recorder_for
+from fastprobe.models.runner import recorder_for
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.scores import MARK, current_column, moment_columns
@@ -170,8 +170,8 @@ def linearity(
     few = _a_few(first, device)
     checked = check_points(model, points, few)
     checked.require(type(model).__name__)
-    recorder, not_flat = recorder_for(model, points, few)
-    tokens = 0 if not_flat else batch_tokens(device.type)  # a pass of fewer takes the next batch along
+    recorder, why_padded = recorder_for(model, points, few)
+    tokens = 0 if why_padded else batch_tokens(device.type)  # a pass of fewer takes the next batch along
 
     def plan(elements: Sequence[Element], folds: int) -> ScanPlan:
         return ScanPlan.of(points, checked.widths, elements, folds=folds, objective=objective, cka=cka)
@@ -218,7 +218,7 @@ def linearity(
         "sequences": first_pass.sequences,
         "scored_sequences": len(sample),
         "moment_bytes": scan.moments.nbytes,
-        "runner": f"modules of the model ({not_flat})" if not_flat else "encoder",
+        "runner": f"modules of the model ({why_padded})" if why_padded else "encoder",
         "seconds": {part: round(seconds, 3) for part, seconds in clock.seconds.items()},
     }
     return LinearityScan(config, rows, moments)

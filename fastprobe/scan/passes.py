@@ -14,10 +14,11 @@ from fastprobe.data.batches import merged, picked
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError, NumericalError
+from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Point
-from fastprobe.models.record import Recorder, device_of, to_device
+from fastprobe.models.protocols import Recorder
+from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
-from fastprobe.models.unpadded.recorder import FlatRecorder
 from fastprobe.ops.products import matmul
 from fastprobe.ops.rows import select_rows
 from fastprobe.ops.score import score
@@ -64,7 +65,7 @@ class MomentPass:
     sample: SequenceSample
     clock: Clock
     backend: str = "auto"
-    recorder: type[Recorder] | type[FlatRecorder] = Recorder
+    recorder: type[Recorder] = ModuleRecorder
     exact: bool = False
     sequences: int = 0
     batches: int = 0
@@ -172,7 +173,7 @@ class CosinePass:
     scan: ScanPlan
     clock: Clock
     backend: str = "auto"
-    recorder: type[Recorder] | type[FlatRecorder] = Recorder
+    recorder: type[Recorder] = ModuleRecorder
     tokens: int = 0
     """A batch of fewer is merged with the next; above 0 only for a recorder without padding."""
     refinements: dict[ElementFit, Refinement] = field(init=False, default_factory=dict)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastprobe.models.points import POINTS, Element, Point
-from fastprobe.models.record import needed_until
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.regression.moment_plan import MomentPlan, Stage
 
@@ -87,7 +86,7 @@ class ScanPlan:
         stages = dict(plan.stages({name: canonical[name].layer for name in plan.widths}))
         uses = [(canonical[name], layer) for layer, stage in stages.items() for name in stage.blocks]
         uses += [(canonical[b], max(canonical[f.x].layer, canonical[f.y].layer)) for f in fits for b in (f.x, f.y)]
-        return cls(tuple(fits), plan, stages, needed_until(points, uses), canonical, units)
+        return cls(tuple(fits), plan, stages, points.needed_until(uses), canonical, units)
 
 
 def _depth(point: Point) -> tuple[int, int]:

@@ -1,1 +1,1 @@
-"""Tools for tests, benchmarks and users who add a layout or a kernel."""
+"""Tools for tests, for benchmarks and for users who add a layout or a kernel."""

@@ -1,8 +1,8 @@
-"""What a tensor core makes of a long sum, bit by bit: for tests of kernels that add up in one, on machines without.
+"""Bit-exact emulation of the sums of a tensor core, for tests of kernels on machines without one.
 
 Hopper's tensor cores round toward zero (Khattak and Mikaitis, 2025; MMA-Sim, 2025). Sums of squares have terms of one
-sign, so they come out low, by more the longer one chain of products is. The model was published for these chips by
-others; ``make gpu`` begins with the sweep that confirms or refutes it on the card at hand.
+sign, so they are too small, and the error grows with the length of a chain of products. ``make gpu`` begins with a
+sweep that checks this published model on the GPU of the machine.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP = 16
-"""Products that one instruction adds to an accumulator: its k, for 16-bit operands."""
+"""Products that one instruction adds to an accumulator: its k for 16-bit operands."""
 
 FRACTION = 25
-"""Fractional bits that are kept of every term once all are aligned to the largest."""
+"""Fractional bits of every term that are kept after all terms are aligned to the largest."""
 
 Floats = NDArray[np.float32]
 
 
 def multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
-    """``a b + c`` as one instruction computes it.
+    """Return ``a b + c`` as one instruction computes it.
 
-    The exponent of a product is the sum of its factors' exponents, its significand lies in [1, 4). Every product and c
-    is aligned to the largest exponent and cut to ``FRACTION`` fractional bits; the sum of what is left is exact and is
-    rounded toward zero.
+    The exponent of a product is the sum of its factors' exponents; its significand is in [1, 4). The products and c
+    are aligned to the largest exponent and truncated to ``FRACTION`` fractional bits. Their sum is exact and is rounded
+    toward zero.
 
     Args:
-        a: ``(M, STEP)``, every number a bfloat16 or float16 one.
+        a: ``(M, STEP)`` float32 of bfloat16 or float16 values.
         b: ``(STEP, N)``, the same.
-        c: ``(M, N)`` float32, what is in the accumulator.
+        c: ``(M, N)`` float32, the accumulator before.
 
     Returns:
-        ``(M, N)`` float32, the accumulator afterwards.
+        ``(M, N)`` float32, the accumulator after.
     """
     products = a.astype(np.float64)[:, :, None] * b.astype(np.float64)
     terms = np.concatenate([products, c[:, None].astype(np.float64)], axis=1)
@@ -43,16 +43,16 @@ def multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
 
 
 def gram(x: Floats, y: Floats, *, chain: int, flush: int = 2048) -> NDArray[np.float64]:
-    """``x^T y`` as a kernel on the tensor core adds it up.
+    """Return ``x^T y`` as a kernel on a tensor core computes it.
 
-    Chains of ``chain`` rows in the tensor core, their results in float32 rounded to nearest, and every ``flush`` rows
-    what came together in float64.
+    The tensor core sums chains of ``chain`` rows. Their results are added in float32, rounded to nearest, and every
+    ``flush`` rows that sum is added to the result in float64.
 
     Args:
-        x: ``(N, D)``, every number a bfloat16 or float16 one.
+        x: ``(N, D)`` float32 of bfloat16 or float16 values.
         y: ``(N, K)``, the same.
-        chain: rows, a multiple of ``STEP``.
-        flush: rows; no effect where it is below ``chain``.
+        chain: rows of a chain, a multiple of ``STEP``.
+        flush: rows of a float32 sum; it has no effect below ``chain``.
 
     Returns:
         ``(D, K)`` float64.
@@ -75,10 +75,11 @@ def gram(x: Floats, y: Floats, *, chain: int, flush: int = 2048) -> NDArray[np.f
 
 
 def _exponent(numbers: Floats) -> NDArray[np.int32]:
-    """Exponents of numbers whose significands lie in [1, 2)."""
+    """Return the exponents of numbers whose significands are in [1, 2)."""
     return np.frexp(numbers)[1] - 1
 
 
 def _toward_zero(numbers: NDArray[np.float64]) -> Floats:
+    """Return numbers rounded toward zero to float32."""
     nearest = numbers.astype(np.float32)
     return np.where(np.abs(nearest) > np.abs(numbers), np.nextafter(nearest, np.float32(0)), nearest)

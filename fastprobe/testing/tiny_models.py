@@ -1,16 +1,13 @@
-"""Tiny random models of every family and the peak of memory, for tests and users who add a layout or a kernel."""
+"""Tiny random models of every supported family, and batches for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-
-from fastprobe.runtime.memory import give_back_freed
 
 VOCABULARY = 100
 _SMALL = {
@@ -53,11 +50,14 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "neox": _build("GPTNeoXForCausalLM", "GPTNeoXConfig", **_SMALL),
     "modernbert": _build("ModernBertModel", "ModernBertConfig", **_SMALL, cls_token_id=1, sep_token_id=2),
 }
-"""Family -> a model of 3 layers, 32 wide, with random weights. Seed torch for repeatable ones."""
+"""Family -> constructor of a random model with 3 layers of width 32. Seed torch for reproducible weights."""
 
 
 def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A random model of a family, in evaluation mode; its weights are spread enough that no part is near linear."""
+    """Return a random model of a family in evaluation mode.
+
+    Noise of standard deviation 0.1 is added to the initial weights, so that no part of the model is nearly linear.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FAMILIES[family]().eval()
@@ -70,7 +70,7 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -
 def tiny_batches(
     sequences: int = 18, length: int = 14, batch_size: int = 6, seed: int = 0, shortest: int = 5
 ) -> list[dict[str, Tensor]]:
-    """Random token ids in padded batches of unequal lengths."""
+    """Return padded batches of random token ids, in sequences of ``shortest`` to ``length`` tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY, (sequences, length), generator=generator)
     lengths = torch.randint(shortest, length + 1, (sequences, 1), generator=generator)
@@ -80,30 +80,3 @@ def tiny_batches(
         {"input_ids": ids[i : i + batch_size], "attention_mask": mask[i : i + batch_size]}
         for i in range(0, sequences, batch_size)
     ]
-
-
-def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Bytes by which memory rises while ``run`` runs, above what is held before: of a GPU, else of this process.
-
-    Raises:
-        NotImplementedError: this system does not let a process forget its peak; Linux does.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    give_back_freed()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError as reason:
-        raise NotImplementedError(f"a process cannot forget its peak here: {reason}") from None
-    before = _status_bytes("VmRSS")
-    run()
-    return _status_bytes("VmHWM") - before
-
-
-def _status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

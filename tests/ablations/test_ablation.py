@@ -12,9 +12,10 @@ import fastprobe as fp
 from fastprobe.ablations.element_outputs import mean_outputs, sampled_outputs
 from fastprobe.ablations.replacements import Resampled
 from fastprobe.errors import InputError
-from fastprobe.models.edits import EDITABLE, initial_weights, linear_modules
+from fastprobe.models.calling import first_input, first_tensor
+from fastprobe.models.edits import EDITABLE
+from fastprobe.models.element_weights import initial_weights, linear_modules
 from fastprobe.models.points import ELEMENTS, Element
-from fastprobe.models.record import first_input, first_tensor
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.runtime.journal import FILE, Journal

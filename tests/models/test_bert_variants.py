@@ -1,4 +1,4 @@
-"""BERT with parts changed: against BERT itself, against formulas, and loaded again by other processes."""
+"""BERT variants, compared with BERT and with formulas, and loaded by another process."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ CHANGES = {
 
 
 def variant(changes, dtype=torch.float32):
-    """A random model with the weights of the tiny BERT where it has such weights."""
+    """Return a random BERT variant that takes from the tiny BERT the weights that both have."""
     bert = tiny_model("bert-mlm")
     size = {key: value for key, value in bert.config.to_dict().items() if key not in ("model_type", "architectures")}
     model = BertVariantForMaskedLM(BertVariantConfig(**changes, **size)).eval()
@@ -45,12 +45,12 @@ def batch():
 
 
 @torch.no_grad()
-def test_without_changes_it_is_bert(batch):
+def test_a_variant_without_changes_gives_the_logits_of_bert(batch):
     assert torch.equal(variant({})(**batch).logits, tiny_model("bert-mlm")(**batch).logits)
 
 
 @torch.no_grad()
-def test_layers_without_skips_are_those_of_a_bert_whose_skips_are_cut(batch):
+def test_layers_without_skips_equal_a_bert_with_skips_scaled_to_zero(batch):
     with fp.skip_scale(tiny_model("bert-mlm", dtype=torch.float64), {1: 0.0}) as bert:
         expected = bert(**batch).logits
 
@@ -60,14 +60,14 @@ def test_layers_without_skips_are_those_of_a_bert_whose_skips_are_cut(batch):
 
 
 @torch.no_grad()
-def test_the_skips_of_a_variant_scale_as_those_of_bert(batch):
+def test_skip_scale_has_the_same_effect_on_a_variant_and_on_bert(batch):
     model, bert = variant({}, torch.float64), tiny_model("bert-mlm", dtype=torch.float64)
     with fp.skip_scale(bert, 0.5), fp.skip_scale(model, 0.5):
         torch.testing.assert_close(model(**batch).logits, bert(**batch).logits, rtol=0, atol=1e-10)
 
 
 @torch.no_grad()
-def test_a_learned_skip_starts_at_one_and_counts():
+def test_a_learned_skip_weight_is_one_initially_and_scales_the_skip():
     model, batch = variant({"weighted_skip": True}, torch.float64), tiny_batches()[0]
     bert = tiny_model("bert-mlm", dtype=torch.float64)
     weights = [parameter for name, parameter in model.named_parameters() if "skip" in name]
@@ -84,17 +84,17 @@ def test_a_learned_skip_starts_at_one_and_counts():
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @torch.no_grad()
-def test_a_linear_attention_sums_over_the_tokens_that_are_no_padding(implementation, batch):
+def test_linear_attention_leaves_padding_out(implementation, batch):
     model = variant({"attention": "linear"}, torch.float64)
     model.set_attn_implementation(implementation)
-    seen = []
+    calls = []
     attention = model.bert.encoder.layer[0].attention.self
     assert isinstance(attention, LinearSelfAttention)
-    attention.register_forward_hook(lambda _, args, result: seen.append((args[0], result[0])))
+    attention.register_forward_hook(lambda _, args, result: calls.append((args[0], result[0])))
 
     model(**batch)
 
-    (state, out), mask = seen[0], batch["attention_mask"].double()
+    (state, out), mask = calls[0], batch["attention_mask"].double()
     q, k, v = (
         F.linear(state, part.weight, part.bias).unflatten(2, (4, 8)).transpose(1, 2)
         for part in (attention.query, attention.key, attention.value)
@@ -104,7 +104,7 @@ def test_a_linear_attention_sums_over_the_tokens_that_are_no_padding(implementat
 
 
 @torch.no_grad()
-def test_padding_changes_nothing_in_any_variant():
+def test_padding_changes_no_logit_of_any_variant():
     one, ids = {}, torch.randint(3, 100, (1, 9), generator=torch.Generator().manual_seed(0))
     padded = F.pad(ids, (0, 5))
     mask = (torch.arange(14) < 9).long()[None]
@@ -135,7 +135,7 @@ def test_identities_hold_and_every_element_is_scanned(name, batch):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_layers_swap_as_modules_moved(name):
+def test_a_permuted_variant_gives_the_error_of_moved_modules(name):
     model, batches = variant(CHANGES[name], torch.float64), tiny_batches(shortest=14)
     effects = fp.commutativity(model, batches, [fp.orders.parse("2,1,0")], progress=False)
 
@@ -149,7 +149,7 @@ def test_layers_swap_as_modules_moved(name):
     assert (expected == 0) == (name == "shared-layers")
 
 
-def test_half_a_layer_without_ffn_is_the_layer_or_an_error():
+def test_without_ffn_the_attention_is_the_layer_and_the_ffn_is_refused():
     model, batches = variant({"ffn": "none"}), tiny_batches()
 
     effects = fp.commutativity(model, batches, [fp.orders.parse("0,attention.1,2")], progress=False)
@@ -162,7 +162,7 @@ def test_half_a_layer_without_ffn_is_the_layer_or_an_error():
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_element_of_a_layer_is_as_before_training_by_itself(name):
+def test_each_element_can_be_reset_to_random_weights(name):
     model, batches = variant(CHANGES[name]), tiny_batches()
     elements = ["layer", "attention", "attn", "attn_heads", "attn_proj"]
     elements += [] if name == "no-ffn" else ["ffn", "mlp", "mlp_act"]
@@ -177,7 +177,7 @@ def test_every_element_of_a_layer_is_as_before_training_by_itself(name):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_shared_layers_count_once_and_stay_shared_after_a_step():
+def test_shared_weights_count_once_and_stay_shared_after_a_step():
     model = variant({"shared_layers": True})
     one = BertVariantForMaskedLM(BertVariantConfig(**model.config.to_diff_dict() | {"num_hidden_layers": 1}))
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in one.parameters())
@@ -191,7 +191,7 @@ def test_shared_layers_count_once_and_stay_shared_after_a_step():
         assert all(a is b for a, b in zip(first.parameters(), layer.parameters(), strict=True))
 
 
-def test_the_loss_of_training_is_that_of_all_logits(batch):
+def test_the_training_loss_equals_the_loss_of_bert(batch):
     model, bert = variant({}, torch.float64), tiny_model("bert-mlm", dtype=torch.float64)
     draws = torch.rand(batch["input_ids"].shape, generator=torch.Generator().manual_seed(0))
     labels = torch.where(draws < 0.3, batch["input_ids"], -100)
@@ -209,7 +209,7 @@ def test_the_loss_of_training_is_that_of_all_logits(batch):
 
 ALONE = """
 import sys, torch
-sys.modules["fastprobe"] = None  # as where it is not installed
+sys.modules["fastprobe"] = None  # as if it were not installed
 from transformers import AutoModelForMaskedLM
 for folder in sys.argv[1:]:
     model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
@@ -218,7 +218,7 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_a_saved_variant_loads_here_and_where_there_is_no_fastprobe(tmp_path, batch):
+def test_a_saved_variant_loads_with_and_without_fastprobe(tmp_path, batch):
     folders = []
     for name, changes in CHANGES.items():
         model, folder = variant(changes), tmp_path / name

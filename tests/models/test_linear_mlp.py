@@ -1,4 +1,4 @@
-"""Affine maps as weights of an FFN: checkpoints that plain Transformers loads do what the map does."""
+"""Affine maps written into the weights of an FFN: saved checkpoints compute the map in plain Transformers."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ PLAIN = ["bert", "bert-mlm", "roberta", "electra", "gpt2", "neox"]
 
 
 def mlp_of(layer):
-    """The FFN of a layer as a function."""
+    """Return the FFN of a layer as a function."""
     if hasattr(layer, "mlp"):
         return layer.mlp
     return lambda x: layer.output.dense(layer.intermediate(x))
@@ -27,12 +27,12 @@ def some_map(width, randn):
 
 @pytest.mark.parametrize("family", PLAIN)
 @torch.no_grad()
-def test_a_saved_checkpoint_does_what_the_ablation_did(family, tmp_path):
+def test_a_saved_checkpoint_gives_the_error_that_the_ablation_measured(family, tmp_path):
     model, batches = tiny_model(family), tiny_batches(sequences=20)
     damage = fp.ablation(
         model, batches, elements=["mlp"], mode="linear", layers=[[0, 2]], folds=0, alpha=1.0, progress=False
     )
-    owns = [final(model, batch)[0] for batch in batches]
+    baselines = [final(model, batch)[0] for batch in batches]
 
     for layer in (0, 2):
         fp.write_linear_mlp_(model, layer, damage.maps[f"mlp.{layer}"])
@@ -40,17 +40,17 @@ def test_a_saved_checkpoint_does_what_the_ablation_did(family, tmp_path):
     loaded = type(model).from_pretrained(tmp_path)
 
     error = norm = 0.0
-    for batch, own in zip(batches, owns, strict=True):
+    for batch, padded in zip(batches, baselines, strict=True):
         mask = batch["attention_mask"].bool()
-        state = final(loaded, batch)[0][mask]
-        error, norm = error + float((state - own[mask]).square().sum()), norm + float(own[mask].square().sum())
+        state, baseline = final(loaded, batch)[0][mask], padded[mask]
+        error, norm = error + float((state - baseline).square().sum()), norm + float(baseline.square().sum())
     assert damage.rows[1]["relative_l2"] == pytest.approx((error / norm) ** 0.5, abs=1e-5)
     assert AutoModel.from_pretrained(tmp_path).config.to_dict() == loaded.config.to_dict()
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"])
 @torch.no_grad()
-def test_the_map_is_exact_to_rounding_wherever_x_is(activation, randn):
+def test_the_map_is_exact_to_rounding_for_small_and_large_x(activation, randn):
     size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 50}
     model = BertModel(BertConfig(vocab_size=9, hidden_act=activation, **size)).eval()
     solution = some_map(24, randn)
@@ -65,7 +65,7 @@ def test_the_map_is_exact_to_rounding_wherever_x_is(activation, randn):
 
 @pytest.mark.parametrize("name", ["gelu-attention", "skips"])
 @torch.no_grad()
-def test_a_variant_of_bert_takes_a_map_too(name, randn):
+def test_a_map_is_written_into_a_bert_variant(name, randn):
     model, solution = variant(CHANGES[name]), some_map(32, randn)
 
     fp.write_linear_mlp_(model, 1, solution)
@@ -77,7 +77,7 @@ def test_a_variant_of_bert_takes_a_map_too(name, randn):
 @pytest.mark.parametrize(
     ("name", "reason"), [("shared-layers", "its layers share their weights"), ("no-ffn", "it has no FFN")]
 )
-def test_a_variant_without_an_ffn_of_its_own_is_refused(name, reason, randn):
+def test_a_variant_with_a_shared_ffn_or_without_ffn_is_refused(name, reason, randn):
     with pytest.raises(UnsupportedModelError, match=reason):
         fp.write_linear_mlp_(variant(CHANGES[name]), 1, some_map(32, randn))
 
@@ -88,7 +88,7 @@ def test_an_ffn_with_a_gate_is_refused(family, randn):
         fp.write_linear_mlp_(tiny_model(family), 0, some_map(32, randn))
 
 
-def test_what_cannot_be_written_is_refused_and_nothing_changes(randn):
+def test_a_refused_map_changes_no_weight(randn):
     size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     narrow = BertModel(BertConfig(vocab_size=9, intermediate_size=40, **size))
     tanh = BertModel(BertConfig(vocab_size=9, intermediate_size=48, hidden_act="tanh", **size))
@@ -96,11 +96,11 @@ def test_what_cannot_be_written_is_refused_and_nothing_changes(randn):
 
     with pytest.raises(UnsupportedModelError, match="its FFN is 40 wide, and a map of width 24 needs 48"):
         fp.write_linear_mlp_(narrow, 0, some_map(24, randn))
-    with pytest.raises(UnsupportedModelError, match=r"none for which act\(z\) - act\(-z\) is z"):
+    with pytest.raises(UnsupportedModelError, match=r"does not satisfy act\(z\) - act\(-z\) = z"):
         fp.write_linear_mlp_(tanh, 0, some_map(24, randn))
     with pytest.raises(InputError, match="there is no layer 1; the model has 0 to 0"):
         fp.write_linear_mlp_(tanh, 1, some_map(24, randn))
-    with pytest.raises(InputError, match=r"the map goes \(23, 23\), the FFN \(24, 24\)"):
+    with pytest.raises(InputError, match=r"the map must be \(24, 24\), the width of the FFN, got \(23, 23\)"):
         fp.write_linear_mlp_(narrow, 0, some_map(23, randn))
 
     for model, weight in zip((narrow, tanh), before, strict=True):

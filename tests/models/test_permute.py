@@ -1,4 +1,4 @@
-"""Layers of a live model in another order: against copies with their modules physically moved, cache included."""
+"""Layers of a live model in another order, with and without cache, compared with copies whose modules are moved."""
 
 import copy
 
@@ -7,7 +7,8 @@ import torch
 
 import fastprobe as fp
 from fastprobe.errors import InputError
-from fastprobe.models import stack
+from fastprobe.models import forwards
+from fastprobe.models.edits import Replaced
 from fastprobe.models.resolve import resolve
 from fastprobe.orders import parse
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
@@ -18,7 +19,7 @@ ORDERS = [(2, 0, 1), (0, 1, 1, 2, 2), (1,), (2, 2)]
 
 
 def moved(model, order):
-    """A copy whose list holds copies of layers, each told its place: what a careful user would build by hand."""
+    """Return a copy of a model whose list holds copies of its layers in an order, each with the index of its place."""
     model = copy.deepcopy(model)
     for parent in model.modules():
         for name, child in parent.named_children():
@@ -43,7 +44,7 @@ def output(model, batch):
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_a_model_runs_as_one_with_its_modules_moved(family, order):
+def test_a_permuted_model_gives_the_output_of_moved_modules(family, order):
     model, batch = tiny_model(family), tiny_batches()[0]
     before = output(model, batch)
 
@@ -58,7 +59,7 @@ def test_a_model_runs_as_one_with_its_modules_moved(family, order):
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
-def test_generation_with_a_cache_gives_the_tokens_of_generation_without(family, order):
+def test_generation_gives_the_same_tokens_with_and_without_cache(family, order):
     model = tiny_model(family)
     prompt = torch.tensor([[5, 9, 2, 44, 17, 23, 8]])
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -75,7 +76,7 @@ def test_generation_with_a_cache_gives_the_tokens_of_generation_without(family, 
 
 @pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
-def test_logits_with_a_cache_are_those_without(family):
+def test_logits_are_the_same_with_and_without_cache(family):
     model = tiny_model(family)
     ids = torch.randint(3, 100, (2, 12), generator=torch.Generator().manual_seed(0))
 
@@ -96,7 +97,7 @@ def test_a_cache_of_another_order_is_refused():
         model(ids, past_key_values=cache, use_cache=True)
 
 
-def test_gradients_flow_and_reach_repeated_layers_twice():
+def test_a_repeated_layer_gets_the_sum_of_both_gradients():
     model, batch = tiny_model("bert"), tiny_batches()[0]
     with fp.permute_layers(model, (0, 2, 2)):
         model(**batch).last_hidden_state.square().mean().backward()
@@ -111,7 +112,7 @@ def test_gradients_flow_and_reach_repeated_layers_twice():
 
 
 @torch.no_grad()
-def test_inside_another_block_places_count():
+def test_a_nested_block_counts_places_of_the_outer_order():
     model, batch = tiny_model("bert"), tiny_batches()[0]
 
     with fp.skip_layers(model, [0]), fp.reverse_layers(model):
@@ -132,7 +133,7 @@ def test_inside_another_block_places_count():
     ids=["swap", "skip", "repeat", "reverse", "parallel"],
 )
 @torch.no_grad()
-def test_each_block_is_an_order(block, order):
+def test_each_function_runs_its_order(block, order):
     model, batch = tiny_model("gpt2"), tiny_batches()[0]
 
     with block(model):
@@ -141,19 +142,16 @@ def test_each_block_is_an_order(block, order):
     effects = fp.commutativity(model, [batch], [parse(order)], progress=False)
     with fp.permute_layers(model, parse(order)):
         assert torch.equal(output(model, batch), changed)
-    own, mine = final(model, batch)[0], None
-    with block(model):
-        mine = model.transformer.ln_f.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        seen = []
+    baseline, states = final(model, batch)[0], []
+    with block(model), model.transformer.ln_f.register_forward_pre_hook(lambda _, args: states.append(args[0])):
         output(model, batch)
-        mine.remove()
     mask = batch["attention_mask"].bool()
-    off = float((seen[0] - own)[mask].norm() / own[mask].norm())
-    assert effects.rows[1]["relative_l2"] == pytest.approx(off, abs=1e-5)
+    error = float((states[0] - baseline)[mask].norm() / baseline[mask].norm())
+    assert effects.rows[1]["relative_l2"] == pytest.approx(error, abs=1e-5)
 
 
 @torch.no_grad()
-def test_a_model_is_put_back_when_the_block_fails():
+def test_a_model_is_restored_if_the_block_fails():
     model, batch = tiny_model("llama"), tiny_batches()[0]
     before = output(model, batch)
 
@@ -168,7 +166,7 @@ def test_a_model_is_put_back_when_the_block_fails():
 
 
 @pytest.mark.parametrize("order", [(), (0, 3)])
-def test_an_order_that_cannot_run_is_refused_and_nothing_changes(order):
+def test_an_invalid_order_is_refused_and_nothing_changes(order):
     model = tiny_model("bert")
 
     with pytest.raises(InputError, match="order"), fp.permute_layers(model, order):
@@ -177,7 +175,7 @@ def test_an_order_that_cannot_run_is_refused_and_nothing_changes(order):
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_a_layer_that_is_not_there_is_named():
+def test_an_error_names_the_layer_that_the_model_does_not_have():
     model = tiny_model("bert")
     with pytest.raises(InputError, match="there is no layer 7; the model has 0 to 2"):
         fp.swap_layers(model, 0, 7)
@@ -185,14 +183,14 @@ def test_a_layer_that_is_not_there_is_named():
         fp.reverse_layers(model, 1, 9)
 
 
-def test_layers_are_repeated_once_or_more():
+def test_layers_cannot_be_repeated_zero_times():
     with pytest.raises(InputError, match="times: must be 1 or more, got 0; skip_layers leaves layers out"):
         fp.repeat_layers(tiny_model("bert"), 0, 2, times=0)
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_the_first_call_of_a_process_generates_with_a_cache_too(family, monkeypatch):
-    monkeypatch.setattr(stack, "_RETURNS_TUPLE", {})  # what is seen of a class of layers on their first run
+def test_the_first_generation_of_a_process_uses_its_cache(family, monkeypatch):
+    monkeypatch.setattr(forwards, "_RETURNS_TUPLE", {})  # measured in the first run of a class of layers
     model, prompt = tiny_model(family), torch.tensor([[5, 6, 7, 8]])
     options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
 
@@ -201,3 +199,22 @@ def test_the_first_call_of_a_process_generates_with_a_cache_too(family, monkeypa
         plain = model.generate(prompt, use_cache=False, **options)
 
     assert torch.equal(cached, plain)
+
+
+def test_an_edited_layer_is_refused():
+    model = tiny_model("bert")
+    edited = Replaced("ffn", 1, "zero", lambda x, stack: torch.zeros_like(x))
+
+    with pytest.raises(InputError, match=r"ffn.1=zero is an edited layer"), fp.permute_layers(model, (0, edited, 2)):
+        pass
+
+
+def test_layers_in_parallel_must_be_single_layers_of_the_outer_block():
+    model = tiny_model("bert")
+
+    with (
+        fp.parallel_layers(model, 0, 2),
+        pytest.raises(InputError, match=r"\(0\+1\) must name single layers of the outer block, got \(0\+1\), 2"),
+        fp.parallel_layers(model, 0, 2),
+    ):
+        pass

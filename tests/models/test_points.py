@@ -1,4 +1,4 @@
-"""Names of points and elements, and what a user may write to choose layers, elements and spans."""
+"""Names of points and elements, and the selection of layers, elements and spans."""
 
 import pytest
 from hypothesis import given
@@ -28,57 +28,57 @@ def test_an_element_of_one_layer_goes_between_points_of_that_layer(name):
 
 
 @pytest.mark.parametrize("name", ELEMENTS)
-def test_an_element_reads_what_comes_before_what_it_explains(name):
+def test_the_input_of_an_element_comes_before_its_output(name):
     x, y = ELEMENTS[name]
 
     assert POINTS.index(x) < POINTS.index(y)
 
 
-def test_a_span_goes_from_the_first_of_its_layers_to_the_last():
+def test_a_span_goes_from_the_input_of_its_first_layer_to_the_output_of_its_last():
     span = Element("span", 2, 5)
 
     assert span.is_span
     assert (str(span.x), str(span.y), str(span)) == ("resid_pre.2", "resid_post.4", "span.2-5")
 
 
-def test_points_are_named_by_layer():
+def test_the_text_of_a_point_is_its_name_and_layer():
     assert str(Point("mlp_in", 0)) == "mlp_in.0"
 
 
-def test_all_layers_are_meant_where_none_are_named():
+def test_all_layers_are_selected_by_default():
     assert select_layers(None, 3) == [0, 1, 2]
 
 
-def test_layers_come_sorted_and_once():
+def test_selected_layers_are_sorted_and_unique():
     assert select_layers([2, 0, 2], 3) == [0, 2]
 
 
 @pytest.mark.parametrize("layer", [-1, 3])
-def test_a_layer_that_is_not_there_is_answered_with_those_that_are(layer):
+def test_an_unknown_layer_is_refused_with_the_known_ones(layer):
     with pytest.raises(InputError, match=f"no layer {layer}; the model has layers 0 to 2"):
         select_layers([layer], 3)
 
 
-def test_all_elements_are_meant_where_none_are_named():
+def test_all_elements_are_selected_by_default():
     assert select_elements(None, ["layer", "mlp"]) == ["layer", "mlp"]
 
 
-def test_elements_keep_their_order_and_come_once():
+def test_selected_elements_keep_their_order_and_are_unique():
     assert select_elements(["mlp", "layer", "mlp"], ["layer", "mlp", "attn"]) == ["mlp", "layer"]
 
 
-def test_an_unknown_element_is_answered_with_the_elements():
+def test_an_unknown_element_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"unknown element 'mpl'; the elements are layer, attention, ffn,.*mlp_act"):
         select_elements(["mpl"], ["layer"])
 
 
-def test_an_element_that_a_model_lacks_is_answered_with_what_it_has():
+def test_an_element_that_a_model_lacks_is_refused_with_those_it_has():
     with pytest.raises(InputError, match="this model has no 'ffn'; it has layer, mlp"):
         select_elements(["ffn"], ["layer", "mlp"])
 
 
 @pytest.mark.parametrize("spans", [None, "none"])
-def test_no_spans(spans):
+def test_no_spans_are_selected_by_default(spans):
     assert select_spans(spans, 4) == []
 
 
@@ -112,13 +112,13 @@ def test_a_span_outside_the_model_is_refused(spans):
 
 
 @given(st.integers(0, 99), st.integers(0, 99))
-def test_a_range_is_read_as_it_is_written(first, last):
+def test_a_written_range_is_parsed(first, last):
     assert parse_range(f"{first}-{last}") == (first, last)
     assert parse_range(f"{first}") == (first, first + 1)
 
 
 @pytest.mark.parametrize("text", ["", "-", "a", "1-b", "-1", "1-2-3", "1.5"])
-def test_text_that_is_no_range_is_quoted(text):
+def test_an_error_quotes_text_that_is_no_range(text):
     with pytest.raises(InputError, match="is not a layer or a half-open range of layers like 2-5") as error:
         parse_range(text)
 

@@ -1,4 +1,4 @@
-"""Scaled skip connections: against layers written out by hand."""
+"""Scaled skip connections, compared with layers written out by hand."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SCALES = [0.0, 0.5, 2.0, {1: 0.0}]
 
 
 def one_sequence():
-    """Ids without padding, so that no mask is needed."""
+    """Return ids without padding, which need no mask."""
     return torch.randint(3, 100, (1, 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -20,7 +20,7 @@ def one_sequence():
 @pytest.mark.parametrize("scale", SCALES, ids=str)
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 @torch.no_grad()
-def test_an_encoder_is_as_written_out(family, scale, parts):
+def test_an_encoder_gives_the_states_of_layers_written_out(family, scale, parts):
     model, ids = tiny_model(family, dtype=torch.float64), one_sequence()
     with fp.skip_scale(model, scale, parts=parts):
         changed = model(ids)[0]
@@ -38,7 +38,7 @@ def test_an_encoder_is_as_written_out(family, scale, parts):
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)
 @torch.no_grad()
-def test_a_gpt2_is_as_written_out(scale):
+def test_gpt2_gives_the_logits_of_layers_written_out(scale):
     model, ids = tiny_model("gpt2", dtype=torch.float64), one_sequence()
     with fp.skip_scale(model, scale):
         changed = model(ids).logits
@@ -55,7 +55,7 @@ def test_a_gpt2_is_as_written_out(scale):
 
 @pytest.mark.parametrize("family", SERIAL)
 @torch.no_grad()
-def test_one_changes_nothing_zero_changes_much_and_all_is_put_back(family):
+def test_scale_one_changes_nothing_and_the_model_is_restored(family):
     model, batch = tiny_model(family, dtype=torch.float64), tiny_batches()[0]
     before = model(**batch)[0]
 
@@ -69,7 +69,7 @@ def test_one_changes_nothing_zero_changes_much_and_all_is_put_back(family):
 
 
 @torch.no_grad()
-def test_swaps_can_be_asked_of_a_model_without_skips():
+def test_swaps_change_more_without_skip_connections():
     model, batches = tiny_model("bert"), tiny_batches()
     with fp.skip_scale(model, 0.0):
         without = fp.commutativity(model, batches, fp.orders.swaps(3), progress=False)
@@ -79,7 +79,7 @@ def test_swaps_can_be_asked_of_a_model_without_skips():
     assert all(a["relative_l2"] > b["relative_l2"] for a, b in zip(without.rows[1:], usual.rows[1:], strict=True))
 
 
-def test_what_makes_no_sense_is_refused():
+def test_unknown_layers_parts_and_scales_are_refused():
     with (
         pytest.raises(InputError, match="there is no layer 3; the model has 0 to 2"),
         fp.skip_scale(tiny_model("bert"), {3: 0.0}),
@@ -91,7 +91,7 @@ def test_what_makes_no_sense_is_refused():
     ):
         pass
     for scale in ("x", float("nan")):
-        with pytest.raises(InputError, match="is no finite number"), fp.skip_scale(tiny_model("bert"), scale):
+        with pytest.raises(InputError, match="scale must be a finite number"), fp.skip_scale(tiny_model("bert"), scale):
             pass
     with pytest.raises(UnsupportedModelError, match="share one skip"), fp.skip_scale(tiny_model("neox"), 0):
         pass

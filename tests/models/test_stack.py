@@ -1,4 +1,4 @@
-"""The stack: any order against the model with its modules physically moved, its own order against the model itself."""
+"""``LayerStack``: its own order compared with the model, other orders with models whose modules are moved."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastprobe.errors import UnsupportedModelError
+from fastprobe.models.calling import first_tensor
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Parallel, Sublayer, parse
@@ -14,9 +15,9 @@ from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 PARTS = [family for family in FAMILIES if family != "neox"]
 
 
-def stack_of(family, batch_size=6):
-    model = tiny_model(family)
-    batch = tiny_batches(batch_size=batch_size)[0]
+def recorded(family):
+    """Return a tiny model, a batch, its points and its stack."""
+    model, batch = tiny_model(family), tiny_batches()[0]
     points = resolve(model)
     with torch.no_grad():
         return model, batch, points, LayerStack.record(model, points, batch)
@@ -30,18 +31,18 @@ def run(stack, order, copies=1):
 
 
 def final_state(model, points, batch):
-    """What comes out of the last layer, read by a hook."""
-    seen = []
-    handle = points.layers[-1].register_forward_hook(lambda *args: seen.append(args[2]))
+    """Return the output of the last layer, read by a hook, and that of the model."""
+    states = []
+    handle = points.layers[-1].register_forward_hook(lambda *args: states.append(args[2]))
     out = model(**batch, use_cache=False) if "use_cache" in type(model).forward.__code__.co_varnames else model(**batch)
     handle.remove()
-    return seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0], out
+    return first_tensor(states[0]), out
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_in_its_own_order_a_stack_is_the_model(family):
-    model, batch, points, stack = stack_of(family)
+def test_in_its_own_order_a_stack_gives_the_output_of_the_model(family):
+    model, batch, points, stack = recorded(family)
     expected, out = final_state(model, points, batch)
 
     state = run(stack, range(3))
@@ -53,15 +54,15 @@ def test_in_its_own_order_a_stack_is_the_model(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_a_permuted_stack_is_the_model_with_its_modules_moved(family):
-    model, batch, _, stack = stack_of(family)
+def test_a_permuted_stack_gives_the_state_of_moved_modules(family):
+    model, batch, _, stack = recorded(family)
     state = run(stack, (2, 0, 1))
 
     moved = copy.deepcopy(model)
     layers = next(m for m in moved.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 3)
     for place, layer in enumerate([layers[i] for i in (2, 0, 1)]):
         layers[place] = layer
-    if kinds := getattr(moved.config, "layer_types", None):  # there a mask goes with the place, here with the layer
+    if kinds := getattr(moved.config, "layer_types", None):  # the model selects masks by place, the stack by layer
         moved.config.layer_types = [kinds[i] for i in (2, 0, 1)]
     expected, _ = final_state(moved, resolve(moved), batch)
     torch.testing.assert_close(state, expected, rtol=0, atol=1e-6)
@@ -69,8 +70,8 @@ def test_a_permuted_stack_is_the_model_with_its_modules_moved(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_copies_side_by_side_are_each_what_they_are_alone(family):
-    _, _, _, stack = stack_of(family)
+def test_concatenated_copies_give_the_state_of_each_alone(family):
+    _, _, _, stack = recorded(family)
 
     for order in ((0, 1, 1, 2), (2, 2), (1,)):
         alone, together = run(stack, order), run(stack, order, copies=3)
@@ -79,8 +80,8 @@ def test_copies_side_by_side_are_each_what_they_are_alone(family):
 
 @pytest.mark.parametrize("family", PARTS)
 @torch.no_grad()
-def test_attention_then_ffn_is_the_layer(family):
-    _, _, _, stack = stack_of(family)
+def test_attention_and_ffn_in_sequence_are_the_layer(family):
+    _, _, _, stack = recorded(family)
 
     for layer in range(3):
         whole = stack.apply(layer, stack.stem)
@@ -89,8 +90,8 @@ def test_attention_then_ffn_is_the_layer(family):
 
 
 @torch.no_grad()
-def test_halves_of_layers_that_read_one_state_are_refused():
-    _, _, points, stack = stack_of("neox")
+def test_sub_layers_of_parallel_attention_and_ffn_are_refused():
+    _, _, points, stack = recorded("neox")
     assert points.parallel
 
     with pytest.raises(UnsupportedModelError, match="cannot be run apart"):
@@ -99,7 +100,7 @@ def test_halves_of_layers_that_read_one_state_are_refused():
 
 @torch.no_grad()
 def test_parallel_layers_are_averaged():
-    _, _, _, stack = stack_of("bert")
+    _, _, _, stack = recorded("bert")
 
     state = stack.apply(Parallel((0, 2)), stack.stem)
 
@@ -107,8 +108,8 @@ def test_parallel_layers_are_averaged():
 
 
 @torch.no_grad()
-def test_a_model_is_as_it_was_even_when_a_layer_fails(monkeypatch):
-    model, _, points, stack = stack_of("gpt2")
+def test_a_model_is_restored_if_a_layer_fails(monkeypatch):
+    model, _, points, stack = recorded("gpt2")
     monkeypatch.setattr(points.layers[1].mlp, "forward", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stack.apply(Sublayer("ffn", 1), stack.stem)

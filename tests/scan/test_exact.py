@@ -10,7 +10,7 @@ from fastprobe.errors import BackendError
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
-from tests.reference import columns, read_flat_points, token_folds
+from tests.reference import columns, read_unpadded_points, token_folds
 from tests.scan.test_linearity import SCAN
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -94,7 +94,7 @@ def test_a_scan_has_the_columns_of_float64_and_says_what_it_was():
 
     audit, plain = (fp.linearity(model, batches, elements=["ffn"], exact=exact, **SCAN) for exact in (True, False))
 
-    stored, fold = read_flat_points(model, batches), token_folds(batches, 5)
+    stored, fold = read_unpadded_points(model, batches), token_folds(batches, 5)
     off = {True: 0.0, False: 0.0}
     for exact, scored in ((True, audit), (False, plain)):
         assert scored.config["exact"] is exact

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import fastprobe as fp
+from fastprobe.data.sources import load_text
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
-from fastprobe.models.loading import load_model, load_text
+from fastprobe.models.loading import load_model
 from fastprobe.models.points import ELEMENTS
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
-from tests.reference import columns, cosines, fit, read_flat_points, read_points, token_folds
+from tests.reference import columns, cosines, fit, read_points, read_unpadded_points, token_folds
 
 _BERT = {
     "resid_pre": ("", "in"),
@@ -114,7 +115,7 @@ def test_the_demo_model_is_scored_as_by_a_float64_svd(source):
 
     scan = fp.linearity(model, batches, layers=[0, 5], **SCAN)
 
-    stored = with_sums(read_flat_points(model, batches), post_ln=True)
+    stored = with_sums(read_unpadded_points(model, batches), post_ln=True)
     assert_rows_match(scan, stored, token_folds(batches, 5))
     assert all(row["rank"] == 383 for row in scan.rows if row["element"] in ("layer", "ffn"))
 

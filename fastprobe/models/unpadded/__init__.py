@@ -1,1 +1,1 @@
-"""BERT-family encoders on tokens without padding."""
+"""Runner of BERT-family encoders on the tokens of a batch without padding."""

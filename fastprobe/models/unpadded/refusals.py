@@ -1,4 +1,4 @@
-"""Why a model is not run by fastprobe's own runner: whatever is not exactly a known module is left to itself."""
+"""Models and batches that the unpadded encoder refuses. It accepts exact modules of known classes only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from fastprobe.models.calling import body_of
 
 FAMILIES = {
     f"transformers.models.{module}.modeling_{module}": name
@@ -18,21 +20,26 @@ FAMILIES = {
         "electra": "Electra",
     }.items()
 }
-"""Modelling files whose layers are BERT's, word for word, and what the names of their classes begin with."""
+"""Modelling files of Transformers with exact copies of BERT's layers -> the prefix of their class names."""
 
 BATCH_KEYS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
-"""What a batch may have."""
+"""Arguments that a batch may have."""
 
 _ATTENTION = {"eager", "sdpa", "flash_attention_2", "flash_attention_3"}
-"""Names of implementations of one and the same attention."""
+"""Implementations of Transformers that compute the same attention."""
 
-_OWN = {nn.Embedding, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList}
-_ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
+_TORCH_CLASSES = {nn.Embedding, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList}
+_ACTIVATION_FILES = ("transformers.activations", "torch.nn.modules.activation")
 
 
-def encoder_refuses(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
-    """Return why the unpadded encoder would not run this model on batches like this one, else ``None``."""
-    body: Any = getattr(model, "base_model", model)
+def encoder_refusal(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
+    """Return why the unpadded encoder refuses a model on batches like this one, else ``None``.
+
+    Args:
+        model: the Hugging Face model, in evaluation mode.
+        batch: arguments of the model.
+    """
+    body = body_of(model)
     family = FAMILIES.get(type(body).__module__, "")
     if not family or type(body).__name__ != f"{family}Model":
         return f"{type(body).__name__} is not one of {', '.join(f'{name}Model' for name in FAMILIES.values())}"
@@ -54,16 +61,16 @@ def encoder_refuses(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
 
 
 def _unknown_module(parts: Mapping[str, nn.Module], file: str) -> str | None:
-    """The first module that is not what its class says or whose class is not known."""
+    """Return why a module is refused, as of an unknown class, hooked, replaced or in training mode, else ``None``."""
     if nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks:
         return "there are hooks on all modules"
     for name, module in parts.items():
         kind = type(module)
-        if not (kind in _OWN or kind.__module__ == file or kind.__module__ in _ACTIVATIONS):
+        if not (kind in _TORCH_CLASSES or kind.__module__ == file or kind.__module__ in _ACTIVATION_FILES):
             return f"{name} is a {kind.__module__}.{kind.__name__}"
         if "forward" in vars(module):
             return f"the forward of {name or 'the model'} was replaced"
-        # Transformers leaves hooks of its own, idle unless a call asks for its hidden states.
+        # Transformers leaves hooks that do nothing unless a call asks for hidden states.
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         if any(getattr(hook, "__module__", "") != "transformers.utils.output_capturing" for hook in hooks):
             return f"there is a hook on {name or 'the model'}"
@@ -73,6 +80,7 @@ def _unknown_module(parts: Mapping[str, nn.Module], file: str) -> str | None:
 
 
 def _mixed(parameters: Iterable[nn.Parameter]) -> str | None:
+    """Return why parameters of several dtypes or devices are refused, else ``None``."""
     kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
     if len(kinds) > 1 or any(device.type == "meta" for _, device in kinds):
         return f"its weights are of several kinds: {', '.join(sorted(f'{d} on {where}' for d, where in kinds))}"

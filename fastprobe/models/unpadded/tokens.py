@@ -1,4 +1,4 @@
-"""The tokens of a batch side by side without padding, and the way back."""
+"""Tokens of a batch side by side without padding, and the way back."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class FlatTokens:
-    """Where each token of a padded batch lies in a flat buffer of N tokens.
+class UnpaddedTokens:
+    """Positions of the N tokens of a padded batch, in the order of unpadded states ``(N, ...)``.
 
-    Sequences are sorted by length, so those of one length lie side by side and are a ``(sequences, length)`` view:
-    attention over them needs neither padding nor mask.
+    Sequences are sorted by length. Sequences of one length are therefore adjacent and form a ``(sequences, length)``
+    view, on which attention needs neither padding nor mask.
 
     Args:
         shape: (batch, length) of the padded batch.
-        index: ``(N,)`` int64, place of each token in the padded batch as one row.
-        runs: (sequences, length) of each run of sequences of one length, in the order of the buffer.
+        index: ``(N,)`` int64, position of each token in the padded batch of ``batch * length`` rows.
+        runs: (sequences, length) of each run of sequences of one length, in order.
     """
 
     shape: tuple[int, int]
@@ -27,8 +27,8 @@ class FlatTokens:
     runs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, mask: Tensor) -> FlatTokens:
-        """The tokens where ``mask``, ``(batch, length)`` bool, is true. A sequence without any is left out."""
+    def of(cls, mask: Tensor) -> UnpaddedTokens:
+        """Return the tokens where ``mask``, ``(batch, length)`` bool, is true; empty sequences are left out."""
         lengths = mask.sum(1)
         order = lengths.argsort(stable=True)
         place = torch.arange(mask.numel(), device=mask.device).view(mask.shape)
@@ -40,14 +40,14 @@ class FlatTokens:
 
     @property
     def sequence(self) -> Tensor:
-        """``(N,)``: which sequence of the batch each token is of."""
+        """Number of each token's sequence in the batch, ``(N,)``."""
         return self.index // self.shape[1]
 
-    def flatten(self, padded: Tensor) -> Tensor:
-        """``(batch, length, ...)`` as ``(N, ...)``."""
+    def unpad(self, padded: Tensor) -> Tensor:
+        """Return the tokens of ``(batch, length, ...)`` as ``(N, ...)``."""
         return padded.flatten(0, 1).index_select(0, self.index)
 
-    def restore(self, flat: Tensor) -> Tensor:
-        """``(N, ...)`` as ``(batch, length, ...)`` with zeros where there is no token."""
-        rows = flat.new_zeros(self.shape[0] * self.shape[1], *flat.shape[1:])
-        return rows.index_copy_(0, self.index, flat).view(*self.shape, *flat.shape[1:])
+    def pad(self, unpadded: Tensor) -> Tensor:
+        """Return ``(N, ...)`` as ``(batch, length, ...)``, with zeros at padding."""
+        rows = unpadded.new_zeros(self.shape[0] * self.shape[1], *unpadded.shape[1:])
+        return rows.index_copy_(0, self.index, unpadded).view(*self.shape, *unpadded.shape[1:])

@@ -1,6 +1,4 @@
-"""fastprobe's own runner against the Hugging Face modules whose weights it uses, and what it turns away."""
-
-import re
+"""The unpadded encoder, compared with the Hugging Face modules whose weights it uses."""
 
 import pytest
 import torch
@@ -9,21 +7,19 @@ import transformers
 from fastprobe.errors import InputError
 from fastprobe.models.loading import load_model
 from fastprobe.models.points import Point
-from fastprobe.models.record import Recorder
+from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import resolve
-from fastprobe.models.unpadded import recorder as flat_record
 from fastprobe.models.unpadded.encoder import Encoder
-from fastprobe.models.unpadded.recorder import FlatRecorder, recorder_for
-from fastprobe.models.unpadded.refusals import encoder_refuses
-from fastprobe.models.unpadded.tokens import FlatTokens
+from fastprobe.models.unpadded.recorder import UnpaddedRecorder
+from fastprobe.models.unpadded.tokens import UnpaddedTokens
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 LENGTHS = {
     "one token": [1],
     "one sequence": [37],
-    "all alike": [16] * 5,
-    "wildly unequal": [1, 512, 3, 64, 1, 200],
-    "no padding but one": [9, 9, 8],
+    "equal lengths": [16] * 5,
+    "very unequal": [1, 512, 3, 64, 1, 200],
+    "one padding": [9, 9, 8],
 }
 SHAPES = {  # hidden, heads, intermediate, layers
     "odd": (33, 3, 65, 2),
@@ -87,13 +83,13 @@ def all_points(kind, model, batch):
 
 
 def assert_same_points(model, batch, tolerance=1e-5):
-    own, ours = all_points(Recorder, model, batch), all_points(FlatRecorder, model, batch)
-    flat = FlatTokens.of(batch["attention_mask"].bool())
-    assert own.keys() == ours.keys()
-    for point, tensor in own.items():
-        expected = flat.flatten(tensor)
-        assert ours[point].shape == expected.shape
-        error = (ours[point] - expected).double().norm() / expected.double().norm()
+    padded_points, found = all_points(ModuleRecorder, model, batch), all_points(UnpaddedRecorder, model, batch)
+    tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
+    assert padded_points.keys() == found.keys()
+    for point, tensor in padded_points.items():
+        expected = tokens.unpad(tensor)
+        assert found[point].shape == expected.shape
+        error = (found[point] - expected).double().norm() / expected.double().norm()
         assert error <= tolerance, f"{point}: {error:.1e}"
 
 
@@ -117,7 +113,7 @@ def test_every_point_of_every_family_padded_on_either_side(family, left):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_token_types_and_positions_are_those_of_the_batch(family):
+def test_token_types_and_positions_are_taken_from_the_batch(family):
     batch = padded([5, 12, 7])
     batch["token_type_ids"] = (torch.arange(12) > 3).long().expand(3, 12)
     batch["position_ids"] = torch.arange(12).flip(0)[None] + 2
@@ -125,7 +121,7 @@ def test_token_types_and_positions_are_those_of_the_batch(family):
     assert_same_points(random_model(family, type_vocab_size=2), batch)
 
 
-def test_holes_in_a_mask_are_padding():
+def test_masked_tokens_inside_a_sequence_are_padding():
     batch = padded([9, 9])
     batch["attention_mask"][0, 3] = 0
 
@@ -133,43 +129,43 @@ def test_holes_in_a_mask_are_padding():
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu_new", "gelu_python", "silu"])
-def test_other_activations_are_the_modules_own(activation):
+def test_other_activations_give_the_same_points(activation):
     assert_same_points(random_model(hidden_act=activation), padded([5, 12]))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 2e-2)], ids=str)
-def test_other_dtypes(dtype, tolerance):
+def test_other_dtypes_give_the_same_points(dtype, tolerance):
     assert_same_points(random_model(dtype=dtype), padded([5, 40, 12, 1]), tolerance)
 
 
 @torch.no_grad()
-def test_final_states_and_logits_are_the_models():
+def test_final_states_and_logits_equal_those_of_the_model():
     model = transformers.BertForMaskedLM(random_model().config).eval()
     batch = padded([5, 40, 12, 1])
     mask = batch["attention_mask"].bool()
-    flat, encoder = FlatTokens.of(mask), Encoder(model, resolve(model))
+    tokens, encoder = UnpaddedTokens.of(mask), Encoder(model, resolve(model))
 
-    state = encoder.stem(batch, flat)
+    state = encoder.stem(batch, tokens)
     for layer in encoder.layers:
-        state = layer(state, flat)
+        state = layer(state, tokens)
 
-    logits = model.cls(flat.restore(state))
-    torch.testing.assert_close(flat.restore(state)[mask], model.bert(**batch)[0][mask], rtol=0, atol=1e-5)
+    logits = model.cls(tokens.pad(state))
+    torch.testing.assert_close(tokens.pad(state)[mask], model.bert(**batch)[0][mask], rtol=0, atol=1e-5)
     torch.testing.assert_close(logits[mask], model(**batch)[0][mask], rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
-def test_copies_side_by_side_are_each_what_they_are_alone(randn):
+def test_concatenated_copies_give_the_states_of_each_alone(randn):
     model, batch = random_model(), padded([5, 40, 12, 5])
-    flat, layer = FlatTokens.of(batch["attention_mask"].bool()), Encoder(model, resolve(model)).layers[1]
-    states = [randn(len(flat), 33, dtype=torch.float32) for _ in range(3)]
+    tokens, layer = UnpaddedTokens.of(batch["attention_mask"].bool()), Encoder(model, resolve(model)).layers[1]
+    states = [randn(len(tokens), 33, dtype=torch.float32) for _ in range(3)]
 
-    together = layer(torch.cat(states), flat, copies=3)
+    together = layer(torch.cat(states), tokens, copies=3)
 
-    torch.testing.assert_close(together, torch.cat([layer(state, flat) for state in states]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(together, torch.cat([layer(state, tokens) for state in states]), rtol=0, atol=1e-5)
 
 
-def test_weights_are_shared_with_the_module():
+def test_weights_are_shared_with_the_model():
     model, batch = random_model(), padded([3, 4])
     encoder = Encoder(model, resolve(model))
     held = {tensor.data_ptr() for layer in encoder.layers for m in vars(layer).values() for tensor in _parameters(m)}
@@ -182,111 +178,9 @@ def _parameters(module):
     return module.parameters() if isinstance(module, torch.nn.Module) else []
 
 
-class MyLinear(torch.nn.Linear):
-    """What an adapter puts in the place of a Linear."""
-
-
-def _adapter(model):
-    model.encoder.layer[1].output.dense = MyLinear(65, 33)
-
-
-def _forward_hook(model):
-    model.encoder.layer[0].attention.register_forward_hook(lambda *_: None)
-
-
-def _pre_hook(model):
-    model.embeddings.LayerNorm.register_forward_pre_hook(lambda *_: None)
-
-
-def _replaced(model):
-    model.encoder.layer[1].forward = lambda state, *_, **__: state
-
-
-def _half_trained(model):
-    model.encoder.layer[1].attention.self.dropout.train()
-
-
-def _two_dtypes(model):
-    model.encoder.layer[0].output.LayerNorm.double()
-
-
-def _own_class(model):
-    class MyLayer(type(model.encoder.layer[0])):
-        pass
-
-    model.encoder.layer[0].__class__ = MyLayer
-
-
-def _own_attention(model):
-    model.config._attn_implementation = "mine"
-
-
-CHANGES = [
-    (_adapter, r"encoder.layer.1.output.dense is a .*MyLinear"),
-    (_forward_hook, "a hook on encoder.layer.0.attention"),
-    (_pre_hook, "a hook on embeddings.LayerNorm"),
-    (_replaced, "the forward of encoder.layer.1 was replaced"),
-    (_half_trained, "encoder.layer.1.attention.self.dropout is in training mode"),
-    (_two_dtypes, "weights are of several kinds"),
-    (_own_class, "encoder.layer.0 is a .*MyLayer"),
-    (_own_attention, "attention implementation 'mine'"),
-]
-
-
-@pytest.mark.parametrize(("change", "reason"), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
-def test_whatever_is_not_exactly_known_is_refused_with_a_reason(change, reason):
-    model = random_model()
-    assert encoder_refuses(model, padded([3])) is None
-
-    change(model)
-
-    assert re.search(reason, encoder_refuses(model, padded([3])))
-
-
-def test_hooks_on_all_modules_are_seen():
-    model = random_model()
-    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
-        assert "hooks on all modules" in encoder_refuses(model, padded([3]))
-    finally:
-        handle.remove()
-
-
-@torch.no_grad()
-def test_hooks_that_transformers_leaves_behind_are_no_reason():
-    model = random_model()
-    model(**padded([3]), output_hidden_states=True)
-
-    assert encoder_refuses(model, padded([3])) is None
-
-
-def test_other_families_decoders_and_batches_are_refused():
-    batch = padded([3])
-    decoder = random_model(is_decoder=True)
-
-    assert "is not one of BertModel" in encoder_refuses(tiny_model("gpt2"), batch)
-    assert "decoder" in encoder_refuses(decoder, batch)
-    assert "inputs_embeds" in encoder_refuses(random_model(), batch | {"inputs_embeds": torch.zeros(1, 3, 33)})
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert encoder_refuses(random_model(), batch) == "autocast is on"
-
-
-def test_a_runner_that_is_off_from_the_model_is_not_used(monkeypatch):
+def test_an_error_names_the_unknown_argument_of_a_later_batch():
     model, batch = tiny_model("bert"), tiny_batches()[0]
-    points = resolve(model)
-    assert recorder_for(model, points, batch) == (FlatRecorder, "")
-    run = flat_record.Encoder.stem
-    monkeypatch.setattr(flat_record.Encoder, "stem", lambda *args: run(*args) * 1.001)
-
-    kind, reason = recorder_for(model, points, batch)
-
-    assert kind is Recorder
-    assert reason.startswith("at resid_pre.0 it is off from the model by 1.0e-03")
-
-
-def test_a_later_batch_with_something_unknown_is_named():
-    model, batch = tiny_model("bert"), tiny_batches()[0]
-    flat = FlatTokens.of(batch["attention_mask"].bool())
+    tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
 
     with pytest.raises(InputError, match="inputs_embeds came in a batch but not in the first one"):
-        Encoder(model, resolve(model)).stem(batch | {"inputs_embeds": None}, flat)
+        Encoder(model, resolve(model)).stem(batch | {"inputs_embeds": None}, tokens)

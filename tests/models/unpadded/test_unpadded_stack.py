@@ -1,4 +1,4 @@
-"""The stack on tokens without padding: whatever ``LayerStack`` gives for a model, step by step."""
+"""``UnpaddedStack``, compared with ``LayerStack`` and with the model."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ import transformers
 import fastprobe as fp
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
-from fastprobe.models.unpadded import stack as flat_stack
-from fastprobe.models.unpadded.stack import FlatStack, stack_of
+from fastprobe.models.unpadded.stack import UnpaddedStack
 from fastprobe.orders import parse
+from fastprobe.reordering import order_runs
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 SMALL = {
@@ -27,8 +27,9 @@ WITH_HEADS = {
 }
 
 
-def model_with_head(name):
-    model, config, options = WITH_HEADS[name]
+def model_with_head(family):
+    """Return a random masked language model."""
+    model, config, options = WITH_HEADS[family]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = getattr(transformers, model)(getattr(transformers, config)(**SMALL, **options)).eval()
@@ -39,6 +40,7 @@ def model_with_head(name):
 
 
 def masked_batches():
+    """Return random batches with labels at every fifth token."""
     batches = tiny_batches(batch_size=6)
     for number, batch in enumerate(batches):
         at = (torch.arange(14) + torch.arange(6)[:, None] + number) % 5 == 0
@@ -49,68 +51,65 @@ def masked_batches():
 @pytest.mark.parametrize("order", ["0-3", "2,0,1", "1,1", "(0+2),1", "attention.2,ffn.0"])
 @pytest.mark.parametrize("copies", [1, 3])
 @torch.no_grad()
-def test_every_order_gives_the_states_of_the_models_own_layers(order, copies):
+def test_every_order_gives_the_states_of_the_module_based_stack(order, copies):
     model, batch = tiny_model("bert"), tiny_batches()[0]
     points, mask = resolve(model), batch["attention_mask"].bool()
     states = []
-    for make in (LayerStack.record, FlatStack):
+    for make in (LayerStack.record, UnpaddedStack):
         stack = make(model, points, batch)
         state = torch.cat([stack.stem] * copies)
         for step in parse(order):
             state = stack.apply(step, state, copies)
         states.append([stack.rows(part, mask) for part in state.split(len(stack.stem))])
 
-    for own, flat in zip(*states, strict=True):
-        torch.testing.assert_close(flat, own, rtol=0, atol=1e-5)
+    for expected, unpadded in zip(*states, strict=True):
+        torch.testing.assert_close(unpadded, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", WITH_HEADS)
-def test_effects_are_those_of_the_models_own_modules(family, monkeypatch):
+def test_effects_equal_those_of_the_module_based_stack(family, monkeypatch):
     model, wanted = model_with_head(family), fp.orders.swaps(3)
-    options = {"metrics": {"first": lambda state, own: (state - own)[..., 0]}, "depths": True, "progress": False}
+    metrics = {"first": lambda state, baseline: (state - baseline)[..., 0]}
+    options = {"metrics": metrics, "depths": True, "progress": False}
 
-    flat = fp.commutativity(model, masked_batches(), wanted, **options)
-    monkeypatch.setattr(fp.runs, "stack_of", lambda *args: (LayerStack.record, "asked for"))
-    own = fp.commutativity(model, masked_batches(), wanted, **options)
+    unpadded = fp.commutativity(model, masked_batches(), wanted, **options)
+    monkeypatch.setattr(order_runs, "stack_for", lambda *args: (LayerStack.record, "asked for"))
+    by_modules = fp.commutativity(model, masked_batches(), wanted, **options)
 
-    assert flat.config["runner"] == "encoder"
-    assert own.config["runner"] == "modules of the model (asked for)"
-    for ours, theirs in zip(flat.rows, own.rows, strict=True):
-        assert ours.keys() == theirs.keys()
-        for column, value in theirs.items():
+    assert unpadded.config["runner"] == "encoder"
+    assert by_modules.config["runner"] == "modules of the model (asked for)"
+    for row, expected in zip(unpadded.rows, by_modules.rows, strict=True):
+        assert row.keys() == expected.keys()
+        for column, value in expected.items():
             same = value if isinstance(value, str) or value is None else pytest.approx(value, abs=1e-4)
-            assert ours[column] == same, column
+            assert row[column] == same, column
 
 
-def test_commutators_are_those_of_the_models_own_modules(monkeypatch):
+def test_commutators_equal_those_of_the_module_based_stack(monkeypatch):
     model = tiny_model("roberta")
 
-    flat = fp.commutator(model, tiny_batches(), progress=False)
-    monkeypatch.setattr(fp.runs, "stack_of", lambda *args: (LayerStack.record, "asked for"))
-    own = fp.commutator(model, tiny_batches(), progress=False)
+    unpadded = fp.commutator(model, tiny_batches(), progress=False)
+    monkeypatch.setattr(order_runs, "stack_for", lambda *args: (LayerStack.record, "asked for"))
+    by_modules = fp.commutator(model, tiny_batches(), progress=False)
 
-    assert (flat.config["runner"], own.config["runner"]) == ("encoder", "modules of the model (asked for)")
-    for ours, theirs in zip(flat.rows, own.rows, strict=True):
-        assert ours["relative_l2"] == pytest.approx(theirs["relative_l2"], abs=1e-5)
-
-
-def test_a_head_that_is_not_known_or_off_is_left_to_the_model(monkeypatch):
-    model, batch = model_with_head("bert"), tiny_batches()[0]
-    points = resolve(model)
-    assert stack_of(model, points, batch) == (FlatStack, "")
-
-    features = flat_stack.MaskedHead.features
-    monkeypatch.setattr(flat_stack.MaskedHead, "features", lambda *args: 1.01 * features(*args))
-    assert "its head is off from the model's by" in stack_of(model, points, batch)[1]
-
-    monkeypatch.setattr(flat_stack.MaskedHead, "of", classmethod(lambda cls, model: None))
-    assert stack_of(model, points, batch)[1] == "the head of BertForMaskedLM is not known"
+    assert (unpadded.config["runner"], by_modules.config["runner"]) == ("encoder", "modules of the model (asked for)")
+    for row, expected in zip(unpadded.rows, by_modules.rows, strict=True):
+        assert row["relative_l2"] == pytest.approx(expected["relative_l2"], abs=1e-5)
 
 
-def test_other_families_keep_their_modules():
-    model, batch = tiny_model("gpt2"), tiny_batches()[0]
+@pytest.mark.parametrize("family", WITH_HEADS)
+@torch.no_grad()
+def test_the_head_gives_the_logits_of_the_model(family):
+    model, batch = model_with_head(family), tiny_batches()[0]
+    mask = batch["attention_mask"].bool()
+    stack = UnpaddedStack(model, resolve(model), batch)
+    state = stack.stem
+    for layer in range(len(stack)):
+        state = stack.apply(layer, state)
 
-    make, reason = stack_of(model, resolve(model), batch)
+    logits = stack.head(stack.padded(state)).logits[mask]
 
-    assert make == LayerStack.record
-    assert "GPT2Model is not one of BertModel" in reason
+    torch.testing.assert_close(logits, model(**batch).logits[mask], rtol=0, atol=1e-4)
+    features = stack.masked_head.features(stack.rows(state, mask))
+    product = torch.nn.functional.linear(features, stack.masked_head.weight, stack.masked_head.bias)
+    torch.testing.assert_close(product, logits, rtol=0, atol=1e-4)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
-from fastprobe.testing.tiny_models import peak_memory
+from fastprobe.testing.peak_memory import peak_memory
 
 MODULE = sys.modules["fastprobe.ops.vocabulary_scores.api"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -1,0 +1,71 @@
+"""Call a Hugging Face model: its mode, its device, its inputs and its outputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class StopForward(BaseException):
+    """End a forward pass early. It is no ``Exception``, so no handler inside a model catches it."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode for the block and restore the mode of every module on exit."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # one by one, because a model in training mode may hold modules in evaluation mode
+            module.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter."""
+    return next(model.parameters()).device
+
+
+def body_of(model: nn.Module) -> Any:
+    """Return a model without its head; the model itself if it has none."""
+    return getattr(model, "base_model", model)
+
+
+def has_language_head(model: nn.Module) -> bool:
+    """Return whether a model has a language-model head, that is, predicts tokens."""
+    get = getattr(model, "get_output_embeddings", lambda: None)
+    return get() is not None
+
+
+def without_cache(body: nn.Module) -> dict[str, bool]:
+    """Return the argument that turns off the key-value cache of a model, no argument for a model without cache."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
+
+
+def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch without its labels, which a model without a head does not accept."""
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch with its tensors on a device."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the hidden states among the arguments of a module."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def first_tensor(result: Any) -> Tensor:
+    """Return the hidden states in the output of a module.
+
+    Layers of Transformers 5 return a tensor, layers of Transformers 4 a tuple that starts with it.
+    """
+    return result if isinstance(result, Tensor) else result[0]

@@ -1,0 +1,95 @@
+"""Replace the ``forward`` of modules for the time of a block. Weights and hooks stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.models.calling import first_input
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a layer besides the hidden states: positional ones and those by name."""
+
+Run = Callable[[int, Tensor, Call], Tensor]
+"""Replacement of a layer: from its number, the hidden states and its other arguments to its output."""
+
+
+@contextmanager
+def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another ``forward`` inside the block and restore theirs on exit."""
+    before: dict[nn.Module, Any] = {module: vars(module).get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module, forward in before.items():
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = forward
+
+
+@contextmanager
+def replaced_layers(layers: Sequence[nn.Module], run: Run) -> Iterator[None]:
+    """Call ``run(layer, state, (other args, other kwargs))`` instead of each layer inside the block."""
+    with intercepted_layers(layers, run, lambda layer: nullcontext(False)):
+        yield
+
+
+@contextmanager
+def intercepted_layers(
+    layers: Sequence[nn.Module], run: Run, as_is: Callable[[int], AbstractContextManager[bool]]
+) -> Iterator[None]:
+    """Call ``run`` instead of each layer inside the block, except for calls that are to run the layer itself.
+
+    Args:
+        layers: the layers of a model.
+        run: the replacement.
+        as_is: context manager around each call of a layer; the layer itself runs if its value is true.
+    """
+
+    def forward_of(index: int, layer: nn.Module) -> Callable[..., Any]:
+        original = layer.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with as_is(index) as unchanged:
+                if unchanged:
+                    return original(*args, **kwargs)
+            if type(layer) not in _RETURNS_TUPLE:
+                _RETURNS_TUPLE[type(layer)] = _returns_tuple(original, args, kwargs)
+            state = first_input(args, kwargs)
+            others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+            out = run(index, state, (args[1:], others))
+            return (out,) if _RETURNS_TUPLE[type(layer)] else out
+
+        return forward
+
+    with replaced_forwards({layer: forward_of(index, layer) for index, layer in enumerate(layers)}):
+        yield
+
+
+_RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
+"""Class of a layer -> whether it returns a tuple, as in Transformers 4. Measured, as versions and families differ."""
+
+
+def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Run a layer once, without its cache so that the cache does not change, and return whether it returns a tuple."""
+
+    def without_cache(value: Any) -> Any:
+        return None if hasattr(value, "get_seq_length") else value
+
+    with torch.no_grad():
+        found = forward(*map(without_cache, args), **{key: without_cache(value) for key, value in kwargs.items()})
+    return isinstance(found, tuple)
+
+
+def output_for(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any], state: Tensor) -> Any:
+    """Return the output of a model whose last layer gives ``state`` and whose other layers do not run."""
+    last = len(layers) - 1
+    with replaced_layers(layers, lambda layer, passed, _: state if layer == last else passed):
+        return model(**batch)
