@@ -31,7 +31,7 @@ faults_of_a_large_block()
 
 PEAKS = """
 import torch
-from fastprobe.testing.tiny_models import peak_memory
+from fastprobe.testing.peak_memory import peak_memory
 
 torch.set_num_threads(1)
 torch.ones(2**20)
