@@ -29,7 +29,7 @@ from fastprobe.cli.options import (
     trainer_fields,
 )
 from fastprobe.models.loading import load_text, load_tokenizer, parse_count
-from fastprobe.pretraining.run import CHECKPOINTS
+from fastprobe.pretraining.resume import CHECKPOINTS
 from fastprobe.results.tables import costs_table, losses_table
 
 PICTURE = "pretraining.png"

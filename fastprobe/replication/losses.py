@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastprobe.pretraining import Trained
+from fastprobe.pretraining import TrainedVariant
 from fastprobe.replication.section import Subject, decided
 from fastprobe.results import figures
 from fastprobe.results.result import Result
@@ -81,7 +81,7 @@ def losses_of(subject: Subject) -> VariantLosses:
     return VariantLosses({}, [_row(trained) for trained in subject.variants])
 
 
-def _row(trained: Trained) -> dict[str, Any]:
+def _row(trained: TrainedVariant) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": trained.variant, "failure": trained.failure}
     if trained.result is None:
         return row | dict.fromkeys(("held_out_loss", "held_out_loss_se"))

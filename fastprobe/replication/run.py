@@ -13,7 +13,7 @@ from fastprobe.data.text import TokenBatches
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
 from fastprobe.models.record import device_of
 from fastprobe.models.resolve import resolve
-from fastprobe.pretraining import Trained
+from fastprobe.pretraining import TrainedVariant
 from fastprobe.reordering.effects import predicted_batches
 from fastprobe.replication.page import Answer, render
 from fastprobe.replication.section import Analysis, Subject
@@ -34,7 +34,7 @@ def paper(
     tokenizer: Any,
     origin: Mapping[str, Any] | None = None,
     words: Sequence[str] = ("MODEL",),
-    variants: Sequence[Trained] = (),
+    variants: Sequence[TrainedVariant] = (),
     resume: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = lambda text: None,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fastprobe.models.resolve import ModelPoints, resolve
-from fastprobe.pretraining import Trained
+from fastprobe.pretraining import TrainedVariant
 from fastprobe.results.result import Result
 
 Results = Mapping[str, Any]
@@ -31,7 +31,7 @@ class Subject:
     """What its results say of it."""
     words: Sequence[str] = ()
     """Model and text as they are typed behind a command."""
-    variants: Sequence[Trained] = ()
+    variants: Sequence[TrainedVariant] = ()
     """Models that were trained to be compared with it."""
 
     def line(self, command: str, *options: str) -> str:

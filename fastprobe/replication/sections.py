@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastprobe.pretraining import Trained
+from fastprobe.pretraining import TrainedVariant
 from fastprobe.replication import features, ffns, nonlinearity, reordering, skipless, unskipped, variants
 from fastprobe.replication.section import Section
 
@@ -20,7 +20,7 @@ SECTIONS: tuple[Section, ...] = (
 """Those of one model."""
 
 
-def comparisons(trained: Sequence[Trained]) -> tuple[Section, ...]:
+def comparisons(trained: Sequence[TrainedVariant]) -> tuple[Section, ...]:
     """Those that compare models trained from scratch."""
     if not trained:
         return ()

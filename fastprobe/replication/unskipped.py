@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from fastprobe.pretraining import Trained
-from fastprobe.pretraining.family import BERT
+from fastprobe.pretraining import TrainedVariant
+from fastprobe.pretraining.variant_set import BERT
 from fastprobe.pretraining.variants import Variant
 from fastprobe.replication.losses import VariantLosses
 from fastprobe.replication.reordering import SCORED, SWAPS, reordered
@@ -65,7 +65,7 @@ def _table(results: Results, models: Iterable[str]) -> Table:
     )
 
 
-def section(trained: list[Trained]) -> Section | None:
+def section(trained: list[TrainedVariant]) -> Section | None:
     """The section for the variants that cut skip connections and nothing else, if there are any."""
     cut = [one for one in trained if one.variant.startswith("no-skip:") and "+" not in one.variant]
     if not cut:
@@ -99,7 +99,7 @@ def section(trained: list[Trained]) -> Section | None:
         ]
     return Section(
         name=NAME,
-        title="Trained without skip connections in some layers",
+        title="TrainedVariant without skip connections in some layers",
         question="Do layers that never had a skip connection commute with the others?",
         protocol=(
             "As in the paper, a model is trained without the skip connections of a layer, and layers are swapped; "

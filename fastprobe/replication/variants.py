@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastprobe.pretraining import Trained
-from fastprobe.pretraining.family import BERT
+from fastprobe.pretraining import TrainedVariant
+from fastprobe.pretraining.variant_set import BERT
 from fastprobe.replication.ffns import REPAIRED
 from fastprobe.replication.losses import UNIGRAM, VariantLosses, losses_of
 from fastprobe.replication.section import (
@@ -116,11 +116,11 @@ def _commands(subject: Subject) -> str:
     return "\n".join(trained.command for trained in subject.variants)
 
 
-def section(trained: list[Trained]) -> Section:
+def section(trained: list[TrainedVariant]) -> Section:
     """The section for these variants; each has to have learnt something."""
     return Section(
         name=NAME,
-        title="Trained without FFNs, with linear ones, or with attention in their place",
+        title="TrainedVariant without FFNs, with linear ones, or with attention in their place",
         question="What does a model lose that never had FFNs, and can attention make up for them?",
         protocol=(
             "Each variant is trained from scratch on the same text, with the same tokens hidden, for as many steps and "

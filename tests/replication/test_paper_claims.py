@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fastprobe.pretraining import Pretraining, Trained
+from fastprobe.pretraining import Pretraining, TrainedVariant
 from fastprobe.reordering.commutativity import OrderEffects
 from fastprobe.reordering.commutator import Commutators
 from fastprobe.replication import unskipped, variants
@@ -33,7 +33,7 @@ def trained(**losses):
         rows = [{"held_out_loss": loss, "held_out_loss_se": ERROR}]
         result = None if loss is None else Pretraining(config, rows)
         failure = "the held-out loss is nan" if loss is None else ""
-        models.append(Trained(name, Path(name), f"fastprobe pretrain --variant {name}", result, failure))
+        models.append(TrainedVariant(name, Path(name), f"fastprobe pretrain --variant {name}", result, failure))
     return models
 
 

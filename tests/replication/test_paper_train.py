@@ -17,7 +17,7 @@ from fastprobe import cli
 from fastprobe.data.text import demo_text
 from fastprobe.errors import NumericalError
 from fastprobe.models.loading import load_model
-from fastprobe.pretraining import family
+from fastprobe.pretraining import variant_set
 from fastprobe.replication.sections import SECTIONS, comparisons
 from tests.replication.test_paper import visible
 
@@ -121,7 +121,7 @@ def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written
     code, _, err = run(*arguments(text, folder, "--resume"))
 
     assert code == 0
-    assert "1/3 taking bert" in err
+    assert "1/3 loading bert" in err
     assert "2/3 training no-ffn" in err
     assert (folder / "models" / "bert" / "scores.json").stat().st_mtime_ns == kept
     assert fp.load(folder / "models" / "no-ffn").rows == fp.load(written[0] / "models" / "no-ffn").rows
@@ -134,18 +134,18 @@ def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written
     assert re.fullmatch(r"fastprobe: --resume: .*bert is of a run with another steps; start anew .*\n", err)
     code, out, err = run(*arguments(text, folder, "--quiet"))
     assert (code, out) == (2, "")
-    assert re.fullmatch(r"fastprobe: out: .*models holds models; go on with them with --resume.*\n", err)
+    assert re.fullmatch(r"fastprobe: out: .*models holds models; continue with --resume.*\n", err)
 
 
 def test_a_variant_that_diverges_is_on_the_page(run, text, tmp_path, monkeypatch):
-    plain = family.pretrain
+    plain = variant_set.pretrain
 
     def pretrain(*args, variant, **options):
         if variant == "no-skip:1":
             raise NumericalError("the held-out loss is nan at step 2")
         return plain(*args, variant=variant, **options)
 
-    monkeypatch.setattr(family, "pretrain", pretrain)
+    monkeypatch.setattr(variant_set, "pretrain", pretrain)
 
     code, out, err = run(*arguments(text, tmp_path / "out", "--resume", "--json"))
 
