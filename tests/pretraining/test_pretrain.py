@@ -224,7 +224,7 @@ def test_arguments_of_the_trainer_are_used(tmp_path):
         ({"heads": 3}, "heads: 3 do not divide"),
         ({"resume": True}, "there are no checkpoints in"),
         ({"trainer": {"learning_rat": 1}}, "trainer: 'learning_rat' is no field of .*; some are learning_rate"),
-        ({"variant": "shared-layers", "match": "parameters"}, "match: the layers of shared-layers have one set of"),
+        ({"variant": "shared-layers", "match": "parameters"}, "match: the layers of shared-layers share one set of"),
         ({"trainer": {"lr_scheduler_type": "square"}}, "trainer: square is not"),
     ],
 )
