@@ -49,7 +49,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 @dataclass
 class Duel:
-    """One benchmark. A checked run decides which peers take part; then all run once in each round."""
+    """A benchmark of ours and its peers. A checked run decides who takes part. Then all run once in each round."""
 
     benchmark: Any
     case: str

@@ -41,7 +41,7 @@ class Edited(Hashable, Protocol):
 
 
 Step = int | Sublayer | Parallel | Edited
-"""One step of a forward pass. An ``int`` is a whole layer."""
+"""A step of a forward pass. An ``int`` is a whole layer."""
 
 
 @dataclass(frozen=True)

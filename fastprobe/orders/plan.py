@@ -18,7 +18,7 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class Application:
-    """One step, run on the states of several nodes in one batch."""
+    """A step that is run on the states of several nodes in one batch."""
 
     step: Any
     inputs: tuple[int, ...]

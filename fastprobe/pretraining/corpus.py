@@ -18,7 +18,7 @@ from fastprobe.pretraining.masking import mask_tokens
 from fastprobe.pretraining.tokenizer import train_tokenizer
 
 HELD_OUT_EVERY = 20
-"""One sequence in so many is held out."""
+"""Number of sequences of which the last is held out."""
 HELD_OUT_MOST = 512
 """Largest number of held-out sequences."""
 PIECES = 256
