@@ -18,7 +18,7 @@ from fastprobe.pretraining.masking import mask_tokens
 from fastprobe.pretraining.tokenizer import train_tokenizer
 
 HELD_OUT_EVERY = 20
-"""Number of sequences of which the last is held out."""
+"""Interval of held-out sequences: every 20th."""
 HELD_OUT_MOST = 512
 """Largest number of held-out sequences."""
 PIECES = 256

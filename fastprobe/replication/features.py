@@ -33,7 +33,7 @@ def _run(subject: Subject) -> Result:
 
 
 def _command(subject: Subject) -> str:
-    return subject.line("probe", "--orders", ",".join(map(str, _swapped(subject.depth))))
+    return subject.command_line("probe", "--orders", ",".join(map(str, _swapped(subject.depth))))
 
 
 def _learnt(results: Results) -> dict[str, float]:

@@ -13,7 +13,7 @@ from fastprobe.replication.section import (
     Section,
     Subject,
     Table,
-    damage,
+    damage_column,
     mean,
     number,
 )
@@ -35,13 +35,13 @@ def _run(subject: Subject) -> Result:
 
 
 def _command(subject: Subject) -> str:
-    return subject.line("ablate", "--elements", ",".join(ELEMENTS), "--mode", ",".join(MODES))
+    return subject.command_line("ablate", "--elements", ",".join(ELEMENTS), "--mode", ",".join(MODES))
 
 
 def _mean_damage(results: Results, element: str, mode: str) -> float:
     result = results[NAME]
     rows = [row for row in result.rows if (row["element"], row["mode"]) == (element, mode)]
-    return mean(row[damage(result)] for row in rows)
+    return mean(row[damage_column(result)] for row in rows)
 
 
 def _ffn_removal_does_less_damage(results: Results) -> Finding:
@@ -60,7 +60,7 @@ def _linear_map_repairs_little(results: Results) -> Finding:
 
 def _table(results: Results) -> Table:
     result = results[NAME]
-    values = result.matrix(damage(result))
+    values = result.matrix(damage_column(result))
     header = ("element", "mode", *(f"layer {layer}" for layer in result.config["sets"]))
     return Table(header, [(*line, *map(float, row)) for line, row in zip(result.lines, values, strict=True)])
 

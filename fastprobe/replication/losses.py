@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastprobe.pretraining import TrainedVariant
-from fastprobe.replication.section import Subject, decided
+from fastprobe.replication.section import Subject, is_positive
 from fastprobe.results import figures
 from fastprobe.results.result import Result
 
@@ -38,7 +38,7 @@ class VariantLosses(Result):
         """Return the row of a variant, or ``None`` if it was not trained."""
         return next((row for row in self.rows if row["variant"] == variant), None)
 
-    def unfit(self, *variants: str) -> str:
+    def not_comparable(self, *variants: str) -> str:
         """Return why variants cannot be compared: one failed or learnt no more than frequencies. Empty if they can."""
         for variant in variants:
             row = self.row(variant)
@@ -47,13 +47,13 @@ class VariantLosses(Result):
             if row["failure"]:
                 return f"The training of {variant} failed: {row['failure']}."
             if not self.learnt(variant):
-                losses = f"{self.written(variant)}, {UNIGRAM} {self.unigram:.3f}"
+                losses = f"{self.format_loss(variant)}, {UNIGRAM} {self.unigram:.3f}"
                 return f"{variant} learnt too little for a comparison: {losses}."
         return ""
 
     def learnt(self, variant: str) -> bool | None:
         """Return True if the loss of a variant is below the unigram loss, or ``None`` if the difference is noise."""
-        return decided(*self.contrast({UNIGRAM: 1, variant: -1}))
+        return is_positive(*self.contrast({UNIGRAM: 1, variant: -1}))
 
     @property
     def unigram(self) -> float:
@@ -78,7 +78,7 @@ class VariantLosses(Result):
             total, variance = total + weight * loss, variance + (weight * error) ** 2
         return total, math.sqrt(variance)
 
-    def written(self, variant: str) -> str:
+    def format_loss(self, variant: str) -> str:
         """Format the loss of a variant for the page."""
         row = self.row(variant)
         assert row is not None

@@ -34,7 +34,7 @@ def _run(subject: Subject) -> Result:
 
 
 def _command(subject: Subject) -> str:
-    return subject.line("linearity", "--elements", ",".join(_elements(subject)), "--objective", "cosine")
+    return subject.command_line("linearity", "--elements", ",".join(_elements(subject)), "--objective", "cosine")
 
 
 def _by_layer(results: Results, element: str) -> list[float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastprobe.replication.section import LABELS, Section, damage, number
+from fastprobe.replication.section import LABELS, Section, damage_column, number
 from fastprobe.results.result import Result
 
 TEMPLATE = "page.html.jinja"
@@ -44,12 +44,12 @@ class Answer:
         return rows
 
 
-def render(answers: Sequence[Answer], about: Mapping[str, Any]) -> str:
+def render(answers: Sequence[Answer], description: Mapping[str, Any]) -> str:
     """Return the page as HTML.
 
     Args:
         answers: the sections in sequence.
-        about: description of model, text and sizes, from the configuration of the results.
+        description: description of model, text and sizes, from the configuration of the results.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -63,7 +63,7 @@ def render(answers: Sequence[Answer], about: Mapping[str, Any]) -> str:
     sections = [_view(answer) for answer in answers]
     tokens = next((a.results[n].config.get("tokens") for a in answers for n in a.results), None)
     return environment.get_template(TEMPLATE).render(
-        about=about, tokens=tokens, sections=sections, labels=LABELS, verdicts=VERDICTS
+        description=description, tokens=tokens, sections=sections, labels=LABELS, verdicts=VERDICTS
     )
 
 
@@ -74,16 +74,16 @@ def _view(answer: Answer) -> dict[str, Any]:
     if not answer.refusal:
         table = section.table(results)
         view["table"] = {"header": table.header, "rows": [[_cell(value) for value in row] for row in table.rows]}
-        view["figures"] = [(picture(results[a.name]), a.caption) for a in section.analyses]
+        view["figures"] = [(figure_url(results[a.name]), a.caption) for a in section.analyses]
     return view
 
 
-def picture(result: Result) -> str:
+def figure_url(result: Result) -> str:
     """Return the figure of a result as an SVG in a ``data:`` URL."""
     import matplotlib
 
     stream = io.BytesIO()
-    column = damage(result) if result.kind in ("commutativity", "ablation") else result.metric
+    column = damage_column(result) if result.kind in ("commutativity", "ablation") else result.metric
     with matplotlib.rc_context({"svg.hashsalt": result.kind}):  # the same bytes in every run
         result.plot(None, column).savefig(stream, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()

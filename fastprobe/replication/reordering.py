@@ -18,7 +18,7 @@ from fastprobe.replication.section import (
     Section,
     Subject,
     Table,
-    damage,
+    damage_column,
     mean,
     number,
 )
@@ -52,7 +52,9 @@ def reordered(name: str, caption: str, families: Callable[[int], Sequence[str]],
         return commutativity(subject.model, subject.predicted, chosen, progress=subject.progress)
 
     def command(subject: Subject) -> str:
-        return subject.line("permute", *(word for family in families(subject.depth) for word in ("--orders", family)))
+        return subject.command_line(
+            "permute", *(word for family in families(subject.depth) for word in ("--orders", family))
+        )
 
     return Analysis(name, caption, command, run, variant)
 
@@ -61,12 +63,12 @@ def _grouped(result: Any, key: Callable[[dict[str, Any]], int]) -> dict[int, lis
     """Group the damage of every order except the baseline by a number of its row, in ascending sequence."""
     found: dict[int, list[float]] = {}
     for row in sorted(result.rows[1:], key=key):
-        found.setdefault(key(row), []).append(row[damage(result)])
+        found.setdefault(key(row), []).append(row[damage_column(result)])
     return found
 
 
 def _summary(label: str, result: Any, groups: dict[int, list[float]]) -> Table:
-    header = (label, "orders", f"mean {damage(result)}", "smallest", "largest")
+    header = (label, "orders", f"mean {damage_column(result)}", "smallest", "largest")
     return Table(header, [(k, len(v), mean(v), min(v), max(v)) for k, v in groups.items()])
 
 
@@ -123,7 +125,7 @@ def _damage_falls_with_kept_layers(results: Results) -> Finding:
 def _damage_of_one_layer(results: Results) -> list[float]:
     """Return the damage of each layer if it runs in the place of all layers."""
     result = results["repetition"]
-    return [row[damage(result)] for row in result.rows if len(set(row["order"].split(","))) == 1]
+    return [row[damage_column(result)] for row in result.rows if len(set(row["order"].split(","))) == 1]
 
 
 def _best_shared_layer_is_early(results: Results) -> Finding:
@@ -140,7 +142,7 @@ def _best_shared_layer_is_early(results: Results) -> Finding:
 
 def _repetition_table(results: Results) -> Table:
     result = results["repetition"]
-    column = damage(result)
+    column = damage_column(result)
     return Table(("order", column, "± se"), [(r["name"], r[column], r[f"{column}_se"]) for r in result.rows])
 
 

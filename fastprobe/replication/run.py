@@ -68,8 +68,8 @@ def paper(
         NumericalError: the states of an order overflow the dtype of the model.
     """
     predicted = predicted_batches(model, batches, tokenizer, 0)
-    about = dict(origin or {}) | {"layers": len(resolve(model).layers)}
-    baseline = Subject(model, batches, predicted, tokenizer, progress, about, words, variants)
+    description = dict(origin or {}) | {"layers": len(resolve(model).layers)}
+    baseline = Subject(model, batches, predicted, tokenizer, progress, description, words, variants)
     if baseline.depth < 2:
         raise InputError("model: must have two or more layers, got one; name another model")
     subjects = {"": baseline}
@@ -92,7 +92,7 @@ def paper(
                 break
         commands = [analysis.command(subjects[analysis.variant]) for analysis in section.analyses]
         answers.append(Answer(section, results, commands, refusal))
-    write_text(Path(folder) / PAGE, render(answers, about))
+    write_text(Path(folder) / PAGE, render(answers, description))
     return [row for answer in answers for row in answer.rows()]
 
 
@@ -102,8 +102,8 @@ def _variant(name: str, baseline: Subject) -> Subject:
 
     folder = str(next(trained.folder for trained in baseline.variants if trained.variant == name))
     model, _ = load_model(folder, device=str(device_of(baseline.model)), head=True)
-    about = dict(baseline.about) | {"model": folder, "layers": len(resolve(model).layers)}
-    return replace(baseline, model=model, about=about, words=(folder, *baseline.words[1:]))
+    description = dict(baseline.description) | {"model": folder, "layers": len(resolve(model).layers)}
+    return replace(baseline, model=model, description=description, words=(folder, *baseline.words[1:]))
 
 
 def _result(analysis: Analysis, subject: Subject, folder: Path, resume: bool) -> Result:
@@ -111,7 +111,7 @@ def _result(analysis: Analysis, subject: Subject, folder: Path, resume: bool) ->
     kept = folder / analysis.name
     if resume and not analysis.derived and (kept / "scores.json").exists():
         result = load(kept)
-        compared = {key: value for key, value in subject.about.items() if key != VERSIONS}
+        compared = {key: value for key, value in subject.description.items() if key != VERSIONS}
         other = differing(compared, {key: result.config.get(key) for key in compared})
         if other:
             raise InputError(f"--resume: {kept} is of a run with another {other}; start in a new folder")
@@ -119,6 +119,6 @@ def _result(analysis: Analysis, subject: Subject, folder: Path, resume: bool) ->
     result = analysis.run(subject)
     if any(row.get("relative_l2", 0.0) is None for row in result.rows):
         raise NumericalError(f"{analysis.name}: some states became NaN or infinite; load the model in float32")
-    result.config.update(subject.about)
+    result.config.update(subject.description)
     result.save(kept)
     return result

@@ -27,14 +27,14 @@ class Subject:
     """The batches with labels, for an encoder with a language-model head: 15 % of the tokens are masked."""
     tokenizer: Any
     progress: bool
-    about: Mapping[str, Any] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
     """Description of model and text, stored in the configuration of every result."""
     words: Sequence[str] = ()
     """Model and text as arguments of a command."""
     variants: Sequence[TrainedVariant] = ()
     """Trained models to compare with it."""
 
-    def line(self, command: str, *options: str) -> str:
+    def command_line(self, command: str, *options: str) -> str:
         """Return the command line of an analysis of this model."""
         return shlex.join(["fastprobe", command, *self.words, *options])
 
@@ -104,7 +104,7 @@ class Section:
     table: Callable[[Results], Table]
 
 
-SURE = 2
+NOISE = 2
 """A difference of at most so many standard errors is undecided."""
 
 LABELS = {
@@ -115,14 +115,14 @@ LABELS = {
 """Sources of claims."""
 
 
-def damage(result: Result) -> str:
+def damage_column(result: Result) -> str:
     """Return the column that measures damage: the loss if there is a language-model head, else the final states."""
     return "delta_loss" if result.rows[0].get("delta_loss") is not None else "relative_l2"
 
 
-def decided(difference: float, error: float) -> bool | None:
-    """Return True if a number is above zero, or ``None`` if it is within :data:`SURE` standard errors of zero."""
-    return None if abs(difference) <= SURE * error else difference > 0
+def is_positive(difference: float, error: float) -> bool | None:
+    """Return True if a number is above zero, or ``None`` within :data:`NOISE` standard errors of zero."""
+    return None if abs(difference) <= NOISE * error else difference > 0
 
 
 def mean(values: Iterable[float]) -> float:

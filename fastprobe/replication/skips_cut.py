@@ -32,7 +32,7 @@ def commutators(name: str = WITH, caption: str = "The model with its skip connec
         caption: caption of its figure.
         variant: the trained variant to analyse; empty for the model itself.
     """
-    return Analysis(name, caption, lambda subject: subject.line("commutator"), _run, variant)
+    return Analysis(name, caption, lambda subject: subject.command_line("commutator"), _run, variant)
 
 
 def _mainly_skips(results: Results) -> Finding:
@@ -65,7 +65,7 @@ SECTION = Section(
         Analysis(
             WITHOUT,
             "All skip connections cut.",
-            lambda subject: subject.line("commutator", "--skip-scale", "0"),
+            lambda subject: subject.command_line("commutator", "--skip-scale", "0"),
             _run_without,
         ),
     ],

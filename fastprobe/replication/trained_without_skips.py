@@ -12,9 +12,20 @@ from fastprobe.pretraining.variant_set import BERT
 from fastprobe.pretraining.variants import Variant
 from fastprobe.replication.losses import VariantLosses
 from fastprobe.replication.reordering import SCORED, SWAPS, reordered, swapped_pair
-from fastprobe.replication.section import SURE, Claim, Finding, Results, Section, Table, damage, decided, mean, number
+from fastprobe.replication.section import (
+    NOISE,
+    Claim,
+    Finding,
+    Results,
+    Section,
+    Table,
+    damage_column,
+    is_positive,
+    mean,
+    number,
+)
 from fastprobe.replication.skips_cut import MAINLY, WITH, commutators
-from fastprobe.replication.variants import BEYOND
+from fastprobe.replication.variants import BEYOND_NOISE
 from fastprobe.replication.variants import NAME as LOSSES
 
 NAME = "trained-without-skips"
@@ -24,7 +35,7 @@ Pairs = Mapping[tuple[int, int], tuple[float, float]]
 
 
 def _of_swaps(result: Any) -> Pairs:
-    column = damage(result)
+    column = damage_column(result)
     return {swapped_pair(row): (row[column], row[f"{column}_se"]) for row in result.rows[1:]}
 
 
@@ -46,12 +57,12 @@ def _mainly_skips(variant: str, analysis: str, pairs_of: Callable[[Any], Pairs])
 
     def check(results: Results) -> Finding:
         losses: VariantLosses = results[LOSSES]
-        if reason := losses.unfit(BERT, variant):
+        if reason := losses.not_comparable(BERT, variant):
             return Finding(None, reason)
         layers = Variant.parse(variant).no_skip
         bert, bert_se = _mean_over_pairs(pairs_of(results[analysis]), layers)
         cut, cut_se = _mean_over_pairs(pairs_of(results[f"{analysis}-{variant}"]), layers)
-        verdict = decided(cut - MAINLY * bert, math.hypot(cut_se, MAINLY * bert_se))
+        verdict = is_positive(cut - MAINLY * bert, math.hypot(cut_se, MAINLY * bert_se))
         found = f"{variant} {number(cut)} ± {number(cut_se)}, {BERT} {number(bert)} ± {number(bert_se)}"
         return Finding(verdict, f"{found}: {number(cut / bert)} times as large." if bert > 0 else f"{found}.")
 
@@ -79,14 +90,14 @@ def _claims(variant: str) -> list[Claim]:
             "A",
             f"{text}, swaps).",
             f"{trained}, swaps of those layers do on average at least {MAINLY} times as much damage as in bert, "
-            f"{BEYOND}",
+            f"{BEYOND_NOISE}",
             _mainly_skips(variant, SWAPPED, _of_swaps),
         ),
         Claim(
             "A",
             f"{text}, commutators).",
             f"{trained}, the commutators of those layers are on average at least {MAINLY} times as large as in bert, "
-            f"{BEYOND}",
+            f"{BEYOND_NOISE}",
             _mainly_skips(variant, WITH, _of_commutators),
         ),
     ]
@@ -112,8 +123,8 @@ def section(trained: list[TrainedVariant]) -> Section | None:
         protocol=(
             "As in the paper, a model is trained without the skip connections of some layers, and pairs of layers "
             "are swapped. The learning rates are those in the table of variants. Means are over the pairs that contain "
-            f"one of those layers. A difference within {SURE} standard errors of the threshold is undecided. One seed "
-            f"of each variant is trained. {SCORED} Commutators are a method of fastprobe."
+            f"one of those layers. A difference within {NOISE} standard errors of the threshold is undecided. One "
+            f"seed of each variant is trained. {SCORED} Commutators are a method of fastprobe."
         ),
         analyses=analyses,
         claims=[claim for one in without for claim in _claims(one.variant)],

@@ -9,7 +9,7 @@ from fastprobe.pretraining.variant_set import BERT
 from fastprobe.replication.ffns import REPAIRED
 from fastprobe.replication.losses import UNIGRAM, VariantLosses, losses_of
 from fastprobe.replication.section import (
-    SURE,
+    NOISE,
     Analysis,
     Claim,
     Finding,
@@ -17,12 +17,12 @@ from fastprobe.replication.section import (
     Section,
     Subject,
     Table,
-    decided,
+    is_positive,
     number,
 )
 
 NAME = "variants"
-BEYOND = f"by more than {SURE} standard errors"
+BEYOND_NOISE = f"by more than {NOISE} standard errors"
 
 
 def _learns(variant: str) -> Callable[[Results], Finding]:
@@ -32,9 +32,9 @@ def _learns(variant: str) -> Callable[[Results], Finding]:
         losses: VariantLosses = results[NAME]
         row = losses.row(variant)
         if row is None or row["failure"]:
-            return Finding(False, losses.unfit(variant))
+            return Finding(False, losses.not_comparable(variant))
         met = losses.learnt(variant) is True  # a model that learns nothing ends at the unigram loss: undecided means no
-        return Finding(met, f"{losses.written(variant)}, unigram {number(losses.unigram)}.")
+        return Finding(met, f"{losses.format_loss(variant)}, unigram {number(losses.unigram)}.")
 
     return check
 
@@ -44,11 +44,11 @@ def _worse(variant: str) -> Callable[[Results], Finding]:
 
     def check(results: Results) -> Finding:
         losses: VariantLosses = results[NAME]
-        if reason := losses.unfit(BERT, variant):
+        if reason := losses.not_comparable(BERT, variant):
             return Finding(None, reason)
         more, error = losses.contrast({variant: 1, BERT: -1})
-        found = f"{losses.written(variant)}, {losses.written(BERT)}: {number(more)} ± {number(error)} higher."
-        return Finding(decided(more, error), found)
+        found = f"{losses.format_loss(variant)}, {losses.format_loss(BERT)}: {number(more)} ± {number(error)} higher."
+        return Finding(is_positive(more, error), found)
 
     return check
 
@@ -63,7 +63,7 @@ def _loses_less_than_it_saves(variant: str) -> Callable[[Results], Finding]:
 
     def check(results: Results) -> Finding:
         losses: VariantLosses = results[NAME]
-        if reason := losses.unfit(BERT, variant):
+        if reason := losses.not_comparable(BERT, variant):
             return Finding(None, reason)
         before, after = (losses.row(name)["layer_parameters"] for name in (BERT, variant))  # type: ignore[index]
         share = 1 - after / before
@@ -73,25 +73,25 @@ def _loses_less_than_it_saves(variant: str) -> Callable[[Results], Finding]:
         found = (
             f"Saved: {number(share)} of the parameters of the layers. Lost: {number(lost)} ± {number(error / gain)} of "
             f"the gain of {BERT} over frequencies "
-            f"({losses.written(variant)}, {losses.written(BERT)}, unigram {number(losses.unigram)})."
+            f"({losses.format_loss(variant)}, {losses.format_loss(BERT)}, unigram {number(losses.unigram)})."
         )
-        return Finding(decided(spared, error), found)
+        return Finding(is_positive(spared, error), found)
 
     return check
 
 
 def _linear_ffn_repairs_little(results: Results) -> Finding:
     losses: VariantLosses = results[NAME]
-    if reason := losses.unfit(BERT, "no-ffn", "linear-ffn"):
+    if reason := losses.not_comparable(BERT, "no-ffn", "linear-ffn"):
         return Finding(None, reason)
     cost, cost_error = losses.contrast({"no-ffn": 1, BERT: -1})
-    written = ", ".join(map(losses.written, (BERT, "linear-ffn", "no-ffn")))
-    if not decided(cost, cost_error):
+    written = ", ".join(map(losses.format_loss, (BERT, "linear-ffn", "no-ffn")))
+    if not is_positive(cost, cost_error):
         return Finding(None, f"The damage of removing FFNs is within the noise ({written}).")
     left, error = losses.contrast({"linear-ffn": 1, "no-ffn": REPAIRED - 1, BERT: -REPAIRED})
     repaired = 1 - losses.contrast({"linear-ffn": 1, BERT: -1})[0] / cost
     return Finding(
-        decided(left, error), f"{written}: {number(repaired)} ± {number(error / cost)} of the damage is repaired."
+        is_positive(left, error), f"{written}: {number(repaired)} ± {number(error / cost)} of the damage is repaired."
     )
 
 
@@ -137,51 +137,51 @@ def section(trained: list[TrainedVariant]) -> Section:
             "rate of bert and have a lower one, which may explain part of a higher loss. attention-for-ffn uses the "
             "parameters of the FFNs for more layers of attention. One seed of each variant is trained. Standard errors "
             "are over held-out sequences and are taken as independent between variants. A difference within "
-            f"{SURE} standard errors is undecided. The paper trains BERT-small for a million steps and measures GLUE "
-            "after fine-tuning. Its findings on weighted skips, GeLU on attention and attention without softmax are "
-            "not known to us, so these variants are in the table without a claim."
+            f"{NOISE} standard errors is undecided. The paper trains BERT-small for a million steps and measures "
+            "GLUE after fine-tuning. Its findings on weighted skips, GeLU on attention and attention without softmax "
+            "are not known to us, so these variants are in the table without a claim."
         ),
         analyses=[Analysis(NAME, "Held-out loss, ± 2 standard errors.", _commands, losses_of, derived=True)],
         claims=[
             Claim(
                 "A",
                 "FFNs are an important element.",
-                f"the loss of no-ffn is above that of bert {BEYOND}",
+                f"the loss of no-ffn is above that of bert {BEYOND_NOISE}",
                 _worse("no-ffn"),
             ),
             Claim(
                 "A",
                 "FFNs use their parameters inefficiently.",
                 "no-ffn loses a smaller share of the gain of bert over frequencies than it saves of the parameters of "
-                f"the layers, {BEYOND}",
+                f"the layers, {BEYOND_NOISE}",
                 _loses_less_than_it_saves("no-ffn"),
             ),
             Claim(
                 "A",
                 "FFNs cannot simply be replaced by attention blocks without degradation.",
                 "the loss of attention-for-ffn, whose layers have about as many parameters, is above that of bert "
-                f"{BEYOND}",
+                f"{BEYOND_NOISE}",
                 _worse("attention-for-ffn"),
             ),
             Claim(
                 "N",
                 "Linear MLPs do little better than no MLPs: the non-linear part matters.",
-                f"linear-ffn repairs less than {REPAIRED} of the damage of no-ffn relative to bert, {BEYOND} (the note "
-                "is about MLPs replaced in a trained model)",
+                f"linear-ffn repairs less than {REPAIRED} of the damage of no-ffn relative to bert, {BEYOND_NOISE} "
+                "(the note is about MLPs replaced in a trained model)",
                 _linear_ffn_repairs_little,
             ),
             Claim(
                 "A",
                 "Weight-shared transformers are justified.",
                 "shared-layers loses a smaller share of the gain of bert over frequencies than it saves of the "
-                f"parameters of the layers, {BEYOND}",
+                f"parameters of the layers, {BEYOND_NOISE}",
                 _loses_less_than_it_saves("shared-layers"),
             ),
             *(
                 Claim(
                     "F",
                     f"{one.variant} learns more than the frequencies of tokens.",
-                    f"its held-out loss is below the unigram loss {BEYOND}",
+                    f"its held-out loss is below the unigram loss {BEYOND_NOISE}",
                     _learns(one.variant),
                 )
                 for one in trained
