@@ -20,9 +20,7 @@ from fastprobe.orders.order import Step as Step
 from fastprobe.orders.order import Sublayer as Sublayer
 from fastprobe.orders.order import check as check
 from fastprobe.orders.order import identity as identity
-from fastprobe.orders.order import kept_in_place as kept_in_place
 from fastprobe.orders.order import layers_of as layers_of
-from fastprobe.orders.order import swapped_layers as swapped_layers
 from fastprobe.orders.order import wanted_of as wanted_of
 from fastprobe.orders.published import PAINTERS as PAINTERS
 from fastprobe.orders.published import PAPER as PAPER

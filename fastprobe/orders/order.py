@@ -90,30 +90,6 @@ def identity(n: int) -> Order:
     return Order(tuple(range(n)), "identity")
 
 
-def swapped_layers(order: Order) -> tuple[int, int] | None:
-    """Return the layers (i, j), i < j, that an order swaps, or ``None`` if it is not a swap of two layers.
-
-    Example:
-        >>> swapped_layers(Order((0, 3, 2, 1)))
-        (1, 3)
-    """
-    moved = [place for place, step in enumerate(order) if step != place]
-    if len(moved) != 2:
-        return None
-    i, j = moved
-    return (i, j) if (order.steps[i], order.steps[j]) == (j, i) else None
-
-
-def kept_in_place(order: Order) -> int:
-    """Return the number of layers that run at their own place: steps k that are layer k.
-
-    Example:
-        >>> kept_in_place(Order((0, 2, 1, 3)))
-        2
-    """
-    return sum(step == place for place, step in enumerate(order))
-
-
 def wanted_of(orders: Iterable[Order | Iterable[Step]], n: int) -> list[Order]:
     """Return the baseline order of n layers, followed by every other order once.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastprobe import orders
+from fastprobe.orders.changes import layers_kept, swapped_layers
 from fastprobe.reordering.commutativity import commutativity
 from fastprobe.replication.section import (
     Analysis,
@@ -78,8 +79,9 @@ def _listed(groups: dict[int, list[float]]) -> str:
 
 def swapped_pair(row: dict[str, Any]) -> tuple[int, int]:
     """Return the layers (i, j), i < j, of the row of a swap."""
-    pair = orders.swapped_layers(orders.parse(row["order"]))
-    assert pair is not None, f"{row['order']} is not a swap"
+    order = orders.parse(row["order"])
+    pair = swapped_layers(order, len(order))
+    assert pair is not None, f"{order} is not a swap"
     return pair
 
 
@@ -110,7 +112,10 @@ def _first_and_last_do_less_damage(results: Results) -> Finding:
 
 
 def _kept(row: dict[str, Any]) -> int:
-    return orders.kept_in_place(orders.parse(row["order"]))
+    order = orders.parse(row["order"])
+    kept = layers_kept(order, len(order))
+    assert kept is not None, f"{order} is not a permutation"
+    return kept
 
 
 def _damage_falls_with_kept_layers(results: Results) -> Finding:

@@ -60,19 +60,6 @@ def test_a_swap_exchanges_two_layers_and_a_replacement_copies_one():
     assert str(orders.replacements(4)[0]) == "1,1,2,3"
 
 
-def test_the_layers_of_a_swap_are_read_from_its_steps():
-    pairs = list(itertools.combinations(range(6), 2))
-
-    assert [orders.swapped_layers(order) for order in orders.swaps(6)] == pairs
-    others = [orders.identity(6), *orders.replacements(6), *orders.drops(6), *orders.sublayer_swaps(6, "ffn")]
-    assert {orders.swapped_layers(order) for order in others} == {None}
-
-
-@given(st.permutations(range(6)))
-def test_the_layers_kept_in_place_are_the_fixed_points(permutation):
-    assert orders.kept_in_place(Order(tuple(permutation))) == sum(a == b for a, b in enumerate(permutation))
-
-
 @pytest.mark.parametrize("fixed", range(5))
 def test_a_shuffle_keeps_exactly_the_given_number_of_layers_in_place(fixed):
     for order in orders.shuffles(6, fixed=fixed, count=40):
