@@ -1,6 +1,11 @@
-# demo: the first number · test: the whole suite · check: linters and types · bench: timings on this machine
-# compile: the C++ kernels again, after a change to csrc/ · sanitize: their tests under two sanitizers
-# resources: registers and memory of the Triton kernels, without a GPU · gpu: tests and timings on a machine with one
+# demo       install fastprobe and scan the demo model
+# test       run all tests
+# check      run linters and the type checker
+# bench      run the benchmarks on this machine
+# compile    compile the C++ kernels after a change in csrc/
+# sanitize   run the tests of the C++ kernels with AddressSanitizer and UndefinedBehaviorSanitizer
+# resources  print registers and shared memory of the Triton kernels; needs no GPU
+# gpu        run tests and benchmarks on a machine with a GPU
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,7 +33,7 @@ $(VENV)/dev: $(VENV)/demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,dev]'
 	touch $@
 
-# A folder for each kind of build: setuptools takes what lies there for up to date, whatever flags made it.
+# Each kind of build has its own folder, because setuptools does not compile again when only flags change.
 build = $(BIN)/python setup.py --quiet build_ext --inplace --build-temp build/$(1) --build-lib build/$(1)
 
 compile: $(VENV)/dev
@@ -36,9 +41,8 @@ compile: $(VENV)/dev
 
 sanitize: sanitize-address sanitize-undefined
 
-# Leaks are not looked for: Python itself has some. torch.compile dies under a sanitizer that was loaded before it, so
-# what the Triton kernels are to torch is left out; they hold no C++. Whatever the tests say, the fast build is back after
-# them.
+# Leak detection is off, because Python itself leaks. test_triton.py is left out: torch.compile crashes under a sanitizer,
+# and Triton kernels contain no C++. The normal build is restored afterwards, also if tests fail.
 sanitize-%: $(VENV)/dev
 	CXXFLAGS="-fsanitize=$* -fno-sanitize-recover=$* -fno-omit-frame-pointer" LDFLAGS="-fsanitize=$*" \
 		$(call build,$*)
@@ -54,10 +58,10 @@ bench: $(VENV)/dev
 resources: $(VENV)/dev
 	TRITON_INTERPRET=0 $(BIN)/python tests/kernels/compiled.py
 
-# For a machine that has torch, Triton, Transformers, pytest and pytest-benchmark, but no package index: nothing is
-# installed, and no file is read that imports more. Where a compiler is missing its kernels are left out, and the table
-# says so. A benchmark that misses its gate, or a run that is out of time (SIGINT, so that what was measured is written),
-# stops nothing: the table has the rows there are.
+# For a machine with torch, Triton, Transformers, pytest and pytest-benchmark but no package index. Nothing is installed,
+# and only files are run that need nothing else. Kernels without a compiler are left out, and the table says so.
+# A failed benchmark does not stop the run. A run over its time limit gets SIGINT, so that pytest still writes the
+# benchmarks that are finished.
 GPU_ENV ?= TRITON_INTERPRET=0
 GPU_PYTEST = $(GPU_ENV) PYTHONPATH=$(CURDIR) PYTHONUNBUFFERED=1 timeout --signal=INT --kill-after=20 $(1) \
 	$(PYTHON) -m pytest -q --tb=short

@@ -1,7 +1,11 @@
-"""Build fastprobe._cpu where a C++ compiler is, fastprobe._cuda where CUDA is wanted; without them all runs on torch.
+"""Build the C++ kernels ``fastprobe._cpu`` and the CUDA kernels ``fastprobe._cuda``.
 
-``FASTPROBE_BUILD``: ``none``, ``cpu``, or ``cuda`` for both. Unset, CUDA is wanted where the torch at hand has it;
-the isolated build of a plain ``pip install`` has no torch. ``TORCH_CUDA_ARCH_LIST``: like "8.0;9.0a", else 9.0a.
+Both are optional. Without them, fastprobe runs on torch.
+
+Environment variables:
+    FASTPROBE_BUILD: ``none``, ``cpu``, or ``cuda`` for both. By default ``cuda`` if torch is installed with CUDA, else
+        ``cpu``. The isolated build of a plain ``pip install`` has no torch, so it builds ``cpu``.
+    TORCH_CUDA_ARCH_LIST: CUDA architectures, like "8.0;9.0a". By default 9.0a.
 """
 
 import importlib.util
@@ -27,14 +31,14 @@ try:
 except ImportError:
     ninja = None
 
-# The libgomp that torch brings is in the process already and serves both: its threads are awake when a kernel starts.
-# Apple's compiler has no OpenMP; without it the kernels run on one thread.
+# The kernels share the libgomp of torch, whose threads are already running when a kernel starts.
+# Apple's compiler has no OpenMP. There, the kernels run on one thread.
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 FLAGS = ["-O3", "-g0", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", *OPENMP]
 
 
 def compile_with_ninja(compiler, sources, output_dir, macros=None, include_dirs=None, debug=False, **options):
-    """What ``compiler.compile`` does, several files at once, and again only where a source or a header has changed."""
+    """Compile in parallel, and only files whose source or headers changed. Replaces ``compiler.compile``."""
     _, objects, flags, preprocess, build = compiler._setup_compile(
         output_dir, macros, include_dirs, sources, options.get("depends"), options.get("extra_postargs")
     )
@@ -51,14 +55,15 @@ def compile_with_ninja(compiler, sources, output_dir, macros=None, include_dirs=
 
 
 def nvcc():
+    """Return the path of nvcc in ``CUDA_HOME`` or on ``PATH``, or ``None``."""
     home = os.environ.get("CUDA_HOME")
     return shutil.which("nvcc", path=f"{home}/bin" if home else None)
 
 
 def compile_with_nvcc(sources, library):
-    """One command from the sources to the library; the CUDA runtime goes into it, so that none is looked for later."""
+    """Compile and link the CUDA sources in one command. The CUDA runtime is linked statically."""
     asked = re.split("[; ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0a").replace("+PTX", ""))
-    capabilities = sorted({"9.0a" if name == "9.0" else name for name in asked})  # without the a, no wgmma
+    capabilities = sorted({"9.0a" if name == "9.0" else name for name in asked})  # 9.0 without the "a" has no wgmma
     names = [name.replace(".", "") for name in capabilities]
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
     include = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
@@ -70,13 +75,13 @@ def compile_with_nvcc(sources, library):
 
 
 class Build(build_ext):
-    """setuptools' own build, with ninja for the compiling where it is there, and nvcc for CUDA."""
+    """The build command of setuptools, with ninja for C++ if it is installed, and nvcc for CUDA."""
 
     def build_extension(self, extension):
         if extension.name == "fastprobe._cuda":
             return compile_with_nvcc(extension.sources, self.get_ext_fullpath(extension.name))
         if ninja is not None and self.compiler.compiler_type == "unix":
-            self.force = True  # ninja knows better what has to be compiled again
+            self.force = True  # ninja decides which files to compile again
             self.compiler.compile = partial(compile_with_ninja, self.compiler)
         return super().build_extension(extension)
 
@@ -97,6 +102,7 @@ CUDA = Extension("fastprobe._cuda", sources("csrc/cuda", ".cu", ".cpp"), optiona
 
 
 def extensions():
+    """Return the extensions to build, from ``FASTPROBE_BUILD`` and the installed tools."""
     build = os.environ.get("FASTPROBE_BUILD")
     if build not in (None, "none", "cpu", "cuda"):
         raise SystemExit(f"FASTPROBE_BUILD: {build!r} is not one of none, cpu, cuda")

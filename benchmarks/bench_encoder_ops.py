@@ -1,4 +1,4 @@
-"""The operations of an encoder's layer, its two halves and what they are made of: what does each gain over torch?"""
+"""Compare the operations of an encoder layer on a CPU with torch: both sublayers and their parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _largest(out: Tensor, exact: Tensor) -> float:
 
 
 def _layers(*widths: tuple[int, int]) -> list[tuple[Tensor, Tensor | None]]:
-    numbers = generator(1)  # others than those of the rows
+    numbers = generator(1)  # another seed than that of the rows
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=numbers, device=DEVICE)
@@ -47,7 +47,7 @@ def _wide(layers: Iterable[tuple[Tensor, Tensor | None]]) -> list[tuple[Tensor, 
 
 @pytest.mark.benchmark(group="FFN half of a layer")
 def bench_ffn_sublayer(duel: Callable[..., None]) -> None:
-    """Against two products by a library of torch's, whichever is faster here, and ``gelu`` and ``layer_norm``."""
+    """Compare the FFN sublayer with torch: two matrix products in its faster library, ``gelu`` and ``layer_norm``."""
     x, norm = _normal(2 * TOKENS, WIDTH), Norm(_normal(WIDTH), _normal(WIDTH), 1e-12)
     layers, nothing = _layers((WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)), [False, False]
     wide_norm = Norm(norm.weight.double(), norm.bias.double(), norm.eps)
@@ -64,7 +64,7 @@ def bench_ffn_sublayer(duel: Callable[..., None]) -> None:
 @pytest.mark.parametrize("lengths", RUNS)
 @pytest.mark.benchmark(group="attention half of a layer")
 def bench_attention_sublayer(duel: Callable[..., None], lengths: str) -> None:
-    """Against four products by a library of torch's, ``scaled_dot_product_attention`` and ``layer_norm``."""
+    """Compare the attention sublayer with torch: four products, ``scaled_dot_product_attention``, ``layer_norm``."""
     runs = [(2 * count, length) for count, length in RUNS[lengths]]
     x, norm = _normal(sum(n * length for n, length in runs), WIDTH), Norm(_normal(WIDTH), _normal(WIDTH), 1e-12)
     layers, nothing = tuple(_layers(*[(WIDTH, WIDTH)] * 4)), (False, False)
@@ -87,7 +87,7 @@ def bench_attention_sublayer(duel: Callable[..., None], lengths: str) -> None:
 @pytest.mark.parametrize("lengths", RUNS)
 @pytest.mark.benchmark(group="attention without padding")
 def bench_varlen_attention(duel: Callable[..., None], lengths: str) -> None:
-    """Against ``scaled_dot_product_attention``, once for all sequences of one length: no padding, no mask."""
+    """Compare attention without padding with one ``scaled_dot_product_attention`` for each sequence length."""
     runs = RUNS[lengths]
     tokens = sum(count * length for count, length in runs)
     q, k, v = (part.contiguous() for part in _normal(tokens, 3 * WIDTH).split(WIDTH, 1))
@@ -103,7 +103,7 @@ def bench_varlen_attention(duel: Callable[..., None], lengths: str) -> None:
 
 @pytest.mark.benchmark(group="sum and LayerNorm")
 def bench_add_norm(duel: Callable[..., None]) -> None:
-    """Against a sum and ``layer_norm``."""
+    """Compare the fused sum and LayerNorm with a sum and ``layer_norm``."""
     x, residual, weight, bias = _normal(TOKENS, WIDTH), _normal(TOKENS, WIDTH), _normal(WIDTH), _normal(WIDTH)
     wide = [tensor.double() for tensor in (x, residual, weight, bias)]
     duel(
@@ -118,7 +118,7 @@ def bench_add_norm(duel: Callable[..., None]) -> None:
 
 @pytest.mark.benchmark(group="bias and erf-GELU")
 def bench_bias_gelu(duel: Callable[..., None]) -> None:
-    """Against a sum and ``gelu``; everyone copies the same numbers first, for they are replaced."""
+    """Compare the fused bias and GELU with a sum and ``gelu``. All copy the input, which they overwrite."""
     x, bias = _normal(TOKENS, 4 * WIDTH), _normal(4 * WIDTH)
     scratch = torch.empty_like(x)
 

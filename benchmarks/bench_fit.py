@@ -1,4 +1,4 @@
-"""A fit end to end, X and Y to coefficients and R²: what is gained over the least squares a user would call?"""
+"""Compare a complete fit, from X and Y to coefficients and R², with the least squares of torch and scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from benchmarks.models import DEVICE, TOKENS, WIDTHS, generator, nearly_affine, 
 from fastprobe import LinearFit
 
 LENGTH = 128
-"""Tokens of a sequence, the unit of the folds."""
+"""Tokens of a sequence. Folds are made of whole sequences."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("model", WIDTHS)
 @pytest.mark.benchmark(group="fit end to end")
 def bench_fit(duel: Callable[..., None], model: str, dtype: torch.dtype, tokens: int | None) -> None:
-    """How many times as fast are coefficients and R² of ``LinearFit`` than those of lstsq and scikit-learn?
+    """Compare the time of coefficients and R² by ``LinearFit`` with lstsq and scikit-learn.
 
-    Ours also gives rank, condition number, an error bound and the anisotropy of y; with its defaults also R² over 5
-    folds and CKA (a third product, y^T y). The others give coefficients and one R² in float32, and need all rows in
-    memory.
-    The error is of R², against an SVD in float64 that leaves out the direction without variance. A solver that keeps it
-    fits the rounding of the rows with it and comes out about (1 - R²) / N higher, which is inside the gate.
+    ``LinearFit`` also gives rank, condition number, an error bound and the anisotropy of y. With its defaults it adds
+    R² over 5 folds and CKA, which needs a third product, y^T y. The peers give coefficients and one R² in float32, and
+    need all rows in memory. The error is that of R², against an SVD in float64 that drops the direction without
+    variance. A solver that keeps this direction fits the rounding of the rows and gets an R² about (1 - R²) / N higher,
+    which is within the gate.
     """
     width, seeded = WIDTHS[model], generator()
-    tokens = tokens or TOKENS * min(WIDTHS.values()) // width  # the slowest peer takes 2 s or so
+    tokens = tokens or TOKENS * min(WIDTHS.values()) // width  # the slowest peer takes about 2 s
     tokens = tokens // LENGTH * LENGTH
     x = residual_rows(tokens, width, seeded)
     x, y = x.to(dtype), nearly_affine(x, width, seeded).to(dtype)
@@ -58,11 +58,11 @@ def _ours(x: Tensor, y: Tensor, **options: Any) -> float:
 
 
 def exact_r2(x: Tensor, y: Tensor) -> float:
-    """R² by an SVD of the triangular factor of float64 rows, which any device makes in less time than theirs."""
+    """Return R² in float64, by an SVD of the triangular QR factor of the rows. An SVD of the rows is slower."""
     x, y = (x - x.mean(0)) / x.std(0), y - y.mean(0)
     r = torch.linalg.qr(torch.cat([x, y], dim=1), mode="r").R.cpu()
     d = x.shape[1]
-    inputs, targets, outside = r[:d, :d], r[:d, d:], r[d:, d:]  # what no column of x reaches
+    inputs, targets, outside = r[:d, :d], r[:d, d:], r[d:, d:]  # the part of y outside the span of x
     coef = torch.linalg.lstsq(inputs, targets, rcond=1e-5, driver="gelsd").solution
     left = (targets - inputs @ coef).square().sum() + outside.square().sum()
     return 1 - float(left / y.square().sum())

@@ -1,4 +1,4 @@
-"""The forward pass of a BERT-family encoder: what does leaving padding out and fusing its small steps gain?"""
+"""Compare the forward pass of a BERT-family encoder without padding and with fused operations with Hugging Face's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fastprobe.models.unpadded.tokens import UnpaddedTokens
 @pytest.mark.parametrize("text", ["natural", "full"])
 @pytest.mark.benchmark(group="forward of the demo encoder")
 def bench_forward(duel: Callable[..., None], benchmark: Any, text: str, tokens: int | None) -> None:
-    """How many times as fast as Hugging Face's are final states, of paragraphs or of sequences of full length?
+    """Compare the time of final hidden states with Hugging Face's, on paragraphs and on sequences of full length.
 
-    Paragraphs come in batches of 32 as they lie in the text; the peer "sorted" gets the same ones in batches of like
-    lengths. Ours puts small batches together, as scans do. The error is the largest of a final state.
+    Paragraphs come in batches of 32 in the sequence of the text. The peer "sorted by length" gets them in batches of
+    similar lengths. Ours joins small batches, as scans do. The error is the largest difference of a final hidden state.
     """
     model, tokenizer = load_model(None)
     make = natural_batches if text == "natural" else full_batches
@@ -48,9 +48,10 @@ def bench_forward(duel: Callable[..., None], benchmark: Any, text: str, tokens: 
 
 @pytest.mark.benchmark(group="forward of the demo encoder in bfloat16")
 def bench_forward_bfloat16(duel: Callable[..., None], tokens: int | None) -> None:
-    """How many times as fast are final states in bfloat16 as our own in float32, and as Hugging Face's in bfloat16?
+    """Compare the time of final hidden states in bfloat16 with ours in float32 and Hugging Face's in bfloat16.
 
-    Paragraphs as they come. The error is of final states of norm 1 a number, so the gate is that of bfloat16.
+    Paragraphs come in the sequence of the text. Elements of final hidden states are about 1, so the gate is for the
+    rounding of bfloat16.
     """
     model, tokenizer = load_model(None)
     batches = natural_batches(tokenizer, tokens or 8192)

@@ -1,8 +1,8 @@
-"""Our kernels on a GPU against what torch does there (``make gpu``). First of all: does the card add as we think?
+"""Compare our kernels on a GPU with torch (``make gpu``), and test the model of sums in tensor cores first.
 
-On a machine without a GPU everything here runs at tiny sizes in Triton's interpreter, so that a slip of the pen does
-not cost time on a card: ``TRITON_INTERPRET=1``, and no number of it means anything.
-Rates count the operations that a task needs: the triangle of x^T x once.
+On a machine without a GPU, everything runs at tiny sizes in Triton's interpreter (``TRITON_INTERPRET=1``). This finds
+mistakes before time on a GPU is spent. The timings then mean nothing. Rates count the operations that a task needs: one
+triangle of x^T x.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _rows(count: int, dtype: torch.dtype = torch.bfloat16, tokens: int = TOKENS)
 
 
 def _grams(rows: list[Tensor], pairs: Pairs, backend: str, exact: bool = False) -> list[Tensor]:
-    """The products by one of our backends, (D, D) float64 each; a refusal skips the benchmark with its reason."""
+    """Return the products by one of our backends, (D, D) float64 each. Skip the benchmark if the backend refuses."""
     grams = [torch.zeros(1, WIDTH, WIDTH, dtype=torch.float64, device=DEVICE) for _ in pairs]
     fold = torch.zeros(len(rows[0]), dtype=torch.int64, device=DEVICE)
     origins = [torch.zeros(WIDTH, dtype=torch.float64, device=DEVICE) for _ in rows]
@@ -60,7 +60,7 @@ def _grams(rows: list[Tensor], pairs: Pairs, backend: str, exact: bool = False) 
 
 
 def _torch(rows: list[Tensor], pairs: Pairs, dtype: torch.dtype, tf32: bool = False) -> list[Tensor]:
-    """The products as a user would write them, the cast counted; bfloat16 ones leave in float32 where torch can."""
+    """Return the products of torch, casts included. On a GPU, bfloat16 products are written in float32."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     wide = [block.to(dtype) for block in rows]
     if dtype == torch.bfloat16 and ON_GPU:
@@ -69,7 +69,7 @@ def _torch(rows: list[Tensor], pairs: Pairs, dtype: torch.dtype, tf32: bool = Fa
 
 
 def _exact(rows: list[Tensor], pairs: Pairs) -> list[Tensor]:
-    """Products and norms in float64, over rows a slice at a time so that they fit."""
+    """Return products and norms in float64. Rows are processed in slices to save memory."""
     outs = [torch.zeros(WIDTH, WIDTH, dtype=torch.float64, device=DEVICE) for _ in pairs]
     squares = torch.zeros(len(rows), WIDTH, dtype=torch.float64, device=DEVICE)
     for start in range(0, len(rows[0]), 2**17):
@@ -97,12 +97,13 @@ def _flops(tokens: int, pairs: Pairs) -> int:
 
 @pytest.mark.benchmark(group="sums in the tensor core")
 def bench_chain_model(benchmark: Any) -> None:
-    """Are the sums of a chain those of ``fastprobe.testing.tensor_core``, bit for bit? Counted for each length."""
+    """Count the sums that differ from the model ``fastprobe.testing.tensor_core``, for each chain length."""
     rows = torch.randn(2**12, 32, generator=generator(), device=DEVICE).to(torch.bfloat16)
     host = rows.float().cpu().numpy()
     found = []
     for chain in (128, 256, 512):
-        config = kernels.GramConfig(block_d=64, num_warps=4, num_stages=1, chain=chain)  # one chain is in memory whole
+        # One stage, because the whole chain is in shared memory.
+        config = kernels.GramConfig(block_d=64, num_warps=4, num_stages=1, chain=chain)
         out = torch.zeros(1, 32, 32, dtype=torch.float64, device=DEVICE)
         none = [torch.zeros(32, dtype=torch.float64, device=DEVICE)]
         fold = torch.zeros(len(rows), dtype=torch.int64, device=DEVICE)
@@ -125,7 +126,7 @@ def bench_chain_model(benchmark: Any) -> None:
 @pytest.mark.parametrize("column", ["constant", "uniform"])
 @pytest.mark.benchmark(group="sums in the tensor core")
 def bench_length(benchmark: Any, column: str) -> None:
-    """How far off is the sum of squares of a positive column as it gets longer: a plain bfloat16 product, and ours?"""
+    """Measure the bias of the sum of squares of a positive column by its length: plain bfloat16 product and ours."""
     found = []
     for n in SWEEP:
         rows = torch.full((n, 64), 1.9921875, device=DEVICE)
@@ -149,7 +150,7 @@ def _keep(benchmark: Any, name: str, found: list[dict[str, Any]]) -> None:
 
 @pytest.mark.benchmark(group="ceiling")
 def bench_ceiling(benchmark: Any) -> None:
-    """What does a large bfloat16 product run at on this card today? The rates below are read against it."""
+    """Measure the rate of a large bfloat16 product, the ceiling of the rates below."""
     side = 8192 if ON_GPU else 64
     a, b = (torch.randn(side, side, generator=generator(i), device=DEVICE).to(torch.bfloat16) for i in (0, 1))
 
@@ -165,7 +166,7 @@ def bench_ceiling(benchmark: Any) -> None:
 
 @pytest.mark.benchmark(group="configurations")
 def bench_configurations(benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """How much faster than the default is the fastest configuration? Timings below are of the default."""
+    """Compare the fastest configuration with the default. Other benchmarks use the default."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     timer = {} if ON_GPU else {"timer": lambda run: run() or 1.0}
     rows = tune([WIDTH], TOKENS // 8, [torch.bfloat16], DEVICE, **timer)
@@ -176,7 +177,7 @@ def bench_configurations(benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_pa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.benchmark(group="products of one pair")
 def bench_pair(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> None:
-    """G1 to G3 of the goals: x^T x and x^T y of one pair, 768 wide, against torch's products in every precision."""
+    """Goals G1 to G3: compare x^T x and x^T y of one pair, 768 wide, with torch's products in every precision."""
     pairs: Pairs = [(0, 0), (0, 1)]
     rows = _rows(2, dtype)
     duel(
@@ -199,7 +200,7 @@ def bench_pair(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> N
 @pytest.mark.parametrize("backend", ["cuda" if ON_GPU else "torch"])
 @pytest.mark.benchmark(group="exact products of one pair")
 def bench_exact(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> None:
-    """G4: the same pair in float64, rows widened as they are read, against torch's products, which need a wide copy."""
+    """Goal G4: compare the pair in float64, converted as the rows are read, with torch, which converts a copy."""
     pairs: Pairs = [(0, 0), (0, 1)]
     rows = _rows(2, dtype)
     duel(
@@ -215,7 +216,7 @@ def bench_exact(duel: Callable[..., None], dtype: torch.dtype, backend: str) -> 
 
 @pytest.mark.benchmark(group="products of a layer")
 def bench_layer(duel: Callable[..., None], backend: str) -> None:
-    """G8: five elements of one layer that share two sources, against G and C of every pair by itself."""
+    """Goal G8: compare five elements of a layer that share two sources with x^T x and x^T y of each pair by torch."""
     rows = _rows(5, tokens=TOKENS // 4)
     targets: Pairs = [(0, 2), (0, 1), (0, 4), (1, 3), (1, 4)]
     pairs = [(0, 0), (1, 1), *targets]
@@ -232,7 +233,7 @@ def bench_layer(duel: Callable[..., None], backend: str) -> None:
 
 @pytest.mark.benchmark(group="products of all states")
 def bench_states(duel: Callable[..., None], backend: str) -> None:
-    """G9: the products of all states of a model with each other, against G and C of every span by itself."""
+    """Goal G9: compare the products of all pairs of hidden states with x^T x and x^T y of each span by torch."""
     rows = _rows(STATES, tokens=TOKENS // 8)
     spans: Pairs = [(i, j) for i in range(STATES) for j in range(i + 1, STATES)]
     pairs = [(i, i) for i in range(STATES - 1)] + spans
@@ -248,7 +249,7 @@ def bench_states(duel: Callable[..., None], backend: str) -> None:
 
 
 def _only(products: list[Tensor], of: Pairs, wanted: Pairs) -> list[Tensor]:
-    """The products of ``wanted``, all of which were made, each of them once or more."""
+    """Select the products of ``wanted`` from those of ``of``, which may repeat pairs."""
     made = dict(zip(of, products, strict=True))
     return [made[pair] for pair in wanted]
 
@@ -256,7 +257,7 @@ def _only(products: list[Tensor], of: Pairs, wanted: Pairs) -> list[Tensor]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.benchmark(group="score of a map on a GPU")
 def bench_score_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
-    """G10 and G11: four sums a row of a map's errors, against torch and torch.compile, which write the prediction."""
+    """Goals G10, G11: compare the four sums of each row of a linear map with torch and torch.compile."""
     x, y = _rows(2, dtype, TOKENS // 4)
     coef = torch.randn(WIDTH, WIDTH, generator=generator(), device=DEVICE) / WIDTH**0.5
     intercept = torch.randn(WIDTH, generator=generator(), device=DEVICE)

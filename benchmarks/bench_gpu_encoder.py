@@ -1,7 +1,7 @@
-"""An encoder's forward pass and its operations on a GPU against what torch and Hugging Face do there (``make gpu``).
+"""Compare an encoder's forward pass and its operations on a GPU with torch and Hugging Face (``make gpu``).
 
-On a machine without a GPU everything here runs at tiny sizes, the kernels in Triton's interpreter, so that a slip of
-the pen does not cost time on a card: ``TRITON_INTERPRET=1``, and no number of it means anything.
+On a machine without a GPU, everything runs at tiny sizes, and kernels run in Triton's interpreter
+(``TRITON_INTERPRET=1``). This finds mistakes before time on a GPU is spent. The timings then mean nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _largest(out: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.benchmark(group="sum and LayerNorm on a GPU")
 def bench_add_norm_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
-    """How near to the memory's rate is the end of a sub-layer, and what do torch and torch.compile take?"""
+    """Compare the fused sum and LayerNorm with torch, torch.compile and the memory bandwidth."""
     x, residual, (weight, bias) = (_normal(dtype, n, WIDTH) for n in (TOKENS, TOKENS + 1, 2))
     residual = residual[1:]
 
@@ -69,7 +69,7 @@ def bench_add_norm_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.benchmark(group="bias and erf-GELU on a GPU")
 def bench_bias_gelu_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
-    """Is a sweep over a product without a bias dearer than a GELU after a product that adds it? Copies are in both."""
+    """Compare fused bias and GELU with torch, with and without the bias already added. All copy the input."""
     x, (bias,) = _normal(dtype, TOKENS, 4 * WIDTH), _normal(dtype, 1, 4 * WIDTH)
     scratch, biased = torch.empty_like(x), x + bias
 
@@ -93,7 +93,7 @@ def bench_bias_gelu_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.benchmark(group="attention without padding on a GPU")
 def bench_attention_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
-    """What does one launch for sequences of every length gain over one a length?"""
+    """Compare one launch for sequences of all lengths with one call for each length."""
     runs = tuple((TOKENS // 2048 or 1, length) for length in range(8, 129, 8))[: None if ON_GPU else 3]
     tokens = sum(count * length for count, length in runs)
     q, k, v = _normal(dtype, tokens, 3 * WIDTH).split(WIDTH, 1)
@@ -111,7 +111,7 @@ def bench_attention_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.benchmark(group="masked-LM loss on a GPU")
 def bench_vocabulary_scores_gpu(duel: Callable[..., None], dtype: torch.dtype) -> None:
-    """G22: the loss of masked tokens without their logits, against torch's and torch.compile's with them."""
+    """Goal G22: compare the loss of masked tokens without stored logits with torch and torch.compile."""
     x, weight = _normal(dtype, MASKED, WIDTH), _normal(dtype, VOCABULARY, WIDTH) / WIDTH**0.5
     bias, target = _normal(dtype, 1, VOCABULARY)[0], torch.arange(MASKED, device=DEVICE) % VOCABULARY
 
@@ -135,7 +135,7 @@ def bench_vocabulary_scores_gpu(duel: Callable[..., None], dtype: torch.dtype) -
 @pytest.mark.parametrize("lengths", ["full", "natural"])
 @pytest.mark.benchmark(group="forward of a BERT-base shape on a GPU")
 def bench_forward_gpu(duel: Callable[..., None], lengths: str) -> None:
-    """G12 to G14: final states in bfloat16 against Hugging Face's SDPA; natural lengths fill 0.55 of a batch."""
+    """Goals G12 to G14: compare final hidden states in bfloat16 with Hugging Face's SDPA. Natural lengths fill 0.55."""
     torch.manual_seed(0)
     shape = (
         {}

@@ -1,4 +1,4 @@
-"""The sums of one pair x -> y, the work of a scan for every token: what is gained over what a user would write?"""
+"""Compare the moments of one pair x -> y, the work of a scan for each token, with plain matrix products."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fastprobe.ops.gram import gram_
 from fastprobe.regression.moment_plan import MomentPlan
 
 Sums = tuple[Tensor, ...]
-"""x^T x, x^T y, then the sums of x, y and y^2; the last three are never compared."""
+"""x^T x, x^T y, then the sums of x, y and y^2. Only the first two are compared."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("model", WIDTHS)
 @pytest.mark.benchmark(group="moments of one pair")
 def bench_gram(duel: Callable[..., None], model: str, dtype: torch.dtype) -> None:
-    """How many times as fast does ``Moments.update_`` give a pair's sums, all in float64, than plain products?
+    """Compare the time of ``Moments.update_``, which sums in float64, with plain products.
 
-    Ours also checks that every row is finite and sums the unit rows of y (for the column ``anisotropy``); the peer
-    "gram_ alone" does neither, so its ratio is the price of both. The error is of the sums about zero.
+    Ours also checks that every row is finite and sums the unit rows of y, for the anisotropy. The peer "gram_ alone"
+    does neither, so its ratio is the cost of both. The error is that of the sums about zero.
     """
     width, seeded = WIDTHS[model], generator()
     x = residual_rows(TOKENS, width, seeded).to(dtype)
@@ -76,7 +76,7 @@ def _products(x: Tensor, y: Tensor) -> Sums:
 
 
 def _onednn(x: Tensor, y: Tensor) -> Sums:
-    """The fastest fp32 products inside torch on AMD, as one would call them by hand: from contiguous transposes."""
+    """Return products by oneDNN, the fastest float32 products of torch on AMD, from contiguous transposes."""
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         raise NotImplementedError("oneDNN: for CPUs only")
     a, b = x.mT.contiguous(), y.mT.contiguous()
@@ -86,13 +86,13 @@ def _onednn(x: Tensor, y: Tensor) -> Sums:
 
 
 def _leace(x: Tensor, y: Tensor) -> Any:
-    """The sums of LEACE, for which y is a concept of many columns; float32, its statistics are of one dtype."""
+    """Return the statistics of LEACE with y as a concept of many columns, in float32."""
     fitter = import_module("concept_erasure").LeaceFitter(x.shape[1], y.shape[1], device=x.device, dtype=torch.float32)
     return fitter.update(x, y)
 
 
 def _error(result: Any, exact: Sums) -> float:
-    """Largest error of an entry over sqrt(G_ii G_jj), of the upper triangle of the Gram and of the cross products."""
+    """Return the largest error of an entry over sqrt(G_ii G_jj): upper triangle of the Gram, and cross products."""
     gram, cross = _about_zero(result)
     x_norms, y_norms = exact[0].diagonal().sqrt(), exact[4].sqrt()
     within = (gram - exact[0]).triu() / x_norms[:, None] / x_norms
@@ -101,7 +101,7 @@ def _error(result: Any, exact: Sums) -> float:
 
 
 def _about_zero(result: Any) -> tuple[Tensor, Tensor]:
-    """The two products about zero in float64, from sums about wherever a contestant keeps them."""
+    """Return the Gram and the cross products about zero in float64, from sums about the origin of the contestant."""
     match result:
         case Moments():
             grams = [result.grams["x", "x"], result.grams["x", "y"], result.sum("x"), result.sum("y")]

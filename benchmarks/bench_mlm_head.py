@@ -1,4 +1,4 @@
-"""Masked-language-model loss: what does it gain to make logits for masked tokens only, a slice at a time?"""
+"""Compare the masked-language-model loss from slices of the logits of masked tokens with the loss from all logits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MASKED = 0.15
 
 @pytest.mark.benchmark(group="masked-LM loss, vocabulary 30,522")
 def bench_mlm_head(duel: Callable[..., None], benchmark: Any) -> None:
-    """How many times as fast is the loss of 15 % masked tokens, from final states, as by all logits?
+    """Compare the time of the loss of 15 % masked tokens, from final hidden states, with the loss from all logits.
 
-    The second peer makes logits for the masked tokens only, as one would write it by hand. Ours gives accuracy, too.
-    Its peak of memory is to be lower by the size of all logits, at least.
+    The second peer computes logits of the masked tokens only. Ours also gives the accuracy. Its peak memory must be
+    lower by at least the size of all logits.
     """
     model, states, labels = _task()
     contestants = {
@@ -50,9 +50,9 @@ def bench_mlm_head(duel: Callable[..., None], benchmark: Any) -> None:
 
 @pytest.mark.benchmark(group="masked-LM divergence, vocabulary 30,522")
 def bench_mlm_divergence(duel: Callable[..., None]) -> None:
-    """What do loss, accuracy and KL against a baseline cost once more, as for every order of a sweep?
+    """Compare the time of loss, accuracy and KL divergence from a baseline, which a run needs for every order.
 
-    The peer keeps the baseline's probabilities of all masked tokens and makes logits of them, as by hand.
+    The peer keeps the baseline's probabilities of all masked tokens and computes their logits.
     """
     model, states, labels = _task()
     at = labels >= 0
@@ -60,9 +60,9 @@ def bench_mlm_divergence(duel: Callable[..., None]) -> None:
     head = MaskedHead.of(model)
     assert head is not None
     with torch.no_grad():
-        own = head.features(states[at])
+        before = head.features(states[at])
         baseline = VocabularyBaseline.of(
-            own, head.weight, head.bias, vocabulary_scores(own, head.weight, head.bias, labels[at]).log_sum_exp
+            before, head.weight, head.bias, vocabulary_scores(before, head.weight, head.bias, labels[at]).log_sum_exp
         )
         log_p = model.cls(states[at]).log_softmax(1)
         p = log_p.exp()
@@ -98,7 +98,7 @@ def bench_mlm_divergence(duel: Callable[..., None]) -> None:
 
 
 def _task() -> tuple[Any, Tensor, Tensor]:
-    """A model with random weights, final states, and labels of which most are none."""
+    """Return a model with random weights, final hidden states, and labels of 15 % of the tokens."""
     torch.manual_seed(0)
     config = BertConfig(hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=12, vocab_size=VOCABULARY)
     model = BertForMaskedLM(config).eval().to(DEVICE)

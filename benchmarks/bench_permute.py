@@ -1,4 +1,4 @@
-"""Many orders of layers: what does running what they share once gain over running them one by one?"""
+"""Compare many orders of layers that share their prefixes with runs of one order after the other."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
+from fastprobe.orders.plan import OrderPlan
 
 DEPTH, WIDTH = 12, 384
 BATCHES = {"swaps": 1, "drops": 4, "commutators": 4}
-"""So many that the check of the layers against the model, once a run, is a small part of it, as it is of a real one."""
+"""Enough batches that the check of the layers against the model, once a run, takes a small part of the time."""
 
 SEQUENCES, LENGTH = (8, 64) if DEVICE.type == "cpu" else (64, 128)
 FAMILIES = {
@@ -35,12 +36,12 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.benchmark(group="orders of a 12-layer encoder")
 def bench_permute(duel: Callable[..., None], benchmark: Any, family: str) -> None:
-    """How many times as fast is ``commutativity`` than a loop over orders?
+    """Compare the time of ``commutativity`` with a loop over orders.
 
-    The first peer moves the modules of the Hugging Face model for every order and calls it; the second runs the same
-    layers from their recorded arguments, one order after the other, with the linears in oneDNN as ours has them; ours
-    compares states as well. ``layer_runs`` is the ratio that is to be had. The error is of the relative distance of
-    every final state from the model's own.
+    The first peer permutes the modules of the Hugging Face model for every order and calls it. The second runs the same
+    layers from their recorded arguments, one order after the other, with linear layers in oneDNN as in ours. Ours also
+    compares states. ``layer_runs`` is the ratio of layer runs, the largest possible gain. The error is that of the
+    relative distance of final hidden states from the baseline's.
     """
     torch.manual_seed(0)
     config = BertConfig(hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=12, intermediate_size=4 * WIDTH)
@@ -58,15 +59,15 @@ def bench_permute(duel: Callable[..., None], benchmark: Any, family: str) -> Non
         error=lambda mine, exact: max(abs(a - b) for a, b in zip(mine, exact, strict=True)),
         gate=1e-4,
     )
-    plan = fp.plan.OrderPlan.of(wanted)
+    plan = OrderPlan.of(wanted)
     benchmark.extra_info["layer_runs"] = plan.naive_applications / plan.applications
 
 
 @torch.no_grad()
 def _moved(model: nn.Module, batches: list[Batch], wanted: list[Order]) -> list[float]:
-    """Right for BERT, whose layers need nothing but their place in the list."""
+    """Permute the module list and run each order. Valid for BERT, whose layers do not use their index."""
     layers = model.encoder.layer
-    off, own = torch.zeros(len(wanted)), torch.zeros(())
+    off, norm = torch.zeros(len(wanted)), torch.zeros(())
     try:
         for batch in batches:
             states = []
@@ -75,15 +76,15 @@ def _moved(model: nn.Module, batches: list[Batch], wanted: list[Order]) -> list[
                 states.append(model(**batch).last_hidden_state)
             states = [state[batch["attention_mask"].bool()] for state in states]
             off += torch.stack([(state - states[0]).square().sum() for state in states])
-            own += states[0].square().sum()
+            norm += states[0].square().sum()
     finally:
         model.encoder.layer = layers
-    return (off / own).sqrt().tolist()
+    return (off / norm).sqrt().tolist()
 
 
 @torch.no_grad()
 def _one_by_one(model: nn.Module, batches: list[Batch], wanted: list[Order]) -> list[float]:
-    off, own = torch.zeros(len(wanted)), torch.zeros(())
+    off, norm = torch.zeros(len(wanted)), torch.zeros(())
     with FastLinear():
         for batch in batches:
             stack = LayerStack.record(model, resolve(model), batch)
@@ -94,16 +95,16 @@ def _one_by_one(model: nn.Module, batches: list[Batch], wanted: list[Order]) -> 
                     state = stack.apply(layer, state)
                 states.append(state)
             off += torch.stack([(state - states[0]).square().sum() for state in states])
-            own += states[0].square().sum()
-    return (off / own).sqrt().tolist()
+            norm += states[0].square().sum()
+    return (off / norm).sqrt().tolist()
 
 
 @pytest.mark.slow
 @pytest.mark.benchmark(group="swaps of a BERT-base shape, natural lengths")
 def bench_permute_natural(duel: Callable[..., None], tokens: int | None) -> None:
-    """How many times as fast are the 66 swaps of BERT-base as a loop of padded Hugging Face forward passes?
+    """Compare the time of the 66 swaps of BERT-base with a loop of padded Hugging Face forward passes.
 
-    On paragraphs in one batch as they come; weights are random.
+    The text is paragraphs in one batch. Weights are random.
     """
     torch.manual_seed(0)
     model = BertModel(BertConfig()).eval().to(DEVICE)

@@ -1,4 +1,4 @@
-"""A whole scan of the demo encoder: what does it cost on top of running the model, and does its memory stay put?"""
+"""Compare a scan of the demo encoder with its forward pass, in time, and two lengths of text in memory."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"tokens": scan.config["tokens"], "loaded_mb": before / 1024, "peak_mb": after / 1024,
                   "moments_mb": scan.config["moment_bytes"] / 2**20}))
 """
-"""A process of its own for every size: the peak of a process never goes down."""
+"""Program of a separate process for every size, because the peak memory of a process never falls."""
 
 
 @pytest.mark.parametrize("text", ["packed", "natural"])
 @pytest.mark.benchmark(group="scan of the demo encoder")
 def bench_scan(duel: Callable[..., None], benchmark: Any, text: str, tokens: int | None) -> None:
-    """How many times the plain forward pass does ``linearity`` with default arguments take, on the same batches?
+    """Compare the time of ``linearity`` with default arguments with the plain forward pass on the same batches.
 
-    The scan contains one forward pass over all tokens and one over the 64 sequences that are scored row by row. Text
-    is packed into sequences of 128 tokens, or one paragraph is one sequence in batches of 32 as they come, which the
-    last peer gets sorted by length. Peers have nothing to compare; the scan's own R² is checked on elements "layer", by
-    lstsq in float64 on the states of the model.
+    The scan contains one forward pass over all tokens and one over the 64 sequences that are scored row by row. The
+    text is either packed into sequences of 128 tokens, or each paragraph is a sequence, in batches of 32. The last peer
+    gets the paragraphs sorted by length. The peers give no scores to compare. The R² of the scan is checked on the
+    element "layer", by lstsq in float64 on the hidden states of the model.
     """
     model, tokenizer = load_model(None)
     make = full_batches if text == "packed" else natural_batches
@@ -69,7 +69,7 @@ def bench_scan(duel: Callable[..., None], benchmark: Any, text: str, tokens: int
 @pytest.mark.slow
 @pytest.mark.benchmark(group="memory of a scan")
 def bench_scan_memory(benchmark: Any) -> None:
-    """Does the peak memory of a scan grow with the number of tokens? From 32k to 128k it may not by over a tenth."""
+    """Check that the peak memory of a scan grows by at most a tenth from 32k to 128k tokens."""
     peaks = benchmark.pedantic(lambda: [_peak(tokens) for tokens in (32_768, 131_072)], rounds=1)
     benchmark.extra_info["memory"] = peaks
     assert peaks[1]["peak_mb"] < 1.1 * peaks[0]["peak_mb"], peaks
@@ -94,7 +94,7 @@ def _forward_fast(model: nn.Module, batches: list[Batch]) -> None:
 
 @torch.no_grad()
 def _layers_r2(model: nn.Module, batches: list[Batch]) -> list[float]:
-    """R² of each layer, from its input to its output, by a float64 SVD without the null direction of LayerNorm."""
+    """Return R² of each layer by an SVD in float64 that drops the null direction of LayerNorm."""
     kept: list[list[torch.Tensor]] = []
     for batch in batches:
         states = model(**batch, output_hidden_states=True).hidden_states

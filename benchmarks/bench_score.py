@@ -1,4 +1,4 @@
-"""Scoring a fitted map row by row: what is gained over the expression a user would write?"""
+"""Compare the scores of a fitted map for each row with the plain torch expression."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fastprobe.ops.score import score
 @pytest.mark.parametrize("model", WIDTHS)
 @pytest.mark.benchmark(group="score of a map, row by row")
 def bench_score(duel: Callable[..., None], model: str, dtype: torch.dtype) -> None:
-    """How many times as fast are the four sums of a row when the prediction is never written to memory?
+    """Compare the time of four sums of each row without writing the prediction to memory.
 
-    All contestants give sum p y, sum p^2, sum y^2 and sum (y - p)^2 for every row. "torch" is the plain expression,
-    "torch, product in oneDNN" the same with the faster product of the libraries inside torch on AMD, "torch backend"
-    our definition, which works on 512 rows at a time. The error is of sum (y - p)^2, relative.
+    All contestants give sum p y, sum p^2, sum y^2 and sum (y - p)^2 of every row. "torch" is the plain expression.
+    "torch, product in oneDNN" uses the library that is faster on AMD. "torch backend" is our definition, which works on
+    512 rows at a time. The error is the relative error of sum (y - p)^2.
     """
     width, seeded = WIDTHS[model], generator()
     x = residual_rows(TOKENS, width, seeded).to(dtype)

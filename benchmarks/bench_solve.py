@@ -1,4 +1,4 @@
-"""The solve of a scan: what do the fits of many sources take, against the Cholesky solves a user would write?"""
+"""Compare the least-squares fits of many sources, from moments, with plain Cholesky solves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ROWS = 4 * WIDTH
 @pytest.mark.parametrize("norm", [False, True], ids=["full rank", "after a LayerNorm"])
 @pytest.mark.benchmark(group="solve")
 def bench_solve(duel: Callable[..., None], norm: bool) -> None:
-    """G23: 24 fits of float64 moments 768 wide, one target each, no folds; 6 of 384 on a CPU.
+    """Goal G23: compare 24 fits from float64 moments, 768 wide, one target each, without folds. On a CPU, 6 of 384.
 
-    Ours also gives rank, condition number and an error bound, which take an eigendecomposition where the peers need a
-    Cholesky factor; after a LayerNorm one direction has no variance, and a Cholesky solve is of the rounding there.
-    The error is the largest of the r2, against an SVD of the rows.
+    Ours also gives rank, condition number and an error bound, which need an eigendecomposition. The peers need only a
+    Cholesky factor. After a LayerNorm, one direction has no variance, and there the Cholesky solve fits rounding. The
+    error is the largest error of r2, against an SVD of the rows.
     """
     seeded = generator()
-    # Not residual_rows where the rank is to be full: they are rows after a LayerNorm.
+    # residual_rows are rows after a LayerNorm, which do not have full rank.
     shape = SOURCES, ROWS, WIDTH
     x = torch.randn(shape, generator=seeded, device=DEVICE, dtype=torch.float64)
     x[..., : WIDTH // 4] *= 10
@@ -76,7 +76,7 @@ def _in_order(names: list[str], coefs: dict[str, Tensor]) -> Tensor:
 
 
 def _centred(moments: Moments, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scatters (S, d, d), cross products (S, d, d) about the means and the sums of squares (S,) of the targets."""
+    """Return scatters and cross products about the means, (S, d, d) each, and sums of squares of the targets, (S,)."""
     found = []
     for x, y in ((name, f"y{name}") for name in names):
         x_sum, y_sum = moments.sum(x)[0], moments.sum(y)[0]

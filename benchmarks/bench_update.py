@@ -1,4 +1,4 @@
-"""Rows that come batch by batch: what do the sums of a fit take, against a running covariance in float32?"""
+"""Compare the streaming update of a fit with a running covariance in float32."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ TOKENS, BATCH, WIDTH = (2**20, 2**15, 768) if DEVICE.type == "cuda" else (2**14,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.benchmark(group="streaming update")
 def bench_update(duel: Callable[..., None], dtype: torch.dtype) -> None:
-    """G7: ``LinearFit.update`` against what ``concept_erasure.LeaceFitter.update`` does, spelled out and itself.
+    """Goal G7: compare ``LinearFit.update`` with ``concept_erasure.LeaceFitter.update`` and its algorithm in torch.
 
-    Both sum up x^T x and x^T y about the means. Ours also checks that all is finite and sums unit rows for
-    the anisotropy.
-    The error is of the sums, over the size of their columns about their means.
+    Both sum x^T x and x^T y about the means. Ours also checks that all rows are finite and sums unit rows for the
+    anisotropy. The error is that of the sums, over the norms of their centred columns.
     """
     seeded = generator()
     x = residual_rows(TOKENS, WIDTH, seeded)
@@ -53,7 +52,7 @@ def _ours(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _running_covariance(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Welford's update of means and products, in float32, in the order in which ``LeaceFitter`` does it."""
+    """Update means and products by Welford's algorithm in float32, with the operations of ``LeaceFitter``."""
     means = [torch.zeros(WIDTH, device=x.device) for _ in range(2)]
     gram, cross = (torch.zeros(WIDTH, WIDTH, device=x.device) for _ in range(2))
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -79,7 +78,7 @@ def _leace(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _exact(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Products about the means and the norms of the columns, in float64, a slice of the rows at a time."""
+    """Return the products about the means and the column norms in float64. Rows are processed in slices."""
     x_mean, y_mean = (sum(part.double().sum(0) for part in rows.split(BATCH)) / TOKENS for rows in (x, y))
     gram, cross = (torch.zeros(WIDTH, WIDTH, dtype=torch.float64, device=x.device) for _ in range(2))
     y_squares = torch.zeros(WIDTH, dtype=torch.float64, device=x.device)

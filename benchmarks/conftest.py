@@ -1,4 +1,4 @@
-"""``duel``: ours and its peers in turn, on the same data, each checked against float64 before anything is timed."""
+"""``duel``: time our function and its peers in turn on the same data, after a check of all results in float64."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Contestant = Callable[[], Any]
 
 LIBRARIES = ("fastprobe", "torch", "triton", "transformers", "scikit-learn", "concept-erasure", "numpy")
 LONG, SHORT = 5, 15
-"""Fewest rounds, and fewest where a round takes under 0.2 s; the machines are shared, so more where they are cheap."""
+"""Smallest number of rounds, and the same if a round takes less than 0.2 s. More rounds, since machines are shared."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--tokens", type=int, help="how many bench_fit.py and bench_scan.py take; few unless given")
+    parser.addoption("--tokens", type=int, help="number of tokens in bench_fit.py, bench_scan.py and others")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,13 +46,13 @@ def tokens(request: pytest.FixtureRequest) -> int | None:
 
 @pytest.fixture
 def duel(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., None]:
-    """A function that runs one duel, see :meth:`Duel.run`; the case is named by the benchmark's parameters."""
+    """Return the function :meth:`Duel.run` of a benchmark. Its parameters name the case."""
     callspec = getattr(request.node, "callspec", None)
     return Duel(benchmark, case=callspec.id if callspec else "").run
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    machine_info.pop("node")  # whose machine it is says nothing about its speed
+    machine_info.pop("node")  # the host name does not matter for speed
     machine_info["device"] = device_name()
     machine_info["threads"] = torch.get_num_threads()
     machine_info["capability"] = torch.backends.cpu.get_cpu_capability()
@@ -61,7 +61,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 @dataclass
 class Duel:
-    """One benchmark: who takes part is settled by a checked run, then everyone runs once a round, in one order."""
+    """A benchmark of ours and its peers. A checked run decides who takes part. Then all run once in each round."""
 
     benchmark: Any
     case: str
@@ -77,22 +77,22 @@ class Duel:
         flops: float | None = None,
         bytes: float | None = None,
     ) -> None:
-        """Check every contestant, time them in turn, and keep how many times as fast as each peer ours is.
+        """Check every contestant, time all in turn, and record the speed of ours relative to each peer.
 
         Args:
-            ours: what is measured; each call does the whole work anew.
-            peers: name -> what a user would write otherwise. One that raises ImportError or NotImplementedError is left
-                out with that reason; one that misses the gate stays and is printed with its error.
-            exact: makes the float64 reference.
-            error: of a contestant's result, given the reference; ``None`` where the two cannot be compared.
-            gate: largest error that ours may have.
-            flops: least work there is, for the rate of ours.
-            bytes: least memory traffic there is, for the rate of ours.
+            ours: the function to measure. Each call does the whole work again.
+            peers: name -> an alternative to ours. A peer that raises ImportError or NotImplementedError is left out,
+                with that reason. A peer that misses the gate stays and is printed with its error.
+            exact: returns the float64 reference.
+            error: returns the error of a result, given the reference; ``None`` if the two cannot be compared.
+            gate: largest error allowed for ours.
+            flops: smallest number of operations of the task, for the rate of ours.
+            bytes: smallest memory traffic of the task, for the rate of ours.
         """
         reference = exact()
-        own_error = error(ours(), reference)
-        assert own_error is not None, "ours gives nothing to compare"
-        assert own_error <= gate, f"ours is off by {own_error:.2g}, the gate is {gate:.2g}"
+        our_error = error(ours(), reference)
+        assert our_error is not None, "ours: its result cannot be compared with the reference"
+        assert our_error <= gate, f"ours: the error is {our_error:.2g}, above the gate of {gate:.2g}"
         errors: dict[str, float | None] = {}
         left_out: dict[str, str] = {}
         for name, peer in peers.items():
@@ -103,8 +103,8 @@ class Duel:
         del reference
 
         peers = {name: peers[name] for name in errors}
-        a_round = seconds(ours) + sum(map(seconds, peers.values()))  # a second warm-up, too
-        rounds = max(LONG if a_round >= 0.2 else SHORT, min(25, int(5 / a_round)))
+        one_round = seconds(ours) + sum(map(seconds, peers.values()))  # also a second warm-up
+        rounds = max(LONG if one_round >= 0.2 else SHORT, min(25, int(5 / one_round)))
         times: dict[str, list[float]] = {name: [] for name in peers}
 
         def run_peers() -> None:
@@ -112,31 +112,31 @@ class Duel:
                 times[name].append(seconds(peer))
             forget()
 
-        # pytest-benchmark calls `setup` before every round of ours, so the rounds are interleaved.
+        # pytest-benchmark calls `setup` before every round of ours, so the contestants alternate.
         self.benchmark.pedantic(lambda: finished(ours), setup=run_peers, rounds=rounds, warmup_rounds=1)
-        if self.benchmark.stats is None:  # --benchmark-disable: only the checks were wanted
+        if self.benchmark.stats is None:  # --benchmark-disable: run only the checks
             return
-        own = self.benchmark.stats.stats.data
+        our_times = self.benchmark.stats.stats.data
         self.benchmark.extra_info.update(
             task=self.benchmark.group,
             case=self.case,
             rounds=rounds,
             gate=gate,
-            error=own_error,
-            seconds=median(own),
-            gflops=flops / median(own) / 1e9 if flops else None,
-            gbs=bytes / median(own) / 1e9 if bytes else None,
-            peers={name: _against(own, times[name][1:], errors[name], gate) for name in peers},
+            error=our_error,
+            seconds=median(our_times),
+            gflops=flops / median(our_times) / 1e9 if flops else None,
+            gbs=bytes / median(our_times) / 1e9 if bytes else None,
+            peers={name: _relative_speed(our_times, times[name][1:], errors[name], gate) for name in peers},
             left_out=left_out,
             device=device_name(),
             torch=torch.__version__,
             threads=torch.get_num_threads(),
-            load=os.getloadavg()[0],  # ours included: more than the threads means that others were running
+            load=os.getloadavg()[0],  # includes ours; above the number of threads, other programs were running
         )
 
 
-def _against(own: list[float], theirs: list[float], error: float | None, gate: float) -> dict[str, Any]:
-    ratios = [b / a for a, b in zip(own, theirs, strict=True)]
+def _relative_speed(our_times: list[float], theirs: list[float], error: float | None, gate: float) -> dict[str, Any]:
+    ratios = [b / a for a, b in zip(our_times, theirs, strict=True)]
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
     error = None if error is None or math.isnan(error) else error
     return {
@@ -149,7 +149,7 @@ def _against(own: list[float], theirs: list[float], error: float | None, gate: f
 
 
 def finished(run: Contestant) -> Any:
-    """What ``run`` returns, once the device is done with it."""
+    """Return the result of ``run`` after the device has finished."""
     result = run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -157,7 +157,7 @@ def finished(run: Contestant) -> Any:
 
 
 def forget() -> None:
-    """Fill a GPU's L2 cache with something else."""
+    """Flush the L2 cache of a GPU."""
     if torch.cuda.is_available():
         torch.empty(2**28, dtype=torch.uint8, device="cuda").zero_()
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Data that looks like models': the widths of real ones, and rows as their residual streams have them."""
+"""Data for benchmarks: widths of real models, rows like their residual streams, and batches of text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 WIDTHS = {"MiniLM-L6": 384, "BERT-base": 768}
-"""Width of the residual stream. On a GPU the larger ones are added: a CPU would take more than 2 s a contestant."""
+"""Width of the residual stream. The larger ones are for GPUs only: a CPU would take more than 2 s for a contestant."""
 if DEVICE.type == "cuda":
     WIDTHS |= {"BERT-large": 1024, "Llama-3.2-1B": 2048, "Llama-3.1-8B": 4096}
 
@@ -27,16 +27,16 @@ TOKENS = 16_384 if DEVICE.type == "cpu" else 262_144
 
 
 def residual_rows(tokens: int, width: int, generator: torch.Generator) -> Tensor:
-    """Rows like the states after a LayerNorm.
+    """Return rows like hidden states after a LayerNorm.
 
-    A quarter as many strong directions as columns make the columns correlated; gains differ from column to column;
-    every 128th column has its mean at 30, as the massive activations of trained models; and since a LayerNorm takes the
-    mean off, one direction, ``1 / gain``, has no variance at all but for the rounding of the rows.
+    The columns are correlated: there are a quarter as many strong directions as columns. Gains differ between columns.
+    Every 128th column has mean 30, like the massive activations of trained models. LayerNorm removes the mean of each
+    row, so the direction ``1 / gain`` has no variance except for rounding.
 
     Args:
         tokens: number of rows.
         width: number of columns.
-        generator: of the random numbers; the rows are on its device.
+        generator: generator of the random numbers. The rows are on its device.
 
     Returns:
         ``(tokens, width)`` float32.
@@ -54,12 +54,12 @@ def residual_rows(tokens: int, width: int, generator: torch.Generator) -> Tensor
 
 
 def nearly_affine(x: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Targets (tokens, width) that an affine map of ``x`` explains for the most part: an affine and a GELU part.
+    """Return targets that an affine map of ``x`` explains for the most part: the sum of an affine and a GELU part.
 
     Args:
         x: ``(tokens, D)`` float32.
-        width: of the targets.
-        generator: of the two maps, on the device of ``x``.
+        width: width of the targets.
+        generator: generator of the two maps, on the device of ``x``.
 
     Returns:
         ``(tokens, width)`` float32.
@@ -74,7 +74,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def natural_batches(tokenizer: Any, tokens: int, length: int = 128, size: int = 32) -> list[Batch]:
-    """Paragraphs of the demo text, one a sequence cut at ``length``, in batches as they come."""
+    """Return batches of the demo text with one paragraph as a sequence, cut at ``length`` tokens."""
     paragraphs = (p for text in demo_text().values() for p in re.split(r"\n\s*\n", text) if p.strip())
     sequences: list[list[int]] = []
     for paragraph in paragraphs:
@@ -86,14 +86,14 @@ def natural_batches(tokenizer: Any, tokens: int, length: int = 128, size: int = 
 
 
 def full_batches(tokenizer: Any, tokens: int, length: int = 128, size: int = 32) -> list[Batch]:
-    """The demo text in sequences of exactly ``length`` tokens."""
+    """Return batches of the demo text in sequences of exactly ``length`` tokens."""
     text = "\n".join(demo_text().values())
     batches = token_batches(text, tokenizer, tokens=tokens // length * length, max_seq_len=length, batch_size=size)
     return [{name: tensor.to(DEVICE) for name, tensor in batch.items()} for batch in batches]
 
 
 def sorted_by_length(batches: Iterable[Batch]) -> list[Batch]:
-    """The same sequences in batches of like lengths."""
+    """Return the same sequences in batches of similar lengths."""
     batches = list(batches)
     rows = [zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True) for batch in batches]
     sequences = [ids[mask].tolist() for ids, mask in itertools.chain(*rows)]

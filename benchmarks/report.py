@@ -1,6 +1,6 @@
-"""A ``--benchmark-json`` file as Markdown tables: ``python benchmarks/report.py results/X.json``.
+"""Print a ``--benchmark-json`` file as Markdown tables: ``python benchmarks/report.py results/X.json``.
 
-With ``--brief PATTERN`` only the machine and the rows whose case it matches, as the README has them.
+``--brief PATTERN`` prints only the machine and the rows whose case matches, as in the README.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ MEMORY = ("Tokens", "Model loaded, MB", "Peak of the scan, MB", "Moments, MB")
 
 
 def report(results: dict[str, Any], brief: str | None = None) -> str:
-    """The machine, one row a contestant pair, then who was left out and what a scan's memory was.
+    """Return the machine, one row for each peer of a benchmark, peers that were left out, and the memory of a scan.
 
     Args:
-        results: what pytest-benchmark wrote.
-        brief: a pattern for cases, to have their rows and nothing after them.
+        results: content of the file that pytest-benchmark wrote.
+        brief: a regular expression. Only rows whose case matches are printed, and nothing after them.
     """
     benchmarks = [benchmark["extra_info"] for benchmark in results["benchmarks"]]
     if brief is not None:

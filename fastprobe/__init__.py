@@ -1,4 +1,4 @@
-"""How linear the parts of a transformer are, and what happens when its layers are reordered."""
+"""Measure how linear the parts of a transformer are, and the effects of reordering its layers."""
 
 from fastprobe import orders as orders
 from fastprobe.ablations.ablation import Ablations as Ablations

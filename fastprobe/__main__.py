@@ -1,4 +1,4 @@
-"""``python -m fastprobe``."""
+"""Entry point of ``python -m fastprobe``."""
 
 from fastprobe.cli import main
 

@@ -1,25 +1,28 @@
-"""Every exception that fastprobe raises on purpose."""
+"""Exceptions that fastprobe raises.
+
+Messages are one line: *argument: must be ..., got ...; do ...*.
+"""
 
 
 class FastprobeError(Exception):
-    """What all of them have in common: one line that names the thing and what would do."""
+    """Base class of all exceptions of fastprobe."""
 
 
 class InputError(FastprobeError, ValueError):
-    """An argument, file or text that cannot be used as it is."""
+    """An invalid argument, file or text."""
 
 
 class ShapeError(FastprobeError, ValueError):
-    """A tensor whose shape, dtype or device does not fit its neighbours."""
+    """A tensor whose shape, dtype or device does not fit the other arguments."""
 
 
 class BackendError(FastprobeError, RuntimeError):
-    """A backend asked for by name that is missing or refuses these arguments."""
+    """A backend that was requested by name, but is missing or does not support the arguments."""
 
 
 class UnsupportedModelError(FastprobeError, NotImplementedError):
-    """A model whose layers or points cannot be found, or fail their identities."""
+    """A model whose layers or points cannot be found, or whose points fail their identity checks."""
 
 
 class NumericalError(FastprobeError, ArithmeticError):
-    """A number that is not finite where a result would be made of it."""
+    """A NaN or infinite number in the input of a result."""

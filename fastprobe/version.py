@@ -1,3 +1,3 @@
-"""The version, where packaging can read it without importing torch."""
+"""The version of fastprobe. Packaging reads it from here without importing torch."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
-"""What every test has: numbers seeded by the test's name, poisoned memory, kernels in Triton's interpreter; commands.
+"""Fixtures of all tests: random numbers seeded by the test's name, and a runner of commands.
 
-What only commands need is imported by their fixtures: GPU tests run where it is not installed.
+Uninitialised memory is filled with NaN. Triton kernels run in the interpreter. Fixtures of commands import their
+libraries themselves, because GPU tests also run without these libraries.
 """
 
 import os
@@ -8,18 +9,18 @@ import sys
 import zlib
 from contextlib import suppress
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which torch may do
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before the import of triton, which torch may import
 
 import pytest
 import torch
 from torch import Tensor
 
-collect_ignore = ["kernels/compiled.py"]  # imports Triton, wherever it is looked through for doctests
+collect_ignore = ["kernels/compiled.py"]  # it imports Triton, so doctest collection must skip it
 
-torch.use_deterministic_algorithms(True, warn_only=True)  # fills torch.empty with NaN: an unwritten output shows
-torch.set_num_threads(1)  # at these sizes threads that wait for each other take ten times what they save
+torch.use_deterministic_algorithms(True, warn_only=True)  # fills torch.empty with NaN, so unwritten output shows
+torch.set_num_threads(1)  # more threads are ten times slower at these sizes
 
-with suppress(ImportError):  # a machine that has what `make gpu` needs may not have it
+with suppress(ImportError):  # `make gpu` does not need hypothesis
     from hypothesis import settings
 
     settings.register_profile("fastprobe", derandomize=True, deadline=None, database=None, max_examples=25)
@@ -28,13 +29,13 @@ with suppress(ImportError):  # a machine that has what `make gpu` needs may not 
 
 @pytest.fixture
 def generator(request) -> torch.Generator:
-    """Seeded by the test's name."""
+    """Return a generator seeded by the test's name."""
     return torch.Generator().manual_seed(zlib.crc32(request.node.nodeid.encode()))
 
 
 @pytest.fixture
 def randn(generator):
-    """``randn(n, d)``: independent standard normal numbers, float64 and then rounded to ``dtype``."""
+    """Return ``randn(n, d)``: standard normal numbers, drawn in float64 and rounded to ``dtype``."""
 
     def make(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
@@ -44,7 +45,7 @@ def randn(generator):
 
 @pytest.fixture
 def residual_rows(randn):
-    """``residual_rows(n, d, dtype)``: as a residual stream has them, scales that differ, a few columns at mean 30."""
+    """Return ``residual_rows(n, d, dtype)``: rows like a residual stream: scales 0.1 to 10, some means of 30."""
 
     def make(n: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
         rows = randn(n, d) * torch.logspace(-1, 1, d, dtype=torch.float64)
@@ -56,7 +57,7 @@ def residual_rows(randn):
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    """A tiny random encoder with a real tokenizer, as a folder that Transformers loads."""
+    """Save a tiny random encoder with a real tokenizer to a folder."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from fastprobe.data.text import demo_model_path
@@ -72,7 +73,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capfd):
-    """A command as a user types it: its exit code, standard output and standard error."""
+    """Return a function that runs a command and returns its exit code, standard output and standard error."""
     from fastprobe import cli
 
     def run(*arguments):
@@ -87,7 +88,7 @@ def run(monkeypatch, capfd):
 
 @pytest.fixture
 def scan(run, model_folder, tmp_path):
-    """``fastprobe linearity`` of the tiny model, small enough for a test."""
+    """Return a function that runs ``fastprobe linearity`` on the tiny model and a short text."""
 
     def scan(*arguments, out=tmp_path / "out"):
         sizes = ("--tokens", "1500", "--max-seq-len", "32", "--batch-size", "8", "--out", out)

@@ -1,4 +1,4 @@
-"""What a linearity scan should give, written the slow and obvious way: store everything, fit with an SVD in float64."""
+"""Reference of a linearity scan: keep all activations, fit by SVD in float64."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from fastprobe.models.unpadded.tokens import UnpaddedTokens
 
 
 def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
-    """Tokens of every place, padding left out, in float64: {"name.layer": (tokens, width)}."""
+    """Record the activations of modules without padding: {"name.layer": (tokens, width)} in float64."""
     stored: dict[str, list[torch.Tensor]] = {}
     handles = []
     mask = torch.zeros(0)
@@ -40,7 +40,7 @@ def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
 
 
 def read_unpadded_points(model, batches) -> dict[str, np.ndarray]:
-    """Return the same from the unpadded encoder, which rounds differently from the modules."""
+    """Record the same points with fastprobe's unpadded forward pass, whose rounding differs from the modules'."""
     points, stored = resolve(model), {}
     layers = range(len(points.layers))
     named = {Point(name, layer): points.canonical(Point(name, layer)) for name in points.places for layer in layers}
@@ -59,13 +59,13 @@ def read_unpadded_points(model, batches) -> dict[str, np.ndarray]:
 
 
 def token_folds(batches, folds: int) -> np.ndarray:
-    """Fold of every token: sequence s is in fold s mod folds."""
+    """Return the fold of every token: sequence s is in fold s mod folds."""
     lengths = [int(n) for batch in batches for n in batch["attention_mask"].sum(1)]
     return np.repeat(np.arange(len(lengths)) % folds, lengths)
 
 
 def fit(x: np.ndarray, y: np.ndarray, rcond: float, scale: np.ndarray | None = None, floor: float | None = None):
-    """Least squares with intercept by SVD of the centred, equilibrated x; returns a function of x and the rank."""
+    """Fit y to x by SVD of the centred, equilibrated x. Return the fitted function and the rank."""
     mean, y_mean = x.mean(0), y.mean(0)
     scale = np.sqrt(((x - mean) ** 2).sum(0)) if scale is None else scale
     varies = scale**2 > 1e-12 * (x**2).sum(0)
@@ -77,7 +77,7 @@ def fit(x: np.ndarray, y: np.ndarray, rcond: float, scale: np.ndarray | None = N
 
 
 def columns(x: np.ndarray, y: np.ndarray, fold: np.ndarray, rcond: float = 1e-7) -> dict[str, float]:
-    """Every column of a row, from stored activations."""
+    """Return every column of a row from stored activations."""
     n = len(x)
     predict, rank = fit(x, y, rcond)
     rss, tss = ((y - predict(x)) ** 2).sum(0), ((y - y.mean(0)) ** 2).sum(0)

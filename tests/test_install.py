@@ -1,4 +1,4 @@
-"""The install: ``kernels/`` only ever as ``fastprobe.kernels``, the C++ kernels where they can be built."""
+"""Installation: ``kernels/`` becomes ``fastprobe.kernels`` only, and native kernels are optional."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 CHECK = """
 import importlib.metadata, kernels, fastprobe, fastprobe.kernels.probe
-print(fastprobe.kernels.probe.ANSWER, kernels.WHOSE, importlib.metadata.version("fastprobe") == fastprobe.__version__)
+print(fastprobe.kernels.probe.ANSWER, kernels.OWNER, importlib.metadata.version("fastprobe") == fastprobe.__version__)
 """
 
 
@@ -30,7 +30,7 @@ def run(*command, cwd, **environment):
 
 
 def run_both(*command, cwd, **environment):
-    """What a command that succeeds prints to standard output and to standard error."""
+    """Run a command that must succeed. Return its standard output and standard error."""
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=os.environ | environment
     )
@@ -40,7 +40,7 @@ def run_both(*command, cwd, **environment):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the repository with a kernel file of its own and nothing built, links kept as links."""
+    """Copy the repository without build outputs, with links as links, and add a kernel file."""
     copy = tmp_path / "checkout"
     copy.mkdir()
     tracked = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT)
@@ -51,13 +51,13 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def environment(tmp_path):
-    """A virtual environment that sees this one's libraries and has another project's ``kernels`` installed."""
+    """Create a virtual environment with the libraries of this one and a foreign package ``kernels``."""
     venv.create(tmp_path / "env", with_pip=True, symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
     (site / "parent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (site / "kernels").mkdir()
-    (site / "kernels" / "__init__.py").write_text("WHOSE = 'theirs'\n")
+    (site / "kernels" / "__init__.py").write_text("OWNER = 'foreign'\n")
     return python
 
 
@@ -81,16 +81,16 @@ def install_editable(python, checkout, folder, **environment):
 @pytest.mark.slow
 @pytest.mark.parametrize("install", [install_wheel, install_source, install_editable])
 @pytest.mark.parametrize("where", ["elsewhere", "repository"])
-def test_kernels_are_ours_under_our_name_only(install, where, environment, checkout, tmp_path):
+def test_our_kernels_do_not_shadow_a_foreign_package(install, where, environment, checkout, tmp_path):
     install(environment, checkout, tmp_path, FASTPROBE_BUILD="none")
 
     printed = run(environment, "-c", CHECK, cwd=tmp_path if where == "elsewhere" else checkout)
 
-    assert printed.split() == ["42", "theirs", "True"]
+    assert printed.split() == ["42", "foreign", "True"]
 
 
 @pytest.mark.slow
-def test_a_wheel_carries_every_module(checkout, tmp_path):
+def test_a_wheel_contains_every_module(checkout, tmp_path):
     run(
         sys.executable,
         "-m",
@@ -106,15 +106,15 @@ def test_a_wheel_carries_every_module(checkout, tmp_path):
     )
 
     (wheel,) = tmp_path.glob("fastprobe-*.whl")
-    carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".jinja"))}
+    contained = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".jinja"))}
     modules = {path.relative_to(checkout).as_posix() for path in (checkout / "fastprobe").rglob("*.py")}
-    kernels = {f"fastprobe/kernels/{path.name}" for path in (checkout / "kernels").glob("*.py")}  # behind a link
-    assert carried == modules | kernels | {"fastprobe/paper/page.html.jinja"}
+    kernels = {f"fastprobe/kernels/{path.name}" for path in (checkout / "kernels").glob("*.py")}  # through the link
+    assert contained == modules | kernels | {"fastprobe/replication/page.html.jinja"}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
-def test_a_wheel_carries_the_cpu_kernels(environment, checkout, tmp_path):
+def test_a_wheel_contains_the_cpu_kernels(environment, checkout, tmp_path):
     install_wheel(environment, checkout, tmp_path)
 
     printed, said = run_both(environment, "-c", NATIVE, cwd=tmp_path)
@@ -125,7 +125,7 @@ def test_a_wheel_carries_the_cpu_kernels(environment, checkout, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("install", [install_source, install_editable])
-def test_without_a_compiler_one_line_says_how_to_build(install, environment, checkout, tmp_path):
+def test_without_a_compiler_a_warning_says_how_to_build(install, environment, checkout, tmp_path):
     install(environment, checkout, tmp_path, CXX="/bin/false", CC="/bin/false")
 
     printed, said = run_both(environment, "-c", NATIVE, cwd=tmp_path)
@@ -137,7 +137,7 @@ def test_without_a_compiler_one_line_says_how_to_build(install, environment, che
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_a_wheel_carries_the_cuda_kernels_for_the_architectures_asked_for(environment, checkout, tmp_path):
+def test_a_wheel_contains_the_cuda_kernels_for_the_requested_architectures(environment, checkout, tmp_path):
     install_wheel(environment, checkout, tmp_path, FASTPROBE_BUILD="cuda", TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX")
 
     printed = run(environment, "-c", "import fastprobe._cuda as c; print(c.ARCHITECTURES)", cwd=tmp_path)
@@ -145,7 +145,7 @@ def test_a_wheel_carries_the_cuda_kernels_for_the_architectures_asked_for(enviro
     assert printed.strip() == "8.0,9.0a"
 
 
-def test_cuda_that_is_asked_for_without_nvcc_is_one_line(tmp_path):
+def test_a_cuda_build_without_nvcc_prints_one_line(tmp_path):
     _, said = run_both(
         sys.executable, "setup.py", "--version", cwd=ROOT, FASTPROBE_BUILD="cuda", CUDA_HOME=str(tmp_path)
     )
@@ -153,7 +153,7 @@ def test_cuda_that_is_asked_for_without_nvcc_is_one_line(tmp_path):
     assert said.splitlines() == ["fastprobe._cuda is left out: no nvcc on PATH or in CUDA_HOME/bin"]
 
 
-def test_an_nvcc_that_fails_does_not_fail_the_build(checkout, tmp_path):
+def test_a_failing_nvcc_does_not_fail_the_build(checkout, tmp_path):
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.symlink_to("/bin/false")
@@ -165,7 +165,7 @@ def test_an_nvcc_that_fails_does_not_fail_the_build(checkout, tmp_path):
     assert not list((checkout / "fastprobe").glob("_c*.so"))
 
 
-def test_a_build_that_is_not_known_is_named():
+def test_an_unknown_build_raises_an_error():
     command = [sys.executable, "setup.py", "--version"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"FASTPROBE_BUILD": "gpu"}

@@ -1,4 +1,4 @@
-"""Batches as a user may make them: nothing but padding in one, positions that are one row for all."""
+"""Unusual batches: one of padding only, and position ids with one row for all sequences."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def scores(verb, model, batches):
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_positions_may_be_one_row_for_all_sequences(verb, family):
+def test_position_ids_may_have_one_row_for_all_sequences(verb, family):
     model, plain = tiny_model(family), tiny_batches()
     placed = [batch | {"position_ids": torch.arange(batch["input_ids"].shape[1])[None]} for batch in plain]
 
@@ -32,11 +32,11 @@ def test_positions_may_be_one_row_for_all_sequences(verb, family):
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("verb", ["commutativity", "commutator", "probe"])
-def test_a_batch_of_padding_changes_nothing(verb, family):
+def test_a_batch_of_padding_changes_no_result_but_must_not_be_first(verb, family):
     model, plain = tiny_model(family), tiny_batches()
     nothing = {key: torch.zeros(3, 5, dtype=torch.long) for key in plain[0]}
 
-    if verb != "probe":  # whose folds are counted in sequences
+    if verb != "probe":  # probe assigns folds by sequence number, so an extra batch changes them
         names = ("relative_l2", "cosine")
         with_it, without = (VERBS[verb](model, b).rows for b in ([*plain, nothing], plain))
         assert [[row[name] for name in names] for row in with_it] == [[row[name] for name in names] for row in without]

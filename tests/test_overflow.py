@@ -1,4 +1,4 @@
-"""Orders whose states leave the range of a 16-bit dtype: an empty row, said, and no end of the run."""
+"""Orders whose states overflow a 16-bit dtype: their rows are empty, a note says so, and the run continues."""
 
 import json
 import re
@@ -15,8 +15,8 @@ from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 
 @pytest.fixture(scope="module")
-def near_the_edge():
-    """A float16 model whose own states are finite, and those of a layer run twelve times are not."""
+def nearly_overflowing():
+    """Return a float16 model whose states overflow only if a layer runs twelve times."""
     model = tiny_model("llama", dtype=torch.float16)
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.data *= 2e4
@@ -24,21 +24,21 @@ def near_the_edge():
 
 
 @pytest.fixture(scope="module")
-def effects(near_the_edge):
+def effects(nearly_overflowing):
     orders = fp.orders.repeats(3, times=12)
-    return fp.commutativity(near_the_edge, tiny_batches(), orders, depths=True, progress=False)
+    return fp.commutativity(nearly_overflowing, tiny_batches(), orders, depths=True, progress=False)
 
 
-def test_the_row_of_such_an_order_is_empty(effects):
-    own, *others = effects.rows
+def test_the_row_of_an_overflowing_order_is_empty(effects):
+    baseline, *others = effects.rows
 
-    assert own["relative_l2"] == 0
+    assert baseline["relative_l2"] == 0
     for row in others:
         empty = {key for key, value in row.items() if value is None}
         assert empty >= {"relative_l2", "cosine", "kl", "loss", "delta_loss", "accuracy", "top1_agreement"}
 
 
-def test_such_a_result_is_saved_drawn_and_shown(effects, tmp_path, capsys):
+def test_a_result_with_empty_rows_is_saved_plotted_and_shown(effects, tmp_path, capsys):
     show(effects, {}, tmp_path, "relative_l2_by_depth", orders_table(effects.rows * 20), False, False)
 
     saved = json.loads((tmp_path / "scores.json").read_text())["rows"]
@@ -46,7 +46,7 @@ def test_such_a_result_is_saved_drawn_and_shown(effects, tmp_path, capsys):
     assert "3 rows are empty: their states became NaN or infinite; --dtype float32 may hold" in capsys.readouterr().err
 
 
-def test_cosines_with_what_is_not_finite_are_not_zero():
+def test_the_cosine_of_a_vector_with_nan_is_nan():
     tokens = torch.tensor([[torch.nan, 1.0], [1.0, 0.0], [0.0, 0.0]])
 
     cosine = compared(tokens, torch.ones(3, 2))["cosine"]
@@ -56,7 +56,7 @@ def test_cosines_with_what_is_not_finite_are_not_zero():
 
 
 @pytest.mark.parametrize("family", ["llama", "roberta"])
-def test_nothing_is_compared_with_states_that_are_not_finite(family):
+def test_a_baseline_that_is_not_finite_raises_an_error(family):
     model, batches = tiny_model(family), tiny_batches()
     batches[1]["input_ids"][batches[1]["input_ids"] == 50] = 51
     batches[0]["input_ids"][batches[0]["input_ids"] == 50] = 51

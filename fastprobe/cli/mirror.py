@@ -37,8 +37,8 @@ from fastprobe.cli.options import (
 from fastprobe.data.sources import load_text
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.loading import load_model
-from fastprobe.pretraining import Trained
-from fastprobe.pretraining.family import HELD_OUT, SMALL_SET
+from fastprobe.pretraining import TrainedVariant
+from fastprobe.pretraining.variant_set import DEFAULT_VARIANTS, HELD_OUT
 from fastprobe.results.tables import claims_table
 
 MODELS = "models"
@@ -103,12 +103,12 @@ def paper(
     keeps(out)
     if resume and not any(out.glob("*")):
         say(f"--resume: there is nothing in {out} to go on with; this is a first run")
-    trained: list[Trained] = []
+    trained: list[TrainedVariant] = []
     if train:
         trained = fp.pretrain_variants(
             load_text(text or [], dataset, split)[0] if text or dataset else None,
             out / MODELS,
-            variant or SMALL_SET,
+            variant or DEFAULT_VARIANTS,
             vocab_size=vocab_size,
             max_seq_len=max_seq_len,
             text_column=text_column,

@@ -30,7 +30,7 @@ from fastprobe.cli.options import (
 )
 from fastprobe.data.sources import load_text, parse_count
 from fastprobe.models.loading import load_tokenizer
-from fastprobe.pretraining.run import CHECKPOINTS
+from fastprobe.pretraining.resume import CHECKPOINTS
 from fastprobe.results.tables import costs_table, losses_table
 
 PICTURE = "pretraining.png"

@@ -1,23 +1,17 @@
-"""Orders: which layers a forward pass runs, first to last; one by one from text, or whole families."""
+"""Orders of layers as plain data: single orders, families of orders, orders from text and files."""
 
 from fastprobe.orders.by_name import named as named
-from fastprobe.orders.families import PAINTERS as PAINTERS
-from fastprobe.orders.families import PAPER as PAPER
-from fastprobe.orders.families import attentions_first as attentions_first
 from fastprobe.orders.families import blocks as blocks
 from fastprobe.orders.families import cycles as cycles
 from fastprobe.orders.families import drops as drops
 from fastprobe.orders.families import groups as groups
 from fastprobe.orders.families import moves as moves
-from fastprobe.orders.families import painters as painters
-from fastprobe.orders.families import paper as paper
 from fastprobe.orders.families import parallel as parallel
 from fastprobe.orders.families import repeats as repeats
 from fastprobe.orders.families import replacements as replacements
 from fastprobe.orders.families import reversals as reversals
 from fastprobe.orders.families import shuffles as shuffles
 from fastprobe.orders.families import skips as skips
-from fastprobe.orders.families import sublayer_swaps as sublayer_swaps
 from fastprobe.orders.families import swaps as swaps
 from fastprobe.orders.order import Edited as Edited
 from fastprobe.orders.order import Order as Order
@@ -27,8 +21,14 @@ from fastprobe.orders.order import Sublayer as Sublayer
 from fastprobe.orders.order import check as check
 from fastprobe.orders.order import identity as identity
 from fastprobe.orders.order import layers_of as layers_of
-from fastprobe.orders.order import load as load
-from fastprobe.orders.order import parse as parse
-from fastprobe.orders.order import save as save
-from fastprobe.orders.order import to_mergekit as to_mergekit
 from fastprobe.orders.order import wanted_of as wanted_of
+from fastprobe.orders.published import PAINTERS as PAINTERS
+from fastprobe.orders.published import PAPER as PAPER
+from fastprobe.orders.published import painters as painters
+from fastprobe.orders.published import paper as paper
+from fastprobe.orders.sublayers import attentions_first as attentions_first
+from fastprobe.orders.sublayers import sublayer_swaps as sublayer_swaps
+from fastprobe.orders.text import load as load
+from fastprobe.orders.text import parse as parse
+from fastprobe.orders.text import save as save
+from fastprobe.orders.text import to_mergekit as to_mergekit

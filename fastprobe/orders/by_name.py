@@ -1,4 +1,4 @@
-"""Families of orders by the names a user types."""
+"""Families of orders by the names that a user types on the command line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 
 from fastprobe.errors import InputError
-from fastprobe.orders import families
-from fastprobe.orders.order import Order, check, load, parse
+from fastprobe.orders import families, published, sublayers
+from fastprobe.orders.order import Order, check
+from fastprobe.orders.text import load, parse
 
 FAMILIES: dict[str, Callable[..., list[Order]]] = {
     "swaps": families.swaps,
@@ -24,30 +25,30 @@ FAMILIES: dict[str, Callable[..., list[Order]]] = {
     "groups": families.groups,
     "cycles": families.cycles,
     "parallel": families.parallel,
-    "painters": families.painters,
-    "ffn-swaps": lambda n: families.sublayer_swaps(n, "ffn"),
-    "attention-swaps": lambda n: families.sublayer_swaps(n, "attention"),
-    "attentions-first": families.attentions_first,
+    "painters": published.painters,
+    "ffn-swaps": lambda n: sublayers.sublayer_swaps(n, "ffn"),
+    "attention-swaps": lambda n: sublayers.sublayer_swaps(n, "attention"),
+    "attentions-first": sublayers.attentions_first,
 }
-"""Name -> family; what it takes besides the number of layers is written ``shuffle:fixed=4,count=100``."""
+"""Name -> family. Options are written ``shuffle:fixed=4,count=100``."""
 
 
 def named(text: str, n: int) -> list[Order]:
-    """The orders of n layers that a text names.
+    """Return the orders of n layers that a text names.
 
     Args:
         text: a family (``swaps``, ``drops:width=2``), a protocol of the paper (``paper:fix4``), a file of orders
             (``file:orders.txt``; ``file:orders.txt,first=1`` if it counts layers from 1) or one order (``0,2,1,3``).
-        n: layers of the model.
+        n: number of layers of the model.
 
     Raises:
-        InputError: nothing is called so, an option is not one of it, or an order does not fit the layers.
+        InputError: the name or an option is unknown, or a model of n layers cannot run an order.
     """
     name, _, rest = text.partition(":")
     if name == "file":
-        orders = _of_file(rest, n)
+        orders = _from_file(rest, n)
     elif name == "paper":
-        orders = families.paper(rest, n)
+        orders = published.paper(rest, n)
     elif name in FAMILIES:
         orders = FAMILIES[name](n, **_options(text, FAMILIES[name], rest))
     elif re.match(r"[\d(]|attention\.|ffn\.", text):
@@ -61,7 +62,7 @@ def named(text: str, n: int) -> list[Order]:
     return orders
 
 
-def _of_file(rest: str, n: int) -> list[Order]:
+def _from_file(rest: str, n: int) -> list[Order]:
     path, counted, first = rest.partition(",first=")
     if counted and not first.isdigit():
         raise InputError(f"orders: 'file:{rest}': first must be a number, got {first!r}")
@@ -74,7 +75,7 @@ def _of_file(rest: str, n: int) -> list[Order]:
 
 
 def _options(text: str, family: Callable[..., list[Order]], rest: str) -> dict[str, int | str]:
-    """``fixed=4,count=100`` as arguments of a family."""
+    """Parse ``fixed=4,count=100`` into keyword arguments of a family."""
     known = {
         name: parameter
         for name, parameter in inspect.signature(family, eval_str=True).parameters.items()

@@ -1,227 +1,191 @@
-"""Families of orders that people ask about: each a list in a fixed order, each order once, without the identity."""
+"""Families of orders: swaps, moves, drops, repeats, reversals, shuffles and others of a model of n layers.
+
+Each function returns a list in a fixed sequence. A family holds each order once and never the baseline
+``0, 1, ..., n - 1``.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 from fastprobe.errors import InputError
-from fastprobe.orders.order import Order, Parallel, Step, Sublayer, identity
+from fastprobe.orders.order import Order, Parallel, identity
 
 
 def swaps(n: int, adjacent: bool = False) -> list[Order]:
-    """Two layers interchanged: all n (n - 1) / 2 pairs, or only neighbours."""
+    """Swap two layers i < j: ``0 .. j .. i .. n-1``. There are n (n - 1) / 2 orders.
+
+    Args:
+        n: number of layers.
+        adjacent: only the n - 1 pairs with j = i + 1.
+
+    Example:
+        >>> [str(order) for order in swaps(3)]
+        ['1,0,2', '2,1,0', '0,2,1']
+    """
     return [
-        _named(f"swap {i} {j}", _interchanged(range(n), i, j))
+        _order(f"swap {i} {j}", [{i: j, j: i}.get(layer, layer) for layer in range(n)])
         for i, j in itertools.combinations(range(n), 2)
         if not adjacent or j == i + 1
     ]
 
 
 def replacements(n: int) -> list[Order]:
-    """One layer in the place of another, which does not run: all n (n - 1)."""
+    """Run layer j in the place of layer i as well as in its own. There are n (n - 1) orders."""
     return [
-        _named(f"replace {i} by {j}", [j if layer == i else layer for layer in range(n)])
+        _order(f"replace {i} by {j}", [j if layer == i else layer for layer in range(n)])
         for i, j in itertools.permutations(range(n), 2)
     ]
 
 
 def moves(n: int) -> list[Order]:
-    """One layer taken out and put in at another place: (n - 1)^2 different orders."""
+    """Take one layer out and insert it at another place. There are (n - 1)^2 different orders."""
     orders = []
     for layer, place in itertools.product(range(n), repeat=2):
         rest = [other for other in range(n) if other != layer]
-        orders.append(_named(f"move {layer} to {place}", [*rest[:place], layer, *rest[place:]]))
-    return _different(orders, n)
+        orders.append(_order(f"move {layer} to {place}", [*rest[:place], layer, *rest[place:]]))
+    return _distinct(orders, n)
 
 
 def drops(n: int, width: int = 1) -> list[Order]:
-    """Every choice of ``width`` layers left out."""
-    _check(n, width=width, least=1, most=n - 1)
+    """Leave out ``width`` layers. There are C(n, width) orders."""
+    check_argument(n, width=width, least=1, most=n - 1)
     return [
-        _named("drop " + " ".join(map(str, out)), [layer for layer in range(n) if layer not in out])
+        _order("drop " + " ".join(map(str, out)), [layer for layer in range(n) if layer not in out])
         for out in itertools.combinations(range(n), width)
     ]
 
 
 def skips(n: int) -> list[Order]:
-    """Every span of layers left out, but the one of all."""
+    """Leave out a span of neighbouring layers, but not all of them. There are n (n + 1) / 2 - 1 orders."""
     return [
-        _named(f"skip {i}-{j}", [*range(i), *range(j, n)])
+        _order(f"skip {i}-{j}", [*range(i), *range(j, n)])
         for i, j in itertools.combinations(range(n + 1), 2)
         if j - i < n
     ]
 
 
 def repeats(n: int, times: int = 2) -> list[Order]:
-    """One layer run ``times`` times in a row."""
-    _check(n, times=times, least=2)
+    """Run one layer ``times`` times in a row. There are n orders."""
+    check_argument(n, times=times, least=2)
     return [
-        _named(f"{times} times {layer}", [*range(layer), *[layer] * times, *range(layer + 1, n)]) for layer in range(n)
+        _order(f"{times} times {layer}", [*range(layer), *[layer] * times, *range(layer + 1, n)]) for layer in range(n)
     ]
 
 
 def blocks(n: int, times: int = 2) -> list[Order]:
-    """A span of layers run ``times`` times before what follows it, as RYS does: all n (n + 1) / 2 spans."""
-    _check(n, times=times, least=2)
+    """Run a span of layers ``times`` times before the layers after it, as RYS does. There are n (n + 1) / 2 orders."""
+    check_argument(n, times=times, least=2)
     return [
-        _named(f"{times} times {i}-{j}", [*range(i), *[*range(i, j)] * times, *range(j, n)])
+        _order(f"{times} times {i}-{j}", [*range(i), *[*range(i, j)] * times, *range(j, n)])
         for i, j in itertools.combinations(range(n + 1), 2)
     ]
 
 
 def reversals(n: int, width: int | None = None) -> list[Order]:
-    """A span of layers run backwards: every span, or those of ``width`` layers."""
-    _check(n, width=2 if width is None else width, least=2, most=n)
+    """Run a span of two or more layers backwards. There are n (n - 1) / 2 orders, or n - width + 1 with a ``width``."""
+    check_argument(n, width=2 if width is None else width, least=2, most=n)
     return [
-        _named(f"reverse {i}-{j}", [*range(i), *reversed(range(i, j)), *range(j, n)])
+        _order(f"reverse {i}-{j}", [*range(i), *reversed(range(i, j)), *range(j, n)])
         for i, j in itertools.combinations(range(n + 1), 2)
         if j - i >= 2 and width in (None, j - i)
     ]
 
 
 def shuffles(n: int, fixed: int = 0, count: int = 100, seed: int = 0) -> list[Order]:
-    """Layers at random places but for exactly ``fixed`` of them: ``count`` different orders, or all if there are fewer.
+    """Draw permutations in which exactly ``fixed`` layers keep their places.
+
+    There are C(n, fixed) D(n - fixed) such permutations, where D(k) is the number of derangements of k elements.
+
+    Args:
+        n: number of layers.
+        fixed: number of layers that keep their places.
+        count: number of different orders to draw. All are returned if there are fewer.
+        seed: seed of the draw.
 
     Raises:
-        InputError: ``fixed`` layers cannot stay while every other one moves.
+        InputError: no permutation has exactly ``fixed`` layers in place.
     """
-    _check(n, fixed=fixed, least=0, most=n - 2)
+    check_argument(n, fixed=fixed, least=0, most=n - 2)
     moving = n - fixed
     possible = math.comb(n, fixed) * _derangements(moving)
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     found: dict[tuple[int, ...], None] = {}
     if possible <= 4 * count:
         everything = [p for p in itertools.permutations(range(n)) if sum(i == p[i] for i in range(n)) == fixed]
-        found = dict.fromkeys(chance.sample(everything, min(count, possible)))
+        found = dict.fromkeys(generator.sample(everything, min(count, possible)))
     while len(found) < min(count, possible):
-        places = sorted(chance.sample(range(n), moving))
-        mixed = chance.sample(places, moving)
+        places = sorted(generator.sample(range(n), moving))
+        mixed = generator.sample(places, moving)
         if all(a != b for a, b in zip(places, mixed, strict=True)):
             moved = dict(zip(places, mixed, strict=True))
             found.setdefault(tuple(moved.get(layer, layer) for layer in range(n)))
-    return [_named(f"shuffle {i}, {fixed} fixed", order) for i, order in enumerate(found)]
+    return [_order(f"shuffle {i}, {fixed} fixed", order) for i, order in enumerate(found)]
 
 
 def groups(n: int, size: int) -> list[Order]:
-    """Groups of ``size`` neighbours in every other order, each group as it is; the last one may be smaller."""
-    _check(n, size=size, least=1, most=n)
+    """Permute groups of ``size`` neighbouring layers. There are m! - 1 orders of m = ceil(n / size) groups.
+
+    The layers of a group stay together and in order. The last group may be smaller.
+    """
+    check_argument(n, size=size, least=1, most=n)
     cut = [range(start, min(start + size, n)) for start in range(0, n, size)]
     return [
-        _named("groups " + " ".join(map(str, places)), [layer for place in places for layer in cut[place]])
+        _order("groups " + " ".join(map(str, places)), [layer for place in places for layer in cut[place]])
         for places in itertools.permutations(range(len(cut)))
     ][1:]
 
 
 def cycles(n: int, size: int = 1) -> list[Order]:
-    """A span of ``size`` layers alone, again and again up to n layers, as ALBERT shares one layer."""
-    _check(n, size=size, least=1, most=n)
+    """Run one span of ``size`` layers again and again, n layers in all, as ALBERT shares one layer.
+
+    There are n - size + 1 orders, or none if ``size`` is n.
+    """
+    check_argument(n, size=size, least=1, most=n)
     return [
-        _named(f"only {i}-{i + size}", [i + place % size for place in range(n)])
+        _order(f"only {i}-{i + size}", [i + place % size for place in range(n)])
         for i in range(n - size + 1)
         if size < n
     ]
 
 
 def parallel(n: int, start: int, stop: int, times: int = 1) -> list[Order]:
-    """Layers ``start`` to ``stop`` on one state, their mean going on; ``times`` times over."""
-    _check(n, start=start, least=0, most=n - 1)
-    _check(n, stop=stop, least=start + 1, most=n)
+    """Run layers ``start`` to ``stop`` (half-open) on the same state and average their outputs. One order.
+
+    Args:
+        n: number of layers.
+        start: the first parallel layer.
+        stop: the first layer after the parallel ones.
+        times: repetitions of the parallel step.
+    """
+    check_argument(n, start=start, least=0, most=n - 1)
+    check_argument(n, stop=stop, least=start + 1, most=n)
     together = Parallel(tuple(range(start, stop)))
     name = f"parallel {start}-{stop}" + (f", {times} times" if times > 1 else "")
     return [Order((*range(start), *[together] * times, *range(stop, n)), name)]
 
 
-PAINTERS = ("skip", "reverse", "middle_repeat", "random", "parallel", "looped_parallel")
+def check_argument(n: int, *, least: int, most: int | None = None, **value: int) -> None:
+    """Raise an error if the one keyword argument ``value`` is out of its range for n layers.
 
-
-def painters(n: int, mode: str, start: int, *, seed: int = 0, loops: int = 3) -> list[Order]:
-    """What "Transformer Layers as Painters" (Sun et al., 2024) does to the layers from ``start`` to ``n - start``.
-
-    Args:
-        n: layers of the model.
-        mode: ``skip`` leaves them out, ``reverse`` runs them backwards, ``middle_repeat`` runs the middle one in the
-            place of each, ``random`` shuffles them, ``parallel`` gives all of them one state and goes on with the mean,
-            ``looped_parallel`` does that ``loops`` times.
-        start: the first of them; as many layers at the end stay as they are.
-        seed: of ``random``.
-        loops: of ``looped_parallel``.
+    Raises:
+        InputError: the value is below ``least`` or above ``most``.
     """
-    if mode not in PAINTERS:
-        raise InputError(f"painters: {mode!r} is not one of {', '.join(PAINTERS)}")
-    _check(n, start=start, least=0, most=(n - 1) // 2)
-    stop = n - start
-    middle = list(range(start, stop))
-    changed: dict[str, Callable[[], Sequence[Step]]] = {
-        "skip": lambda: [],
-        "reverse": lambda: middle[::-1],
-        "middle_repeat": lambda: [n // 2] * len(middle),
-        "random": lambda: random.Random(seed).sample(middle, len(middle)),
-        "parallel": lambda: [Parallel(tuple(middle))],
-        "looped_parallel": lambda: [Parallel(tuple(middle))] * loops,
-    }
-    steps = (*range(start), *changed[mode](), *range(stop, n))
-    if not steps:
-        raise InputError(f"painters: skip from {start} leaves no layer; start at 1 or later")
-    return [Order(steps, f"{mode} {start}-{stop}")]
+    ((name, given),) = value.items()
+    if given < least or (most is not None and given > most):
+        upper = f" and at most {most}" if most is not None else ""
+        raise InputError(f"{name}: must be at least {least}{upper} for {n} layers, got {given}")
 
 
-def sublayer_swaps(n: int, part: str) -> list[Order]:
-    """The attentions (``"attention"``) or the FFNs (``"ffn"``) of two layers interchanged, all else in its place."""
-    if part not in ("attention", "ffn"):
-        raise InputError(f"sublayer_swaps: {part!r} is not attention or ffn")
-    orders = []
-    for i, j in itertools.combinations(range(n), 2):
-        moved = {i: j, j: i}
-        steps: list[Step] = []
-        for layer in range(n):
-            if layer in moved:
-                steps += [Sublayer(p, moved[layer] if p == part else layer) for p in ("attention", "ffn")]
-            else:
-                steps.append(layer)
-        orders.append(Order(tuple(steps), f"swap {part} {i} {j}"))
-    return orders
-
-
-def attentions_first(n: int) -> list[Order]:
-    """All attentions, then all FFNs."""
-    steps = [Sublayer(part, layer) for part in ("attention", "ffn") for layer in range(n)]
-    return [Order(tuple(steps), "attentions first")]
-
-
-PAPER = {
-    "swaps": lambda n: swaps(n),
-    "triples": lambda n: reversals(n, 3),
-    "groups": lambda n: groups(n, max(1, n // 3)),
-    "albert": lambda n: cycles(n),
-}
-"""Protocols of Zhao et al. (2021) by name; ``fix0`` to ``fix10`` are the shuffles with that many layers fixed."""
-
-
-def paper(name: str, n: int = 12) -> list[Order]:
-    """A protocol of Zhao et al. (2021): ``swaps``, ``triples``, ``groups``, ``albert`` or ``fix0``, ``fix1``, ..."""
-    if name in PAPER:
-        return PAPER[name](n)
-    if match := re.fullmatch(r"fix(\d+)", name):
-        return shuffles(n, fixed=int(match[1]))
-    raise InputError(f"paper: {name!r} is not one of {', '.join(PAPER)}, fix0 to fix{n - 2}")
-
-
-def _named(name: str, layers: Iterable[int]) -> Order:
+def _order(name: str, layers: Iterable[int]) -> Order:
     return Order(tuple(layers), name)
 
 
-def _interchanged(layers: Iterable[int], i: int, j: int) -> list[int]:
-    order = list(layers)
-    order[i], order[j] = order[j], order[i]
-    return order
-
-
-def _different(orders: Iterable[Order], n: int) -> list[Order]:
-    """Each order once, by its first name, and not the identity."""
+def _distinct(orders: Iterable[Order], n: int) -> list[Order]:
+    """Drop the baseline and duplicates. The first name of an order stays."""
     found: dict[Order, None] = {}
     for order in orders:
         found.setdefault(order)
@@ -230,14 +194,8 @@ def _different(orders: Iterable[Order], n: int) -> list[Order]:
 
 
 def _derangements(n: int) -> int:
+    """Return the number of permutations of n elements without a fixed point: D(n) = (n - 1) (D(n - 1) + D(n - 2))."""
     counts = [1, 0]
     for k in range(2, n + 1):
         counts.append((k - 1) * (counts[-1] + counts[-2]))
     return counts[n]
-
-
-def _check(n: int, *, least: int, most: int | None = None, **value: int) -> None:
-    ((name, given),) = value.items()
-    if given < least or (most is not None and given > most):
-        upper = f" and at most {most}" if most is not None else ""
-        raise InputError(f"{name}: must be at least {least}{upper} for {n} layers, got {given}")

@@ -1,6 +1,7 @@
-"""Order plans: many orders as one prefix tree, so that what they have in common is run once.
+"""Order plans: many orders merged into one prefix tree, so that each shared prefix runs once.
 
-Pure data: nothing here knows what a layer or a state is.
+Pure data: a plan knows nothing about layers or states. Example: the orders ``0,1,2`` and ``0,2,1`` share the prefix
+``0``, so their plan has five nodes instead of six.
 """
 
 from __future__ import annotations
@@ -12,22 +13,30 @@ from typing import Any
 from fastprobe.errors import InputError
 
 ROOT = -1
-"""The node before any step: the state that the first step gets."""
+"""The node before the first step. Its state is the input of the first step."""
 
 
 @dataclass(frozen=True)
 class Application:
-    """One step run on the states of some nodes, in one batch."""
+    """A step that is run on the states of several nodes in one batch."""
 
     step: Any
     inputs: tuple[int, ...]
-    outputs: tuple[int, ...]  # as many; output k is what the step makes of input k
-    ends: tuple[tuple[int, int], ...]  # (node, order) that are complete with it
-    freed: tuple[int, ...]  # nodes whose states nobody needs any more, ROOT among them
+    outputs: tuple[int, ...]  # as many as inputs; output k is the step applied to input k
+    ends: tuple[tuple[int, int], ...]  # (node, order) pairs: orders that are complete after this step
+    freed: tuple[int, ...]  # nodes whose states are not needed any more; may include ROOT
 
 
 class OrderPlan:
-    """The prefix tree of orders. A node is a distinct prefix: ``parents[node]`` and, after it, ``steps[node]``."""
+    """The prefix tree of a list of orders.
+
+    A node is a distinct prefix: the prefix of its parent, followed by one step.
+
+    Args:
+        parents: for each node, its parent; ``ROOT`` for a first step.
+        steps: for each node, its last step.
+        ends: for each order, the node of its last step.
+    """
 
     def __init__(self, parents: list[int], steps: list[Hashable], ends: list[int]):
         self.parents, self.steps, self.ends = parents, steps, ends
@@ -37,14 +46,14 @@ class OrderPlan:
         self.orders_of: dict[int, list[int]] = {}
         for order, node in enumerate(ends):
             self.orders_of.setdefault(node, []).append(order)
-        self._below = [0] * len(parents)  # steps of the longest path that goes on from a node
+        self._below = [0] * len(parents)  # steps of the longest path below a node
         for node in reversed(range(len(parents))):
             if parents[node] != ROOT:
                 self._below[parents[node]] = max(self._below[parents[node]], self._below[node] + 1)
 
     @classmethod
     def of(cls, orders: Iterable[Iterable[Hashable]]) -> OrderPlan:
-        """The plan that runs every distinct prefix of these orders once.
+        """Build the plan that runs every distinct prefix of these orders once.
 
         Raises:
             InputError: an order is empty.
@@ -69,16 +78,16 @@ class OrderPlan:
 
     @property
     def applications(self) -> int:
-        """Steps that are run: the number of distinct prefixes."""
+        """The number of steps in the plan, which is the number of distinct prefixes."""
         return len(self.parents)
 
     @property
     def naive_applications(self) -> int:
-        """Steps that would be run order by order."""
+        """The number of steps without a plan: the sum of the lengths of the orders."""
         return sum(len(self.path(node)) for node in self.ends)
 
     def path(self, node: int) -> list[int]:
-        """The nodes from the first step to this one."""
+        """Return the nodes from the first step to this one."""
         nodes = []
         while node != ROOT:
             nodes.append(node)
@@ -86,14 +95,15 @@ class OrderPlan:
         return nodes[::-1]
 
     def schedule(self, budget: int, batch: int = 1) -> Iterator[Application]:
-        """Applications in an order in which every input is there.
+        """Yield applications such that every input has been computed before.
 
-        Level by level where all states of a level fit in the budget, nodes with one step in one batch; where they do
-        not, a part of the level goes down to the end first. The least that can be held is one path.
+        The schedule is breadth-first while the states of a level fit into the budget. Nodes of a level with the same
+        step form one batch. A level that does not fit is split, and each part runs to its leaves before the next one.
+        The minimum is the states of one path, also if the budget is smaller.
 
         Args:
-            budget: most states to hold at one time.
-            batch: most states that one application takes.
+            budget: largest number of states to hold at one time.
+            batch: largest number of states in one application.
         """
         waiting = {node: len(children) for node, children in self.children.items()}
 
@@ -113,12 +123,12 @@ class OrderPlan:
                     yield Application(step, tuple(inputs), tuple(outputs), tuple(ends), tuple(freed))
 
         def visit(nodes: Sequence[int], held: int) -> Iterator[Application]:
-            """All below these nodes, while ``held`` other states are."""
+            """Run everything below these nodes while ``held`` other states are kept."""
             nodes = [node for node in nodes if node in self.children]
             children = [child for node in nodes for child in self.children[node]]
             if not children:
                 return
-            path = max(self._below[child] for child in children)  # is held in any case, once it is gone down
+            path = max(self._below[child] for child in children)  # a depth-first run holds this many
             if held + len(children) + max(len(nodes), path) <= budget:
                 yield from expand(children)
                 yield from visit(children, held)
@@ -136,7 +146,7 @@ class OrderPlan:
         yield from visit([ROOT], 0)
 
     def peak_states(self, budget: int, batch: int = 1) -> int:
-        """Most states that :meth:`schedule` holds at one time, ROOT among them."""
+        """Return the largest number of states that :meth:`schedule` holds at one time, including that of ROOT."""
         held = peak = 1
         for application in self.schedule(budget, batch):
             held += len(application.outputs)

@@ -1,7 +1,7 @@
-"""BERT and its variants trained from scratch on text."""
+"""Pretrain BERT and its variants from scratch as masked language models."""
 
 from fastprobe.pretraining.corpus import Corpus as Corpus
-from fastprobe.pretraining.family import Trained as Trained
-from fastprobe.pretraining.family import pretrain_variants as pretrain_variants
 from fastprobe.pretraining.result import Pretraining as Pretraining
 from fastprobe.pretraining.run import pretrain as pretrain
+from fastprobe.pretraining.variant_set import TrainedVariant as TrainedVariant
+from fastprobe.pretraining.variant_set import pretrain_variants as pretrain_variants

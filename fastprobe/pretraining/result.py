@@ -1,4 +1,4 @@
-"""What a training run gives."""
+"""The result of a pretraining run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Pretraining(Result):
-    """How the losses of a model fell while it was trained.
+    """Training and held-out losses of a model over the steps of its training.
 
-    Rows: ``step``; ``tokens`` trained on; ``loss``, the mean of the training loss since the row before;
-    ``held_out_loss`` of tokens hidden in text that was not trained on, and ``held_out_loss_se`` over its sequences; in
-    nats. The configuration has ``unigram_loss``, what predicting each held-out token by its frequency would give.
+    Columns of a row; losses are in nats:
+
+    * ``step``: steps of the optimiser so far.
+    * ``tokens``: training tokens so far.
+    * ``loss``: mean training loss since the row before.
+    * ``held_out_loss``: loss of masked tokens in sequences that are not trained on.
+    * ``held_out_loss_se``: its standard error over sequences.
+
+    The configuration holds ``unigram_loss``, the held-out loss of predicting each token by its frequency.
     """
 
     kind: ClassVar[str] = "pretraining"
     metric: ClassVar[str] = "held_out_loss"
 
     def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
-        """The losses over steps, and the unigram loss as a line."""
+        """Draw the losses over steps, and the unigram loss as a horizontal line."""
         return figures.losses(self, metric, path)

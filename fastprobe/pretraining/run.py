@@ -1,10 +1,8 @@
-"""``pretrain()``: a BERT, or a variant of it, from text to a folder that Transformers loads."""
+"""``pretrain()``: train BERT or a variant of it, from text to a folder that Transformers can load."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import shutil
 import time
 import zlib
@@ -16,16 +14,20 @@ import torch
 
 from fastprobe.errors import InputError
 from fastprobe.pretraining.corpus import Corpus
-from fastprobe.pretraining.costs import BERT, Costs, matched
+from fastprobe.pretraining.costs import Costs
+from fastprobe.pretraining.matching import BERT, match_bert
 from fastprobe.pretraining.result import Pretraining
+from fastprobe.pretraining.resume import (
+    CHECKPOINTS,
+    OPTIONS,
+    check_output,
+    finished_result,
+    is_started,
+    keep_options,
+)
 from fastprobe.pretraining.variants import Size, Variant
-from fastprobe.results.result import load
-from fastprobe.runtime.files import check_folder, write_text
-from fastprobe.runtime.journal import differing
+from fastprobe.runtime.files import check_folder
 from fastprobe.runtime.random_state import random_state_kept
-
-CHECKPOINTS = "checkpoints"
-OPTIONS = "options.json"
 
 
 @random_state_kept()
@@ -57,47 +59,48 @@ def pretrain(
 ) -> Pretraining:
     """Train BERT, or a variant of it, from scratch as a masked language model.
 
-    One sequence in 20 is held out. The loss on it is to be read against ``unigram_loss``, that of predicting each
-    hidden token by its frequency: what a model learns of words in their context begins below. Same seed, machine and
-    number of threads, same numbers. Under ``torchrun`` every process takes ``batch_size`` sequences a step.
+    One sequence in 20 is held out. Compare its loss with ``unigram_loss``, the loss of predicting each masked token by
+    its frequency: only a model with a lower loss uses the context. The same seed, machine and number of threads give
+    the same numbers. Under ``torchrun`` every process takes ``batch_size`` sequences a step.
 
     Args:
         text: as for :func:`fastprobe.token_batches`; ``None`` for the documentation that is installed with Python; or a
-            :class:`fastprobe.pretraining.Corpus`, which is read already, by a tokenizer and in a length of its own.
-        out: folder for the model, its tokenizer and the result; checkpoints are there until the training is done.
-        variant: what differs from BERT: ``bert``, ``no-ffn``, ``attention-for-ffn``, ``gelu-attention``,
-            ``linear-attention``, ``linear-ffn``, ``no-skip:LAYERS``, ``weighted-skip``, ``shared-layers``; several
-            are joined by ``+``.
-        layers: of BERT; see ``match``.
-        hidden_size: width of a state.
-        heads: by default heads of width 64.
+            :class:`fastprobe.pretraining.Corpus`, which brings its own tokenizer and sequence length.
+        out: folder for the model, its tokenizer and the result. It also holds checkpoints until the training is done.
+        variant: modification of BERT: ``bert`` (none), ``no-ffn``, ``attention-for-ffn``, ``gelu-attention``,
+            ``linear-attention``, ``linear-ffn``, ``no-skip:LAYERS``, ``weighted-skip``, ``shared-layers``, or several
+            joined by ``+``.
+        layers: number of layers of BERT; see ``match``.
+        hidden_size: width of a hidden state.
+        heads: number of attention heads; by default heads of width 64.
         ffn_size: width inside the FFN; by default four times ``hidden_size``.
-        vocab_size: of the tokenizer that is trained where none is given.
+        vocab_size: vocabulary size of the tokenizer that is trained if none is given.
         tokenizer: a Hugging Face tokenizer with a mask token.
-        max_seq_len: tokens of every sequence, special tokens included.
-        tokens: read no more than these of the text.
-        text_column: where the text of a ``.jsonl`` line or a dataset's row is.
-        match: what a variant has as much of as BERT at these sizes: ``"parameters"`` in its layers, by another number
-            of layers; ``"compute"``, by another number of steps; or ``"none"``.
-        steps: of the optimiser; see ``match``.
+        max_seq_len: tokens of every sequence, including special tokens.
+        tokens: read at most this many tokens of the text.
+        text_column: name of the text column of ``.jsonl`` files and datasets.
+        match: match BERT at these sizes in ``"parameters"`` of the layers, by another number of layers; in
+            ``"compute"`` of the training, by another number of steps; or in nothing, ``"none"``.
+        steps: steps of the optimiser; see ``match``.
         batch_size: sequences a step.
-        learning_rate: the highest; it rises over ``warmup`` and falls linearly to zero. By default 1e-3; with
-            that some variants learn nothing beyond frequencies: 3e-4 for ``attention-for-ffn``, which has more layers,
-            and 1e-4 for ``linear-attention`` and ``no-skip``.
-        warmup: share of the steps.
-        dropout: of states and of attention weights.
-        seed: of weights, order, masks and dropout.
-        device: ``"auto"`` for the GPUs where there are any, or ``"cpu"``.
-        resume: go on from the last checkpoint in ``out``, to the same numbers; what is finished there is returned.
-        progress: show a bar.
-        trainer: more fields of ``transformers.TrainingArguments``, like ``{"bf16": True}``.
+        learning_rate: peak learning rate, reached after ``warmup`` and followed by a linear decay to zero. The default
+            is 1e-3, and lower for variants that learn nothing beyond frequencies at 1e-3: 3e-4 for
+            ``attention-for-ffn``, which has more layers, 1e-4 for ``linear-attention`` and ``no-skip``.
+        warmup: share of the steps in which the learning rate rises.
+        dropout: dropout of hidden states and of attention weights.
+        seed: seed of weights, data order, masking and dropout.
+        device: ``"auto"`` for all GPUs if there are any, or ``"cpu"``.
+        resume: continue from the last checkpoint in ``out``, with the same numbers as without the interruption. The
+            result of a finished run is returned.
+        progress: show a progress bar.
+        trainer: further fields of ``transformers.TrainingArguments``, like ``{"bf16": True}``.
 
     Returns:
-        the losses, and the costs of the model beside those of BERT; also saved in ``out``.
+        the losses, and the parameters and FLOPs of the model and of BERT. The result is also saved in ``out``.
 
     Raises:
-        InputError: a size, name or text cannot be used, ``accelerate`` is not installed, ``out`` holds checkpoints
-            that are not to be gone on with, or what is to be gone on with is of other options.
+        InputError: a size, name or text is invalid, ``accelerate`` is not installed, ``out`` holds checkpoints and
+            ``resume`` is false, or the run to resume has other options.
         NumericalError: the training diverged.
 
     Example:
@@ -114,8 +117,8 @@ def pretrain(
             raise InputError(f"{name}: must be 1 or more, got {value}")
     _need_accelerate()
     out = Path(out)
-    _refuse_to_overwrite(out, resume)
-    check_folder(out)  # before a tokenizer is trained
+    check_output(out, resume)
+    check_folder(out)  # an unusable folder is found before a tokenizer is trained
 
     if isinstance(text, Corpus):
         corpus = text
@@ -130,7 +133,7 @@ def pretrain(
             seed=seed,
         )
     asked = Size(layers, hidden_size, heads, ffn_size, len(corpus.tokenizer), corpus.train.shape[1])
-    size, steps_matched = matched(chosen, asked, steps, match)
+    size, matched_steps = match_bert(chosen, asked, steps, match)
     fields = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = chosen.config(size, pad_token_id=corpus.tokenizer.pad_token_id, **fields)
     costs, bert_costs = Costs.of(config), Costs.of(BERT.config(asked))
@@ -139,7 +142,7 @@ def pretrain(
         **vars(size),
         "match": match,
         "corpus": f"{len(corpus.train)} sequences, {zlib.crc32(corpus.train.numpy().tobytes()):08x}",
-        "steps": steps_matched,
+        "steps": matched_steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "warmup": warmup,
@@ -147,14 +150,16 @@ def pretrain(
         "seed": seed,
         "trainer": dict(trainer or {}),
     }
-    if resume and not _begun(out):
-        return _finished(out, options)
+    if resume and not is_started(out):
+        return finished_result(out, options)
 
-    from fastprobe.pretraining.loop import arguments_of, save_model, train  # here, as they bring Transformers' trainer
+    # Here, because these imports take seconds.
+    from fastprobe.pretraining.arguments import training_arguments
+    from fastprobe.pretraining.trainer import save_model, train
 
-    arguments = arguments_of(
+    arguments = training_arguments(
         out / CHECKPOINTS,
-        steps=steps_matched,
+        steps=matched_steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
         warmup=warmup,
@@ -162,7 +167,7 @@ def pretrain(
         use_cpu=device == "cpu",
         more=trainer or {},
     )
-    _keep_options(out, options, resume)
+    keep_options(out, options, resume)
     model, history = train(config, arguments, corpus, resume=resume, progress=progress)
     result = Pretraining(
         options
@@ -191,43 +196,3 @@ def pretrain(
 def _need_accelerate() -> None:
     if importlib.util.find_spec("accelerate") is None:
         raise InputError("pretrain: Transformers' Trainer needs accelerate: pip install 'fastprobe[train]'")
-
-
-def _refuse_to_overwrite(out: Path, resume: bool) -> None:
-    if _begun(out) and not resume:
-        raise InputError(f"out: {out} holds checkpoints; go on from them with --resume, or choose another folder")
-    if resume and not can_resume(out):
-        raise InputError(f"--resume: there are no checkpoints in {out} to go on from; leave it out to start anew")
-
-
-def can_resume(out: Path) -> bool:
-    """Whether a training was begun or finished in a folder."""
-    return _begun(out) or (out / "scores.json").exists()
-
-
-def _begun(out: Path) -> bool:
-    return any((out / CHECKPOINTS).glob("checkpoint-*"))
-
-
-def _finished(out: Path, options: dict[str, Any]) -> Pretraining:
-    """The result of a run of these options that came to its end."""
-    result = load(out)
-    if not isinstance(result, Pretraining):
-        raise InputError(f"--resume: {out} holds no model that was trained but a {result.kind}; name another folder")
-    _compare(out, options, result.config)
-    return result
-
-
-def _keep_options(out: Path, options: dict[str, Any], resume: bool) -> None:
-    """Write down what is run, or compare it with what was."""
-    text = json.dumps(options, sort_keys=True)
-    if resume:
-        _compare(out, options, json.loads((out / OPTIONS).read_text(encoding="utf-8")))
-    elif int(os.environ.get("RANK", "0")) == 0:
-        write_text(out / OPTIONS, text)
-
-
-def _compare(out: Path, options: dict[str, Any], before: dict[str, Any]) -> None:
-    other = differing(json.loads(json.dumps(options)), {key: before.get(key) for key in options})
-    if other:
-        raise InputError(f"--resume: {out} is of a run with another {other}; start anew in a new folder")

@@ -1,4 +1,4 @@
-"""What is trained: the variants by name, and their size."""
+"""Variants of BERT by name, and their sizes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "weighted-skip": {"weighted_skip": True},
     "shared-layers": {"shared_layers": True},
 }
-"""Name -> what it changes in a ``BertVariantConfig``; ``attention-for-ffn`` has more layers besides."""
+"""Name -> changed fields of a ``BertVariantConfig``. ``attention-for-ffn`` also has more layers."""
 
 LEARNING_RATE = 1e-3
+"""The default learning rate."""
 LEARNING_RATES = {"attention-for-ffn": 3e-4, "linear-attention": 1e-4, "no-skip": 1e-4}
-"""By default; and of variants that stay at the unigram loss with it (4 layers of width 128, 8,000 steps)."""
+"""Learning rates of variants that do not get below the unigram loss at 1e-3 (4 layers of width 128, 8,000 steps)."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a BERT."""
+    """Sizes of a BERT model."""
 
     layers: int = 4
     hidden_size: int = 128
@@ -38,10 +39,10 @@ class Size:
     max_seq_len: int = 128
 
     def check(self) -> None:
-        """Raise for a size that no BERT has.
+        """Raise an error if no BERT can have this size.
 
         Raises:
-            InputError: a number is below 1, or the heads do not share the width evenly.
+            InputError: a number is below 1, or ``heads`` does not divide ``hidden_size``.
         """
         for name, value in vars(self).items():
             if value < 1:
@@ -52,20 +53,23 @@ class Size:
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from BERT."""
+    """A modification of BERT."""
 
     name: str
     changes: dict[str, Any]
     no_skip: tuple[int, ...] = ()
-    layers_for_ffn: bool = False  # as many layers as make up for the parameters of the FFNs
+    layers_for_ffn: bool = False  # more layers, in place of the parameters of the FFNs
     learning_rate: float = LEARNING_RATE
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """A variant by name; ``+`` joins several: ``no-ffn+gelu-attention``, ``no-skip:1,3-5``.
+        """Parse the name of a variant: ``bert``, ``no-skip:1,3-5``, ``no-ffn+gelu-attention``.
+
+        Args:
+            text: a name of :data:`VARIANTS`, or several joined by ``+``. The layers of ``no-skip`` follow a colon.
 
         Raises:
-            InputError: there is no such variant, or two change the same thing.
+            InputError: a name is unknown, or two variants change the same field.
         """
         changes: dict[str, Any] = {}
         no_skip: list[int] = []
@@ -75,7 +79,9 @@ class Variant:
             if name not in VARIANTS:
                 raise InputError(f"variant: {name!r} is not one of {', '.join(VARIANTS)}")
             if bool(colon) != (name == "no-skip"):
-                raise InputError(f"variant: {part!r}: layers go with no-skip and only there, as in no-skip:0,2-4")
+                raise InputError(
+                    f"variant: {part!r}: no-skip must have layers, as in no-skip:0,2-4, and no other variant"
+                )
             if colon:
                 no_skip += [layer for piece in layers.split(",") for layer in range(*parse_range(piece))]
             for key in VARIANTS[name].keys() & changes.keys():
@@ -85,16 +91,16 @@ class Variant:
         return cls(text, changes, tuple(sorted(set(no_skip))), "attention-for-ffn" in parts, rate)
 
     def config(self, size: Size, **options: Any) -> Any:
-        """The ``BertVariantConfig`` of this variant at a size.
+        """Return the ``BertVariantConfig`` of this variant at a size.
 
         Args:
             size: layers, widths and vocabulary.
-            options: more fields of the configuration.
+            options: further fields of the configuration.
 
         Raises:
-            InputError: a layer that is to lose its skip connections is not there.
+            InputError: a layer of ``no-skip`` does not exist.
         """
-        from fastprobe.models.bert_variants import BertVariantConfig  # here, as it brings Transformers
+        from fastprobe.models.bert_variants import BertVariantConfig  # here, because it imports Transformers
 
         for layer in self.no_skip:
             if not 0 <= layer < size.layers:
@@ -108,6 +114,6 @@ class Variant:
             intermediate_size=size.ffn_size,
             vocab_size=size.vocab_size,
             max_position_embeddings=size.max_seq_len,
-            initializer_range=0.02 * (768 / size.hidden_size) ** 0.5,  # as spread after a product as in BERT-base
+            initializer_range=0.02 * (768 / size.hidden_size) ** 0.5,  # products have the same variance as in BERT-base
             **options,
         )

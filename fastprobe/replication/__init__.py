@@ -1,1 +1,1 @@
-"""The analyses of the 2021 paper, run on a model and shown on one page."""
+"""The analyses of Zhao et al. (2021), run on a model and shown on one HTML page."""

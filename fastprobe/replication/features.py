@@ -1,4 +1,4 @@
-"""The section on features by layer, and on what a swap of the first two layers does to them."""
+"""The section on features by layer, and on their change when the first two layers are swapped."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fastprobe.replication.section import Analysis, Claim, Finding, Results, Sec
 from fastprobe.results.result import Result
 
 NAME = "features"
-BY_LAYERS = 0.5
-"""A task is learnt by layers where its centre of gravity is at least so far down; else state 0 knows it."""
+LEARNT_FROM = 0.5
+"""A task is learnt by layers if its centre of gravity is at least this state. Else state 0 already holds it."""
 MOVE = 0.5
-"""Layers; a feature that went along with its layer would move by a whole one."""
+"""Layers. A feature that moves with its layer moves by 1."""
 SHARE = 0.1
-"""Of a task's gain after state 0."""
+"""Share of the gain of a task after state 0."""
 
 
 def _swapped(depth: int) -> tuple[int, ...]:
@@ -33,36 +33,36 @@ def _run(subject: Subject) -> Result:
 
 
 def _command(subject: Subject) -> str:
-    return subject.line("probe", "--orders", ",".join(map(str, _swapped(subject.depth))))
+    return subject.command_line("probe", "--orders", ",".join(map(str, _swapped(subject.depth))))
 
 
 def _learnt(results: Results) -> dict[str, float]:
-    """Where the tasks are learnt that layers bring in."""
+    """Return the centre of gravity of each task that layers learn."""
     centres = results[NAME].expected_state()
-    return {task: centre for task, centre in centres.items() if centre is not None and centre >= BY_LAYERS}
+    return {task: centre for task, centre in centres.items() if centre is not None and centre >= LEARNT_FROM}
 
 
-def _first_whichever_runs_first(results: Results) -> Finding:
+def _low_level_first(results: Results) -> Finding:
     result = results[NAME]
     swapped = result.orders[1]
     after = result.expected_state(swapped)
     best = [np.nan_to_num(result.matrix("r2_cv", order)).max(axis=1) for order in (None, swapped)]
     moves, listed = [], []
     for task, centre in _learnt(results).items():
-        own, other = (float(values[result.tasks.index(task)]) for values in best)
+        baseline, other = (float(values[result.tasks.index(task)]) for values in best)
         if after[task] is None:
-            return Finding(False, f"{task} cannot be read at all with the layers swapped.")
+            return Finding(False, f"With the layers swapped, no state predicts {task}.")
         moves.append(abs(after[task] - centre))
         listed.append(
             f"{task} is learnt at {number(centre)}, swapped at {number(after[task])} "
-            f"(best r2 {number(own)} and {number(other)})"
+            f"(best r2 {number(baseline)} and {number(other)})"
         )
     if not moves:
         return Finding(None, "No task is learnt by layers.")
     return Finding(max(moves) < MOVE, f"{'; '.join(listed)}.")
 
 
-def _fuzzily(results: Results) -> Finding:
+def _fuzzy_hierarchy(results: Results) -> Finding:
     result = results[NAME]
     values = result.matrix("r2_cv")
     counts = {}
@@ -73,8 +73,8 @@ def _fuzzily(results: Results) -> Finding:
     if not counts:
         return Finding(None, "No task is learnt by layers.")
     several = sum(count > 1 for count in counts.values())
-    listed = ", ".join(f"{task} by {count}" for task, count in counts.items())
-    return Finding(2 * several > len(counts), f"Layers that bring in over {SHARE} of it: {listed}.")
+    listed = ", ".join(f"{task}: {count}" for task, count in counts.items())
+    return Finding(2 * several > len(counts), f"Layers that add more than {SHARE} of the gain: {listed}.")
 
 
 def _table(results: Results) -> Table:
@@ -89,25 +89,26 @@ def _table(results: Results) -> Table:
 SECTION = Section(
     name=NAME,
     title="Features by layer, and the first two layers swapped",
-    question="What can a linear read-out tell of a token after every layer, and does a feature go with its layer?",
+    question="Which features of a token can a linear probe read after each layer? Do features move with their layers?",
     protocol=(
-        "Least-squares classifiers from every state to labels of its token, r2 on held-out sequences. “Learnt at” is "
-        "the centre of gravity of the gains; the claims are asked of tasks learnt at "
-        f"{BY_LAYERS} or later. The probe is fastprobe's own; the paper follows embeddings through the layers."
+        "Least-squares classifiers predict labels of a token from each hidden state. The score is r2 on held-out "
+        "sequences. “Learnt at” is the centre of gravity of the gains in r2 over the states. The claims are tested on "
+        f"tasks that are learnt at state {LEARNT_FROM} or later. The probe is a method of fastprobe; the paper follows "
+        "embeddings through the layers."
     ),
-    analyses=[Analysis(NAME, "Held-out r2 by state; dashed with layers 0 and 1 swapped.", _command, _run)],
+    analyses=[Analysis(NAME, "Held-out r2 by state. Dashed: layers 0 and 1 swapped.", _command, _run)],
     claims=[
         Claim(
             "A",
             "Layers have some hierarchy, but extract features in a fuzzy manner.",
-            f"for most tasks two layers or more bring in over {SHARE} of the gain each",
-            _fuzzily,
+            f"for most tasks, two or more layers each add more than {SHARE} of the gain",
+            _fuzzy_hierarchy,
         ),
         Claim(
             "N",
             "Low-level features are extracted first, whichever layer runs first.",
-            f"with the first two layers swapped no task is learnt {MOVE} layers or more earlier or later",
-            _first_whichever_runs_first,
+            f"with the first two layers swapped, every task is learnt less than {MOVE} layers earlier or later",
+            _low_level_first,
         ),
     ],
     table=_table,

@@ -1,4 +1,4 @@
-"""The section on FFNs removed and made linear."""
+"""The section on FFNs that are removed or replaced by linear maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastprobe.replication.section import (
     Section,
     Subject,
     Table,
-    damage,
+    damage_column,
     mean,
     number,
 )
@@ -23,72 +23,72 @@ NAME = "ffns"
 ELEMENTS = ("mlp", "attn")
 MODES = ("zero", "linear", "random_init")
 REPAIRED = 0.2
-"""Of the damage of removal: a linear map that repairs less does about as well as none."""
+"""Share of the damage of removal. A linear map that repairs less is about as bad as removal."""
 
 
 def _run(subject: Subject) -> Result:
     if not subject.points.has_ffn:
-        raise UnsupportedModelError("this model has no FFN that could be removed")
+        raise UnsupportedModelError("this model has no FFN to remove")
     return ablation(
         subject.model, subject.predicted, elements=ELEMENTS, mode=MODES, layers="each", progress=subject.progress
     )
 
 
 def _command(subject: Subject) -> str:
-    return subject.line("ablate", "--elements", ",".join(ELEMENTS), "--mode", ",".join(MODES))
+    return subject.command_line("ablate", "--elements", ",".join(ELEMENTS), "--mode", ",".join(MODES))
 
 
-def _mean(results: Results, element: str, mode: str) -> float:
+def _mean_damage(results: Results, element: str, mode: str) -> float:
     result = results[NAME]
     rows = [row for row in result.rows if (row["element"], row["mode"]) == (element, mode)]
-    return mean(row[damage(result)] for row in rows)
+    return mean(row[damage_column(result)] for row in rows)
 
 
-def _ffn_costs_less(results: Results) -> Finding:
-    mlp, attn = _mean(results, "mlp", "zero"), _mean(results, "attn", "zero")
+def _ffn_removal_does_less_damage(results: Results) -> Finding:
+    mlp, attn = _mean_damage(results, "mlp", "zero"), _mean_damage(results, "attn", "zero")
     return Finding(mlp < attn, f"Without mlp {number(mlp)}, without attn {number(attn)}.")
 
 
-def _linear_is_as_removed(results: Results) -> Finding:
-    removed, linear = _mean(results, "mlp", "zero"), _mean(results, "mlp", "linear")
+def _linear_map_repairs_little(results: Results) -> Finding:
+    removed, linear = _mean_damage(results, "mlp", "zero"), _mean_damage(results, "mlp", "linear")
     if removed <= 0:
-        return Finding(None, f"Removing costs nothing ({number(removed)}), so there is nothing to repair.")
+        return Finding(None, f"Removal does no damage ({number(removed)}), so there is nothing to repair.")
     repaired = 1 - linear / removed
-    return Finding(
-        repaired < REPAIRED, f"Removed {number(removed)}, linear {number(linear)}: {number(repaired)} is repaired."
-    )
+    numbers = f"Removed {number(removed)}, linear {number(linear)}: {number(repaired)} of the damage is repaired."
+    return Finding(repaired < REPAIRED, numbers)
 
 
 def _table(results: Results) -> Table:
     result = results[NAME]
-    values = result.matrix(damage(result))
+    values = result.matrix(damage_column(result))
     header = ("element", "mode", *(f"layer {layer}" for layer in result.config["sets"]))
     return Table(header, [(*line, *map(float, row)) for line, row in zip(result.lines, values, strict=True)])
 
 
 SECTION = Section(
     name=NAME,
-    title="FFNs removed and made linear",
-    question="What is lost without an FFN, or with the best linear map in its place?",
+    title="FFNs removed or made linear",
+    question="How much damage does the removal of an FFN do, and how much of it does the best linear map repair?",
     protocol=(
-        "One layer at a time; residual and LayerNorm stay. zero takes mlp or attn out; linear puts in the "
-        "least-squares map of the other folds; random_init untrained matrices, which is what the published script does "
-        f"to what it calls removed. {SCORED} Whether attention can replace FFNs [A] is asked of models trained from "
-        "scratch: fastprobe paper --train."
+        "One layer is edited at a time. Its skip connection and LayerNorm stay. zero removes the output of mlp or "
+        "attn. linear replaces it by a least-squares map, fitted on the other folds. random_init replaces the weights "
+        "by untrained ones, as the published script does in what it calls removal. "
+        f"{SCORED} The claim that attention cannot replace FFNs [A] needs models that are trained from scratch: run "
+        "fastprobe paper --train."
     ),
-    analyses=[Analysis(NAME, "Damage by layer, element and what is put in its place.", _command, _run)],
+    analyses=[Analysis(NAME, "Damage by layer, element and replacement.", _command, _run)],
     claims=[
         Claim(
             "N",
             "Removing MLPs costs less than removing self-attention.",
-            "mean damage over layers of mlp removed (zero) is below that of attn removed",
-            _ffn_costs_less,
+            "the mean damage over layers is smaller for mlp removed (zero) than for attn removed",
+            _ffn_removal_does_less_damage,
         ),
         Claim(
             "N",
-            "MLPs made linear do about as well as none: what matters is the non-linear part.",
+            "Linear MLPs do little better than no MLPs: the non-linear part matters.",
             f"the linear map repairs less than {REPAIRED} of the mean damage of removal",
-            _linear_is_as_removed,
+            _linear_map_repairs_little,
         ),
     ],
     table=_table,

@@ -1,4 +1,4 @@
-"""The held-out losses of models that were trained side by side, as one result."""
+"""The held-out losses of trained variants as one result."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastprobe.pretraining import Trained
-from fastprobe.replication.section import Subject, decided
+from fastprobe.pretraining import TrainedVariant
+from fastprobe.replication.section import Subject, is_positive
 from fastprobe.results import figures
 from fastprobe.results.result import Result
 
@@ -21,46 +21,55 @@ UNIGRAM = "unigram"
 
 @dataclass(frozen=True, repr=False)
 class VariantLosses(Result):
-    """One row a variant: where its held-out loss ended, its costs and its seed; ``failure`` says why there are none."""
+    """Held-out losses of trained variants, one row for each.
+
+    A row holds ``variant``, the final ``held_out_loss`` and ``held_out_loss_se`` in nats, ``unigram_loss``, parameters,
+    FLOPs, steps, learning rate and seed. ``failure`` is the reason if the training failed, else empty.
+    """
 
     kind: ClassVar[str] = "variants"
     metric: ClassVar[str] = "held_out_loss"
 
     def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
-        """A dot a variant, and the unigram loss as a line."""
+        """Draw the loss of each variant as a dot, and the unigram loss as a line."""
         return figures.variant_losses(self, metric, path)
 
     def row(self, variant: str) -> dict[str, Any] | None:
-        """The row of a variant, if it was trained."""
+        """Return the row of a variant, or ``None`` if it was not trained."""
         return next((row for row in self.rows if row["variant"] == variant), None)
 
-    def unfit(self, *variants: str) -> str:
-        """Why these cannot be compared: one was not trained, or learnt nothing beyond frequencies. Else nothing."""
+    def not_comparable(self, *variants: str) -> str:
+        """Return why variants cannot be compared: one failed or learnt no more than frequencies. Empty if they can."""
         for variant in variants:
             row = self.row(variant)
             if row is None:
                 return f"{variant} was not trained."
             if row["failure"]:
-                return f"{variant} was not trained to its end: {row['failure']}."
+                return f"The training of {variant} failed: {row['failure']}."
             if not self.learnt(variant):
-                losses = f"{self.written(variant)}, {UNIGRAM} {self.unigram:.3f}"
-                return f"{variant} has learnt too little to be compared: {losses}."
+                losses = f"{self.format_loss(variant)}, {UNIGRAM} {self.unigram:.3f}"
+                return f"{variant} learnt too little for a comparison: {losses}."
         return ""
 
     def learnt(self, variant: str) -> bool | None:
-        """Whether the loss of a variant is below the unigram loss; ``None`` where that cannot be told from noise."""
-        return decided(*self.contrast({UNIGRAM: 1, variant: -1}))
+        """Return True if the loss of a variant is below the unigram loss, or ``None`` if the difference is noise."""
+        return is_positive(*self.contrast({UNIGRAM: 1, variant: -1}))
 
     @property
     def unigram(self) -> float:
-        """The loss of predicting each held-out token by its frequency; every variant has the same tokens."""
+        """Loss of predicting each masked token by its frequency. All variants have the same tokens."""
         return next(row["unigram_loss"] for row in self.rows if not row["failure"])
 
     def contrast(self, weights: Mapping[str, float]) -> tuple[float, float]:
-        """A weighted sum of losses and its standard error, as of losses that are independent.
+        """Return a weighted sum of losses and its standard error.
 
-        They are not: all are of the same tokens, so that the error of a difference is less. What is gained is kept in
-        reserve for what another seed would give, which one training does not tell.
+            sum = Σ w_v loss_v,   se^2 = Σ (w_v se_v)^2
+
+        The standard error treats the losses as independent. All losses are on the same tokens, so the true error of a
+        difference is smaller. The margin covers part of the variance between seeds, which one training cannot measure.
+
+        Args:
+            weights: variant, or ``"unigram"`` -> its weight.
         """
         total, variance = 0.0, 0.0
         for name, weight in weights.items():
@@ -69,19 +78,19 @@ class VariantLosses(Result):
             total, variance = total + weight * loss, variance + (weight * error) ** 2
         return total, math.sqrt(variance)
 
-    def written(self, variant: str) -> str:
-        """The loss of a variant as the page writes it."""
+    def format_loss(self, variant: str) -> str:
+        """Format the loss of a variant for the page."""
         row = self.row(variant)
         assert row is not None
         return f"{variant} {row['held_out_loss']:.3f} ± {row['held_out_loss_se']:.3f}"
 
 
 def losses_of(subject: Subject) -> VariantLosses:
-    """The losses of the variants of a subject."""
+    """Collect the losses of the variants of a subject."""
     return VariantLosses({}, [_row(trained) for trained in subject.variants])
 
 
-def _row(trained: Trained) -> dict[str, Any]:
+def _row(trained: TrainedVariant) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": trained.variant, "failure": trained.failure}
     if trained.result is None:
         return row | dict.fromkeys(("held_out_loss", "held_out_loss_se"))

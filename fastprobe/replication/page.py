@@ -1,4 +1,4 @@
-"""The page: sections and their results as one HTML file with everything in it."""
+"""The page: all sections and their results in one HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastprobe.replication.section import LABELS, Section, damage, number
+from fastprobe.replication.section import LABELS, Section, damage_column, number
 from fastprobe.results.result import Result
 
 TEMPLATE = "page.html.jinja"
-VERDICTS = {True: "holds here", False: "not seen here", None: "cannot be told here"}
+VERDICTS = {True: "holds here", False: "not seen here", None: "undecided here"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A section and what came of it; ``refusal`` says why nothing did."""
+    """A section and its results. ``refusal`` is the reason if the model does not support an analysis, else empty."""
 
     section: Section
     results: Mapping[str, Result]
@@ -27,7 +27,7 @@ class Answer:
     refusal: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a claim."""
+        """Return one row for each claim of the section."""
         rows = []
         for claim in self.section.claims:
             holds, found = (None, f"Not run: {self.refusal}.") if self.refusal else claim.check(self.results)
@@ -44,12 +44,12 @@ class Answer:
         return rows
 
 
-def render(answers: Sequence[Answer], about: Mapping[str, Any]) -> str:
-    """The page as text.
+def render(answers: Sequence[Answer], description: Mapping[str, Any]) -> str:
+    """Return the page as HTML.
 
     Args:
-        answers: the sections, in order.
-        about: model, text and sizes, as the results have them.
+        answers: the sections in sequence.
+        description: description of model, text and sizes, from the configuration of the results.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -63,28 +63,28 @@ def render(answers: Sequence[Answer], about: Mapping[str, Any]) -> str:
     sections = [_view(answer) for answer in answers]
     tokens = next((a.results[n].config.get("tokens") for a in answers for n in a.results), None)
     return environment.get_template(TEMPLATE).render(
-        about=about, tokens=tokens, sections=sections, labels=LABELS, verdicts=VERDICTS
+        description=description, tokens=tokens, sections=sections, labels=LABELS, verdicts=VERDICTS
     )
 
 
 def _view(answer: Answer) -> dict[str, Any]:
-    """What the template shows of a section."""
+    """Return the values of a section for the template."""
     section, results = answer.section, answer.results
     view: dict[str, Any] = {"section": section, "answer": answer, "claims": answer.rows(), "figures": [], "table": None}
     if not answer.refusal:
         table = section.table(results)
         view["table"] = {"header": table.header, "rows": [[_cell(value) for value in row] for row in table.rows]}
-        view["figures"] = [(picture(results[a.name]), a.caption) for a in section.analyses]
+        view["figures"] = [(figure_url(results[a.name]), a.caption) for a in section.analyses]
     return view
 
 
-def picture(result: Result) -> str:
-    """The figure of a result as a ``data:`` address; as SVG, so that it stays sharp and small."""
+def figure_url(result: Result) -> str:
+    """Return the figure of a result as an SVG in a ``data:`` URL."""
     import matplotlib
 
     stream = io.BytesIO()
-    column = damage(result) if result.kind in ("commutativity", "ablation") else result.metric
-    with matplotlib.rc_context({"svg.hashsalt": result.kind}):  # the same page every time
+    column = damage_column(result) if result.kind in ("commutativity", "ablation") else result.metric
+    with matplotlib.rc_context({"svg.hashsalt": result.kind}):  # the same bytes in every run
         result.plot(None, column).savefig(stream, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
 

@@ -1,15 +1,15 @@
-"""The sections on layers swapped, shuffled and repeated."""
+"""The sections on swapped, shuffled and repeated layers."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastprobe import orders
+from fastprobe.orders.changes import layers_kept, swapped_layers
 from fastprobe.reordering.commutativity import commutativity
 from fastprobe.replication.section import (
     Analysis,
@@ -19,47 +19,57 @@ from fastprobe.replication.section import (
     Section,
     Subject,
     Table,
-    damage,
+    damage_column,
     mean,
     number,
 )
 from fastprobe.results.result import Result
 
 SHUFFLES = 10
-"""Orders for every number of layers kept; the paper has 100."""
+"""Largest number of orders for each number of layers in place. The paper has 100."""
 SHARED = 2 / 12, 5 / 12
-"""Where, of 12 layers counted from 0, those lie that the paper shares best, as shares of the depth."""
+"""Range of the layers that are best to share in the paper, as shares of the depth: layers 2 to 5 of 12, from 0."""
 
 SCORED = (
-    "Damage is the rise of the loss at the tokens to be predicted where the model has a language-model head, else the "
-    "distance of its last states from its own over their norm. The paper measures accuracy on GLUE after fine-tuning; "
-    "here nothing is tuned."
+    "Damage is the increase of the loss at the predicted tokens if the model has a language-model head. Otherwise it "
+    "is the relative distance of the final hidden states from the baseline's. The paper measures accuracy on GLUE "
+    "after fine-tuning; here, nothing is fine-tuned."
 )
+"""Sentences on the measure of damage, for the protocols."""
 
 
 def reordered(name: str, caption: str, families: Callable[[int], Sequence[str]], variant: str = "") -> Analysis:
-    """An analysis of the orders that ``families`` names for a number of layers, as the command line has them."""
+    """Return an analysis of several families of orders.
+
+    Args:
+        name: name of its folder.
+        caption: caption of its figure.
+        families: number of layers -> names of families, as on the command line.
+        variant: the trained variant to analyse; empty for the model itself.
+    """
 
     def run(subject: Subject) -> Result:
-        which = [order for family in families(subject.depth) for order in orders.named(family, subject.depth)]
-        return commutativity(subject.model, subject.predicted, which, progress=subject.progress)
+        chosen = [order for family in families(subject.depth) for order in orders.named(family, subject.depth)]
+        return commutativity(subject.model, subject.predicted, chosen, progress=subject.progress)
 
     def command(subject: Subject) -> str:
-        return subject.line("permute", *(word for family in families(subject.depth) for word in ("--orders", family)))
+        return subject.command_line(
+            "permute", *(word for family in families(subject.depth) for word in ("--orders", family))
+        )
 
     return Analysis(name, caption, command, run, variant)
 
 
 def _grouped(result: Any, key: Callable[[dict[str, Any]], int]) -> dict[int, list[float]]:
-    """The damage of every order but the model's own by a number that it has, from the least number."""
+    """Group the damage of every order except the baseline by a number of its row, in ascending sequence."""
     found: dict[int, list[float]] = {}
     for row in sorted(result.rows[1:], key=key):
-        found.setdefault(key(row), []).append(row[damage(result)])
+        found.setdefault(key(row), []).append(row[damage_column(result)])
     return found
 
 
-def _summary(what: str, result: Any, groups: dict[int, list[float]]) -> Table:
-    header = (what, "orders", f"mean {damage(result)}", "least", "most")
+def _summary(label: str, result: Any, groups: dict[int, list[float]]) -> Table:
+    header = (label, "orders", f"mean {damage_column(result)}", "smallest", "largest")
     return Table(header, [(k, len(v), mean(v), min(v), max(v)) for k, v in groups.items()])
 
 
@@ -67,16 +77,24 @@ def _listed(groups: dict[int, list[float]]) -> str:
     return ", ".join(f"{key}: {number(mean(values))}" for key, values in groups.items())
 
 
+def swapped_pair(row: dict[str, Any]) -> tuple[int, int]:
+    """Return the layers (i, j), i < j, of the row of a swap."""
+    order = orders.parse(row["order"])
+    pair = swapped_layers(order, len(order))
+    assert pair is not None, f"{order} is not a swap"
+    return pair
+
+
 def _distance(row: dict[str, Any]) -> int:
-    first, second = re.findall(r"\d+", row["name"])
-    return int(second) - int(first)
+    i, j = swapped_pair(row)
+    return j - i
 
 
 def _distances(results: Results) -> dict[int, list[float]]:
     return _grouped(results["swaps"], _distance)
 
 
-def _further_is_worse(results: Results) -> Finding:
+def _damage_grows_with_distance(results: Results) -> Finding:
     groups = _distances(results)
     inner = [mean(values) for distance, values in groups.items() if distance < max(groups)]
     if len(inner) < 2:
@@ -84,69 +102,73 @@ def _further_is_worse(results: Results) -> Finding:
     return Finding(all(a < b for a, b in itertools.pairwise(inner)), f"Mean damage by distance: {_listed(groups)}.")
 
 
-def _ends_are_alike(results: Results) -> Finding:
+def _first_and_last_do_less_damage(results: Results) -> Finding:
     groups = _distances(results)
     furthest = max(groups)
     if furthest < 2:
-        return Finding(None, "There is one distance only.")
+        return Finding(None, "There is only one distance.")
     ends, before = mean(groups[furthest]), mean(groups[furthest - 1])
     return Finding(ends < before, f"First and last: {number(ends)}; at distance {furthest - 1}: {number(before)}.")
 
 
 def _kept(row: dict[str, Any]) -> int:
-    return sum(step == str(place) for place, step in enumerate(row["order"].split(",")))
+    order = orders.parse(row["order"])
+    kept = layers_kept(order, len(order))
+    assert kept is not None, f"{order} is not a permutation"
+    return kept
 
 
-def _fewer_is_worse(results: Results) -> Finding:
+def _damage_falls_with_kept_layers(results: Results) -> Finding:
     groups = _grouped(results["shuffles"], _kept)
     means = [mean(values) for values in groups.values()]
     if len(means) < 2:
-        return Finding(None, "There is one number of layers to keep only.")
-    return Finding(all(a > b for a, b in itertools.pairwise(means)), f"Mean damage by layers kept: {_listed(groups)}.")
+        return Finding(None, "There is only one number of layers in place.")
+    falls = all(a > b for a, b in itertools.pairwise(means))
+    return Finding(falls, f"Mean damage by layers in place: {_listed(groups)}.")
 
 
-def _alone(results: Results) -> list[float]:
-    """The damage of each layer run again and again in the place of all."""
+def _damage_of_one_layer(results: Results) -> list[float]:
+    """Return the damage of each layer if it runs in the place of all layers."""
     result = results["repetition"]
-    return [row[damage(result)] for row in result.rows if row["name"].startswith("only ")]
+    return [row[damage_column(result)] for row in result.rows if len(set(row["order"].split(","))) == 1]
 
 
-def _shared_early(results: Results) -> Finding:
-    values = _alone(results)
+def _best_shared_layer_is_early(results: Results) -> Finding:
+    values = _damage_of_one_layer(results)
     best = int(np.argmin(values))
     low, high = (share * len(values) for share in SHARED)
     if len(values) < 3:
-        return Finding(None, f"{len(values)} layers are too few to tell.")
+        return Finding(None, f"{len(values)} layers are too few.")
     return Finding(
         low <= best <= high,
-        f"It is layer {best} ({number(values[best])}); that range is {number(low)} to {number(high)}.",
+        f"The best is layer {best} ({number(values[best])}); the range is {number(low)} to {number(high)}.",
     )
 
 
 def _repetition_table(results: Results) -> Table:
     result = results["repetition"]
-    column = damage(result)
+    column = damage_column(result)
     return Table(("order", column, "± se"), [(r["name"], r[column], r[f"{column}_se"]) for r in result.rows])
 
 
 SWAPS = Section(
     name="swaps",
     title="Damage by swap distance",
-    question="What does it cost to interchange two layers, and does it cost more the further apart they are?",
-    protocol=f"Every two layers interchanged, one pair at a time. {SCORED}",
+    question="How much damage does a swap of two layers do, and does it grow with their distance?",
+    protocol=f"Every pair of layers is swapped, one pair at a time. {SCORED}",
     analyses=[reordered("swaps", "Damage of every swap.", lambda depth: ["swaps"])],
     claims=[
         Claim(
             "N",
             "Swaps over a longer distance are worse.",
-            "mean damage grows with every step of distance, that of first and last left aside",
-            _further_is_worse,
+            "the mean damage grows with every step of distance, without the swap of the first and last layer",
+            _damage_grows_with_distance,
         ),
         Claim(
             "N",
-            "Except for the very first and last layers.",
-            "swapping first and last costs less than the mean of swaps one step closer",
-            _ends_are_alike,
+            "The swap of the very first and last layers is an exception.",
+            "the swap of the first and last layer does less damage than the mean of swaps with a distance one smaller",
+            _first_and_last_do_less_damage,
         ),
     ],
     table=lambda results: _summary("distance", results["swaps"], _distances(results)),
@@ -154,13 +176,13 @@ SWAPS = Section(
 
 SHUFFLED = Section(
     name="shuffles",
-    title="Layers kept in place",
-    question="How does the damage of a shuffle fall with the number of layers that stay where they are?",
-    protocol=f"At most {SHUFFLES} shuffles that keep exactly so many layers, seed 0; the paper runs 100. {SCORED}",
+    title="Shuffles with some layers in place",
+    question="How does the damage of a shuffle depend on the number of layers that stay in place?",
+    protocol=f"At most {SHUFFLES} shuffles for each number of layers in place; seed 0. The paper runs 100. {SCORED}",
     analyses=[
         reordered(
             "shuffles",
-            "A dot a shuffle; squares are means.",
+            "Dots are shuffles, squares are means.",
             lambda depth: [f"shuffle:fixed={kept},count={SHUFFLES}" for kept in range(depth - 1)],
         )
     ],
@@ -168,25 +190,28 @@ SHUFFLED = Section(
         Claim(
             "N",
             "Performance falls monotonically as fewer layers are kept.",
-            "mean damage falls with every layer more that is kept",
-            _fewer_is_worse,
+            "the mean damage falls with every additional layer in place",
+            _damage_falls_with_kept_layers,
         )
     ],
-    table=lambda results: _summary("layers kept", results["shuffles"], _grouped(results["shuffles"], _kept)),
+    table=lambda results: _summary("layers in place", results["shuffles"], _grouped(results["shuffles"], _kept)),
 )
 
 REPETITION = Section(
     name="repetition",
     title="Repetition by layer",
-    question="Which layer can run twice, and which can stand in for all?",
-    protocol=f"“only i” runs layer i alone as often as the model has layers; “2 times i” runs it once more. {SCORED}",
+    question="Which layer can run twice, and which can replace all others?",
+    protocol=(
+        "“only i-j” runs layer i, and no other, as many times as the model has layers. “2 times i” runs layer i twice. "
+        f"{SCORED}"
+    ),
     analyses=[reordered("repetition", "Damage of every order.", lambda depth: ["cycles", "repeats"])],
     claims=[
         Claim(
             "N",
             "The best layers to share are about 2 to 5 of BERT-base's 12.",
-            "the layer that costs least alone is 2/12 to 5/12 of the depth down, counted from 0",
-            _shared_early,
+            "the layer that does the least damage in the place of all others lies at 2/12 to 5/12 of the depth, from 0",
+            _best_shared_layer_is_early,
         )
     ],
     table=_repetition_table,

@@ -1,4 +1,4 @@
-"""paper(): every section run, kept and written down."""
+"""``paper()``: run the analyses of every section, save their results and write the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastprobe.data.text import TokenBatches
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
 from fastprobe.models.calling import device_of
 from fastprobe.models.resolve import resolve
-from fastprobe.pretraining import Trained
+from fastprobe.pretraining import TrainedVariant
 from fastprobe.reordering.effects import predicted_batches
 from fastprobe.replication.page import Answer, render
 from fastprobe.replication.section import Analysis, Subject
@@ -34,45 +34,45 @@ def paper(
     tokenizer: Any,
     origin: Mapping[str, Any] | None = None,
     words: Sequence[str] = ("MODEL",),
-    variants: Sequence[Trained] = (),
+    variants: Sequence[TrainedVariant] = (),
     resume: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Ask a model what Zhao et al. (2021) asked of BERT, and write one page that needs no network: ``paper.html``.
+    """Run the analyses of Zhao et al. (2021) on a model, and write a self-contained page: ``paper.html``.
 
-    The result of every analysis is kept in a folder of its own, ``folder/swaps/scores.json`` and so on, from which all
-    numbers of the page come. A section that a model has no parts for says so.
+    The result of each analysis is saved in its own folder, like ``folder/swaps/scores.json``. All numbers of the page
+    come from these results. If the model does not support an analysis, the section gives the reason.
 
     Args:
-        model: a Hugging Face encoder or decoder of two layers or more.
-        batches: what it reads, from :func:`fastprobe.token_batches`; an encoder with a language-model head gets it with
-            15 % of the tokens hidden where its predictions are scored.
-        folder: where the page and the results go.
-        tokenizer: what the ids are of.
-        origin: what else there is to say of model and text; kept in every result, and compared by ``resume``.
-        words: model and text as they are typed behind a command, for the commands on the page; the model first.
-        variants: models that :func:`fastprobe.pretrain_variants` trained, ``bert`` being the one that is asked, to be
-            compared with it in sections of their own.
-        resume: take from the folder what is finished there.
+        model: a Hugging Face encoder or decoder with two or more layers.
+        batches: batches from :func:`fastprobe.token_batches`. If an encoder has a language-model head, 15 % of the
+            tokens are masked in the analyses that score its predictions.
+        folder: folder for the page and the results.
+        tokenizer: the tokenizer of the model.
+        origin: further description of model and text, stored in every result and compared by ``resume``.
+        words: model and text as arguments of a command, the model first. The page prints its commands with them.
+        variants: models that :func:`fastprobe.pretrain_variants` trained. Further sections compare them with ``model``,
+            which must be their ``bert``.
+        resume: load finished results from the folder.
         progress: show progress bars on standard error.
-        say: is told which analysis runs.
+        say: called with a line of text before each analysis.
 
     Returns:
-        a row a claim of the paper: ``section``, ``label``, ``claim``, ``criterion``, ``holds`` (``None`` where this
-        model cannot tell) and ``found``, the numbers.
+        one row for each claim of the paper: ``section``, ``label``, ``claim``, ``criterion``, ``holds`` (``None`` if
+        undecided) and ``found``, a sentence with the numbers.
 
     Raises:
-        InputError: a model of one layer, or a result to go on with that is of another run.
+        InputError: the model has one layer, or a result to load is of another run.
         UnsupportedModelError: the layers of the model cannot be found.
-        NumericalError: the states of some order leave the range of the model's dtype.
+        NumericalError: the states of an order overflow the dtype of the model.
     """
     predicted = predicted_batches(model, batches, tokenizer, 0)
-    about = dict(origin or {}) | {"layers": len(resolve(model).layers)}
-    own = Subject(model, batches, predicted, tokenizer, progress, about, words, variants)
-    if own.depth < 2:
-        raise InputError("model: one layer has no other to change places with; name a model of two or more")
-    subjects = {"": own}
+    description = dict(origin or {}) | {"layers": len(resolve(model).layers)}
+    baseline = Subject(model, batches, predicted, tokenizer, progress, description, words, variants)
+    if baseline.depth < 2:
+        raise InputError("model: must have two or more layers, got one; name another model")
+    subjects = {"": baseline}
     sections = (*SECTIONS, *comparisons(variants))
     names = dict.fromkeys(analysis.name for section in sections for analysis in section.analyses)
     answers: list[Answer] = []
@@ -81,7 +81,7 @@ def paper(
         refusal = ""
         for analysis in section.analyses:
             if analysis.variant not in subjects:
-                subjects[analysis.variant] = _variant(analysis.variant, own)
+                subjects[analysis.variant] = _variant(analysis.variant, baseline)
             if analysis.name in results:
                 continue
             say(f"{list(names).index(analysis.name) + 1}/{len(names)} {section.title}: {analysis.name}")
@@ -92,35 +92,33 @@ def paper(
                 break
         commands = [analysis.command(subjects[analysis.variant]) for analysis in section.analyses]
         answers.append(Answer(section, results, commands, refusal))
-    write_text(Path(folder) / PAGE, render(answers, about))
+    write_text(Path(folder) / PAGE, render(answers, description))
     return [row for answer in answers for row in answer.rows()]
 
 
-def _variant(name: str, own: Subject) -> Subject:
-    """A model that was trained to be compared, on the same tokens as the model that is asked."""
-    from fastprobe.models.loading import load_model  # here, as it brings Transformers
+def _variant(name: str, baseline: Subject) -> Subject:
+    """Load a trained variant, with the tokens of the baseline model."""
+    from fastprobe.models.loading import load_model  # here, because it imports Transformers
 
-    folder = str(next(trained.folder for trained in own.variants if trained.variant == name))
-    model, _ = load_model(folder, device=str(device_of(own.model)), head=True)
-    about = dict(own.about) | {"model": folder, "layers": len(resolve(model).layers)}
-    return replace(own, model=model, about=about, words=(folder, *own.words[1:]))
+    folder = str(next(trained.folder for trained in baseline.variants if trained.variant == name))
+    model, _ = load_model(folder, device=str(device_of(baseline.model)), head=True)
+    description = dict(baseline.description) | {"model": folder, "layers": len(resolve(model).layers)}
+    return replace(baseline, model=model, description=description, words=(folder, *baseline.words[1:]))
 
 
 def _result(analysis: Analysis, subject: Subject, folder: Path, resume: bool) -> Result:
-    """The result of an analysis, from its folder where it is finished there."""
+    """Run an analysis and save its result, or load the result of an earlier run if ``resume`` is true."""
     kept = folder / analysis.name
     if resume and not analysis.derived and (kept / "scores.json").exists():
         result = load(kept)
-        compared = {key: value for key, value in subject.about.items() if key != VERSIONS}
+        compared = {key: value for key, value in subject.description.items() if key != VERSIONS}
         other = differing(compared, {key: result.config.get(key) for key in compared})
         if other:
             raise InputError(f"--resume: {kept} is of a run with another {other}; start in a new folder")
         return result
     result = analysis.run(subject)
     if any(row.get("relative_l2", 0.0) is None for row in result.rows):
-        raise NumericalError(
-            f"{analysis.name}: some states became NaN or infinite; load the model in float32 for a page"
-        )
-    result.config.update(subject.about)
+        raise NumericalError(f"{analysis.name}: some states became NaN or infinite; load the model in float32")
+    result.config.update(subject.description)
     result.save(kept)
     return result

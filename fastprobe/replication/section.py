@@ -1,4 +1,4 @@
-"""What a section of the page is made of, as data: its analyses, what the paper found, and what would be that here."""
+"""The parts of a section of the page as data: its analyses, the claims of the paper and their criteria."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fastprobe.models.resolve import ModelPoints, resolve
-from fastprobe.pretraining import Trained
+from fastprobe.pretraining import TrainedVariant
 from fastprobe.results.result import Result
 
 Results = Mapping[str, Any]
-"""The results of a section by the names of its analyses."""
+"""The results of analyses by their names."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and the tokens that it is asked about."""
+    """A model to analyse, and the tokens it reads."""
 
     model: nn.Module
     batches: Iterable[Mapping[str, Any]]
     predicted: Iterable[Mapping[str, Any]]
-    """The same with labels where a head is to predict hidden tokens."""
+    """The batches with labels, for an encoder with a language-model head: 15 % of the tokens are masked."""
     tokenizer: Any
     progress: bool
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What its results say of it."""
+    description: Mapping[str, Any] = field(default_factory=dict)
+    """Description of model and text, stored in the configuration of every result."""
     words: Sequence[str] = ()
-    """Model and text as they are typed behind a command."""
-    variants: Sequence[Trained] = ()
-    """Models that were trained to be compared with it."""
+    """Model and text as arguments of a command."""
+    variants: Sequence[TrainedVariant] = ()
+    """Trained models to compare with it."""
 
-    def line(self, command: str, *options: str) -> str:
-        """A command on this model, as it is typed."""
+    def command_line(self, command: str, *options: str) -> str:
+        """Return the command line of an analysis of this model."""
         return shlex.join(["fastprobe", command, *self.words, *options])
 
     @property
@@ -49,22 +49,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One result: how it is made in Python, and what is typed to make it again."""
+    """A function that computes one result, and the command line that repeats it."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     caption: str
-    """Of its figure."""
+    """Caption of its figure."""
     command: Callable[[Subject], str]
     run: Callable[[Subject], Result]
     variant: str = ""
-    """The variant that is asked, if it is not the model itself."""
+    """The trained variant to analyse; empty for the model itself."""
     derived: bool = False
-    """It is made of what is there, so that there is nothing to go on with."""
+    """True if it is computed from other results. Then ``resume`` computes it again."""
 
 
 class Finding(NamedTuple):
-    """Whether a criterion is met, ``None`` where this model cannot tell, and the numbers that say so."""
+    """The outcome of a check: ``holds`` is ``None`` if it is undecided. ``numbers`` is a sentence with the numbers."""
 
     holds: bool | None
     numbers: str
@@ -72,17 +72,19 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the paper found, and what would have to be seen here for it to hold."""
+    """A claim of the paper, and the criterion that decides if it holds for a model."""
 
     label: str
-    """How surely the paper is known to say so: a key of :data:`LABELS`."""
+    """Source of the claim: a key of :data:`LABELS`."""
     text: str
     criterion: str
+    """The criterion in words."""
     check: Callable[[Results], Finding]
+    """The criterion as a function."""
 
 
 class Table(NamedTuple):
-    """Numbers that a reader should see beside the figure."""
+    """The numbers of a section as a table."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str | int | float | None]]
@@ -90,44 +92,45 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A question, the analyses that ask it, and what the paper found."""
+    """A question, the analyses that answer it, and the claims of the paper about it."""
 
     name: str
     title: str
     question: str
     protocol: str
-    """How it is asked here, and how that differs from the paper."""
+    """Methods, and how they differ from the paper's."""
     analyses: Sequence[Analysis]
     claims: Sequence[Claim]
     table: Callable[[Results], Table]
 
 
-SURE = 2
-"""Standard errors; a difference of no more is undecided."""
+NOISE = 2
+"""A difference of at most so many standard errors is undecided."""
 
 LABELS = {
-    "A": "the abstract of the paper says so",
-    "N": "one reader's notes on the paper say so; not checked against it",
-    "F": "a check of fastprobe's own",
+    "A": "the abstract of the paper",
+    "N": "a reader's notes on the paper, not checked against the paper",
+    "F": "a check added by fastprobe",
 }
+"""Sources of claims."""
 
 
-def damage(result: Result) -> str:
-    """The column that says what was lost: of predictions where there is a head, else of the last states."""
+def damage_column(result: Result) -> str:
+    """Return the column that measures damage: the loss if there is a language-model head, else the final states."""
     return "delta_loss" if result.rows[0].get("delta_loss") is not None else "relative_l2"
 
 
-def decided(difference: float, error: float) -> bool | None:
-    """Whether a number is above zero; ``None`` where it is within :data:`SURE` standard errors of it."""
-    return None if abs(difference) <= SURE * error else difference > 0
+def is_positive(difference: float, error: float) -> bool | None:
+    """Return True if a number is above zero, or ``None`` within :data:`NOISE` standard errors of zero."""
+    return None if abs(difference) <= NOISE * error else difference > 0
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean of at least one number."""
+    """Return the mean of one or more numbers."""
     numbers = list(values)
     return sum(numbers) / len(numbers)
 
 
 def number(value: float) -> str:
-    """A number as the page writes it."""
-    return f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
+    """Format a number for the page."""
+    return f"{round(value, 3) + 0.0:.3f}"  # adding 0.0 turns -0.0 into 0.0

@@ -1,11 +1,11 @@
-"""The sections of the page, in order."""
+"""The sections of the page, in sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastprobe.pretraining import Trained
-from fastprobe.replication import features, ffns, nonlinearity, reordering, skipless, unskipped, variants
+from fastprobe.pretraining import TrainedVariant
+from fastprobe.replication import features, ffns, nonlinearity, reordering, skips_cut, trained_without_skips, variants
 from fastprobe.replication.section import Section
 
 SECTIONS: tuple[Section, ...] = (
@@ -14,14 +14,14 @@ SECTIONS: tuple[Section, ...] = (
     reordering.SHUFFLED,
     reordering.REPETITION,
     ffns.SECTION,
-    skipless.SECTION,
+    skips_cut.SECTION,
     features.SECTION,
 )
-"""Those of one model."""
+"""Sections on one model."""
 
 
-def comparisons(trained: Sequence[Trained]) -> tuple[Section, ...]:
-    """Those that compare models trained from scratch."""
+def comparisons(trained: Sequence[TrainedVariant]) -> tuple[Section, ...]:
+    """Return the sections that compare variants trained from scratch. Empty without variants."""
     if not trained:
         return ()
-    return tuple(filter(None, (variants.section(list(trained)), unskipped.section(list(trained)))))
+    return tuple(filter(None, (variants.section(list(trained)), trained_without_skips.section(list(trained)))))

@@ -1,15 +1,15 @@
-"""The section on models trained from scratch without FFNs, or with something else in their place."""
+"""The section on variants trained from scratch: without FFNs, with linear FFNs, with shared weights and others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastprobe.pretraining import Trained
-from fastprobe.pretraining.family import BERT
+from fastprobe.pretraining import TrainedVariant
+from fastprobe.pretraining.variant_set import BERT
 from fastprobe.replication.ffns import REPAIRED
 from fastprobe.replication.losses import UNIGRAM, VariantLosses, losses_of
 from fastprobe.replication.section import (
-    SURE,
+    NOISE,
     Analysis,
     Claim,
     Finding,
@@ -17,46 +17,53 @@ from fastprobe.replication.section import (
     Section,
     Subject,
     Table,
-    decided,
+    is_positive,
     number,
 )
 
 NAME = "variants"
-BEYOND = f"by more than {SURE} standard errors"
+BEYOND_NOISE = f"by more than {NOISE} standard errors"
 
 
 def _learns(variant: str) -> Callable[[Results], Finding]:
+    """Return the check that a variant ends below the unigram loss."""
+
     def check(results: Results) -> Finding:
         losses: VariantLosses = results[NAME]
         row = losses.row(variant)
         if row is None or row["failure"]:
-            return Finding(False, losses.unfit(variant))
-        met = losses.learnt(variant) is True  # a model that learns nothing ends at the unigram loss, not above it
-        return Finding(met, f"{losses.written(variant)}, unigram {number(losses.unigram)}.")
+            return Finding(False, losses.not_comparable(variant))
+        met = losses.learnt(variant) is True  # a model that learns nothing ends at the unigram loss: undecided means no
+        return Finding(met, f"{losses.format_loss(variant)}, unigram {number(losses.unigram)}.")
 
     return check
 
 
 def _worse(variant: str) -> Callable[[Results], Finding]:
-    """Whether a variant ends at a higher loss than BERT."""
+    """Return the check that a variant ends at a higher loss than BERT."""
 
     def check(results: Results) -> Finding:
         losses: VariantLosses = results[NAME]
-        if reason := losses.unfit(BERT, variant):
+        if reason := losses.not_comparable(BERT, variant):
             return Finding(None, reason)
         more, error = losses.contrast({variant: 1, BERT: -1})
-        found = f"{losses.written(variant)}, {losses.written(BERT)}: {number(more)} ± {number(error)} more."
-        return Finding(decided(more, error), found)
+        found = f"{losses.format_loss(variant)}, {losses.format_loss(BERT)}: {number(more)} ± {number(error)} higher."
+        return Finding(is_positive(more, error), found)
 
     return check
 
 
-def _costs_less_than_its_share(variant: str) -> Callable[[Results], Finding]:
-    """Whether BERT loses a smaller share of what it learnt than of the parameters of its layers."""
+def _loses_less_than_it_saves(variant: str) -> Callable[[Results], Finding]:
+    """Return the check that a variant loses a smaller share of BERT's gain than it saves of the parameters.
+
+    With U = unigram loss, B = loss of BERT, V = loss of the variant and P = parameters of the layers:
+
+        (V - B) / (U - B) < 1 - P_V / P_B
+    """
 
     def check(results: Results) -> Finding:
         losses: VariantLosses = results[NAME]
-        if reason := losses.unfit(BERT, variant):
+        if reason := losses.not_comparable(BERT, variant):
             return Finding(None, reason)
         before, after = (losses.row(name)["layer_parameters"] for name in (BERT, variant))  # type: ignore[index]
         share = 1 - after / before
@@ -64,26 +71,28 @@ def _costs_less_than_its_share(variant: str) -> Callable[[Results], Finding]:
         gain = losses.unigram - losses.contrast({BERT: 1})[0]
         lost = losses.contrast({variant: 1, BERT: -1})[0] / gain
         found = (
-            f"{number(share)} of the parameters of the layers saved; of what {BERT} learnt beyond "
-            f"frequencies {number(lost)} ± {number(error / gain)} lost "
-            f"({losses.written(variant)}, {losses.written(BERT)}, unigram {number(losses.unigram)})."
+            f"Saved: {number(share)} of the parameters of the layers. Lost: {number(lost)} ± {number(error / gain)} of "
+            f"the gain of {BERT} over frequencies "
+            f"({losses.format_loss(variant)}, {losses.format_loss(BERT)}, unigram {number(losses.unigram)})."
         )
-        return Finding(decided(spared, error), found)
+        return Finding(is_positive(spared, error), found)
 
     return check
 
 
-def _linear_is_as_none(results: Results) -> Finding:
+def _linear_ffn_repairs_little(results: Results) -> Finding:
     losses: VariantLosses = results[NAME]
-    if reason := losses.unfit(BERT, "no-ffn", "linear-ffn"):
+    if reason := losses.not_comparable(BERT, "no-ffn", "linear-ffn"):
         return Finding(None, reason)
     cost, cost_error = losses.contrast({"no-ffn": 1, BERT: -1})
-    written = ", ".join(map(losses.written, (BERT, "linear-ffn", "no-ffn")))
-    if not decided(cost, cost_error):
-        return Finding(None, f"Going without FFNs costs nothing that can be told from noise ({written}).")
+    written = ", ".join(map(losses.format_loss, (BERT, "linear-ffn", "no-ffn")))
+    if not is_positive(cost, cost_error):
+        return Finding(None, f"The damage of removing FFNs is within the noise ({written}).")
     left, error = losses.contrast({"linear-ffn": 1, "no-ffn": REPAIRED - 1, BERT: -REPAIRED})
     repaired = 1 - losses.contrast({"linear-ffn": 1, BERT: -1})[0] / cost
-    return Finding(decided(left, error), f"{written}: {number(repaired)} ± {number(error / cost)} is repaired.")
+    return Finding(
+        is_positive(left, error), f"{written}: {number(repaired)} ± {number(error / cost)} of the damage is repaired."
+    )
 
 
 def _table(results: Results) -> Table:
@@ -116,63 +125,63 @@ def _commands(subject: Subject) -> str:
     return "\n".join(trained.command for trained in subject.variants)
 
 
-def section(trained: list[Trained]) -> Section:
-    """The section for these variants; each has to have learnt something."""
+def section(trained: list[TrainedVariant]) -> Section:
+    """Return the section on trained variants. Each gets a claim that it learnt more than frequencies."""
     return Section(
         name=NAME,
-        title="Trained without FFNs, with linear ones, or with attention in their place",
-        question="What does a model lose that never had FFNs, and can attention make up for them?",
+        title="Models trained without FFNs, with linear FFNs, or with attention instead",
+        question="How much does a model lose that is trained without FFNs, and can attention replace them?",
         protocol=(
-            "Each variant is trained from scratch on the same text, with the same tokens hidden, for as many steps and "
-            "at the learning rate of the table, and its loss is taken on text that is held out. Where that is below "
-            "bert's, because nothing is learnt with bert's, some of a higher loss may be the rate's. attention-for-ffn "
-            "spends the parameters of the FFNs on more layers of attention. One seed each: standard errors are over "
-            f"held-out sequences, taken as independent between variants; what is within {SURE} of them is undecided. "
-            "The paper trains BERT-small for a million steps and measures GLUE after fine-tuning. What it found for "
-            "weighted skips, GeLU on attention and attention without softmax is not known here, so they are in the "
-            "table without a claim."
+            "Each variant is trained from scratch on the same text with the same masked tokens. The table gives steps "
+            "and learning rates. The loss is measured on held-out text. Some variants learn nothing at the learning "
+            "rate of bert and have a lower one, which may explain part of a higher loss. attention-for-ffn uses the "
+            "parameters of the FFNs for more layers of attention. One seed of each variant is trained. Standard errors "
+            "are over held-out sequences and are taken as independent between variants. A difference within "
+            f"{NOISE} standard errors is undecided. The paper trains BERT-small for a million steps and measures "
+            "GLUE after fine-tuning. Its findings on weighted skips, GeLU on attention and attention without softmax "
+            "are not known to us, so these variants are in the table without a claim."
         ),
         analyses=[Analysis(NAME, "Held-out loss, ± 2 standard errors.", _commands, losses_of, derived=True)],
         claims=[
             Claim(
                 "A",
                 "FFNs are an important element.",
-                f"the loss of no-ffn is above that of bert {BEYOND}",
+                f"the loss of no-ffn is above that of bert {BEYOND_NOISE}",
                 _worse("no-ffn"),
             ),
             Claim(
                 "A",
-                "FFNs are inefficient for the parameters that they hold.",
-                "without FFNs the share of what bert learnt beyond frequencies that is lost is below the share of the "
-                f"parameters of its layers that is saved, {BEYOND}",
-                _costs_less_than_its_share("no-ffn"),
+                "FFNs use their parameters inefficiently.",
+                "no-ffn loses a smaller share of the gain of bert over frequencies than it saves of the parameters of "
+                f"the layers, {BEYOND_NOISE}",
+                _loses_less_than_it_saves("no-ffn"),
             ),
             Claim(
                 "A",
                 "FFNs cannot simply be replaced by attention blocks without degradation.",
-                "the loss of attention-for-ffn, of as many parameters in its layers as whole layers allow, is above "
-                f"that of bert {BEYOND}",
+                "the loss of attention-for-ffn, whose layers have about as many parameters, is above that of bert "
+                f"{BEYOND_NOISE}",
                 _worse("attention-for-ffn"),
             ),
             Claim(
                 "N",
-                "MLPs made linear do about as well as none: what matters is the non-linear part.",
-                f"linear-ffn repairs less than {REPAIRED} of what no-ffn loses against bert, {BEYOND} (the note is on "
-                "MLPs replaced in a trained model)",
-                _linear_is_as_none,
+                "Linear MLPs do little better than no MLPs: the non-linear part matters.",
+                f"linear-ffn repairs less than {REPAIRED} of the damage of no-ffn relative to bert, {BEYOND_NOISE} "
+                "(the note is about MLPs replaced in a trained model)",
+                _linear_ffn_repairs_little,
             ),
             Claim(
                 "A",
                 "Weight-shared transformers are justified.",
-                "with shared-layers the share of what bert learnt beyond frequencies that is lost is below the share "
-                f"of the parameters of its layers that is saved, {BEYOND}",
-                _costs_less_than_its_share("shared-layers"),
+                "shared-layers loses a smaller share of the gain of bert over frequencies than it saves of the "
+                f"parameters of the layers, {BEYOND_NOISE}",
+                _loses_less_than_it_saves("shared-layers"),
             ),
             *(
                 Claim(
                     "F",
                     f"{one.variant} learns more than the frequencies of tokens.",
-                    f"its held-out loss is below the unigram loss {BEYOND}",
+                    f"its held-out loss is below the unigram loss {BEYOND_NOISE}",
                     _learns(one.variant),
                 )
                 for one in trained

@@ -51,7 +51,7 @@ def test_the_first_token_of_a_word_has_its_label_as_word_ids_say(tokenizer):
 
 
 def test_byte_level_tokens_take_the_space_before_a_word_along(tokenizer):
-    byte_level = fp.pretraining.corpus.train_tokenizer(list(demo_text().values())[:12], 400)
+    byte_level = fp.pretraining.tokenizer.train_tokenizer(list(demo_text().values())[:12], 400)
 
     for (ids, labels), row in zip(sequences(labelled(byte_level), "ids"), ROWS, strict=True):
         starts = [at for at, label in enumerate(labels) if label >= 0]

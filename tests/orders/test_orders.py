@@ -1,4 +1,4 @@
-"""Orders: the families by what defines them, text by going there and back."""
+"""Orders: families against their definitions, text by a round trip."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize(("family", "count"), FAMILIES.values(), ids=FAMILIES)
-def test_a_family_has_its_size_each_order_once_and_all_named(family, count):
+def test_a_family_has_the_expected_size_and_unique_named_orders(family, count):
     assert len(family) == len(set(family)) == count
     assert orders.identity(6) not in family
     assert len({order.name for order in family}) == count
@@ -49,29 +49,29 @@ def test_a_family_has_its_size_each_order_once_and_all_named(family, count):
 
 
 @given(st.lists(STEPS, min_size=1, max_size=12))
-def test_text_goes_there_and_back(steps):
+def test_parsing_the_text_of_an_order_returns_the_order(steps):
     order = Order(tuple(steps))
 
     assert orders.parse(str(order)) == order
 
 
-def test_a_swap_interchanges_two_layers_and_a_replacement_copies_one():
+def test_a_swap_exchanges_two_layers_and_a_replacement_copies_one():
     assert str(orders.swaps(4)[1]) == "2,1,0,3"
     assert str(orders.replacements(4)[0]) == "1,1,2,3"
 
 
 @pytest.mark.parametrize("fixed", range(5))
-def test_a_shuffle_fixes_exactly_the_layers_it_says(fixed):
+def test_a_shuffle_keeps_exactly_the_given_number_of_layers_in_place(fixed):
     for order in orders.shuffles(6, fixed=fixed, count=40):
         assert sorted(order) == list(range(6))
         assert sum(layer == place for place, layer in enumerate(order)) == fixed
 
 
-def test_shuffles_are_those_of_their_seed():
+def test_shuffles_depend_only_on_the_seed():
     assert orders.shuffles(12, 3) == orders.shuffles(12, 3) != orders.shuffles(12, 3, seed=1)
 
 
-def test_all_shuffles_are_found_where_few_are_asked_of_few():
+def test_shuffles_return_all_derangements_of_five_layers():
     found = {tuple(order) for order in orders.shuffles(5, fixed=0, count=1000)}
 
     assert found == {p for p in itertools.permutations(range(5)) if all(i != p[i] for i in range(5))}
@@ -88,11 +88,11 @@ def test_all_shuffles_are_found_where_few_are_asked_of_few():
         ("looped_parallel", "0,1,(2+3+4+5),(2+3+4+5),(2+3+4+5),6,7"),
     ],
 )
-def test_painters(mode, text):
+def test_each_mode_of_painters(mode, text):
     assert str(orders.painters(8, mode, 2)[0]) == text
 
 
-def test_painters_shuffle_the_middle_only():
+def test_random_painters_shuffle_only_the_middle_layers():
     (order,) = orders.painters(8, "random", 2)
 
     assert (order.steps[:2], order.steps[6:]) == ((0, 1), (6, 7))
@@ -100,16 +100,16 @@ def test_painters_shuffle_the_middle_only():
 
 
 @pytest.mark.parametrize(("name", "count"), [("swaps", 66), ("triples", 10), ("albert", 12), ("fix4", 100)])
-def test_protocols_of_the_paper(name, count):
+def test_the_size_of_each_protocol_of_the_paper(name, count):
     assert len(orders.paper(name)) == count
 
 
-def test_sublayers_change_places_alone():
+def test_sublayer_orders_move_one_sublayer():
     assert str(orders.sublayer_swaps(3, "ffn")[0]) == "attention.0,ffn.1,attention.1,ffn.0,2"
     assert str(orders.attentions_first(2)[0]) == "attention.0,attention.1,ffn.0,ffn.1"
 
 
-def test_orders_of_a_file(tmp_path):
+def test_a_file_of_orders_is_read_and_written(tmp_path):
     path = tmp_path / "orders.txt"
     path.write_text("# all of them\n0,1,2\n\n[2, 1, 0]\n")
 
@@ -120,7 +120,7 @@ def test_orders_of_a_file(tmp_path):
     assert path.read_text() == "0,1,2\n2,1,0\n"
 
 
-def test_a_file_that_counts_from_one(tmp_path):
+def test_a_file_may_count_layers_from_one(tmp_path):
     path = tmp_path / "fix1_layers.txt"
     path.write_text("1,3,2\nffn.2,(1+3)\n")
 
@@ -141,11 +141,11 @@ def test_a_file_that_counts_from_one(tmp_path):
         ("0,1\n0,x\n", r"line 2: order '0,x': 'x' is no layer"),
         ("0,3-3\n", r"line 1: .* 3-3 is empty; ranges are half-open"),
         ("0,,1\n", r"line 1: .* '' is no layer"),
-        ("\n", r"has none; one a line"),
+        ("\n", r"holds no order; write one a line"),
         ("\xff", "cannot be read as text"),
     ],
 )
-def test_a_bad_file_is_named_with_its_line(text, message, tmp_path):
+def test_an_error_in_a_file_names_file_and_line(text, message, tmp_path):
     path = tmp_path / "orders.txt"
     path.write_bytes(text.encode("latin-1"))
 
@@ -164,15 +164,15 @@ def test_a_bad_file_is_named_with_its_line(text, message, tmp_path):
         (lambda: orders.sublayer_swaps(4, "mlp"), "'mlp' is not attention or ffn"),
         (lambda: orders.check(Order((0, 4)), 4), "order 0,4: there is no layer 4; the model has 0 to 3"),
         (lambda: orders.check(Order(()), 4), "it is empty"),
-        (lambda: orders.to_mergekit(orders.attentions_first(2)[0], "m"), "no whole layers"),
+        (lambda: orders.to_mergekit(orders.attentions_first(2)[0], "m"), "every step must be a whole layer"),
     ],
 )
-def test_what_makes_no_sense_is_refused(call, message):
+def test_invalid_arguments_raise_an_error(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
 
-def test_mergekit_gets_one_slice_a_run_of_layers():
+def test_mergekit_gets_one_slice_for_each_run_of_consecutive_layers():
     text = orders.to_mergekit(orders.parse("0-3,2,3"), "some/model")
 
     assert text.count("layer_range") == 2
@@ -181,7 +181,7 @@ def test_mergekit_gets_one_slice_a_run_of_layers():
     assert "merge_method: passthrough" in text
 
 
-def test_wanted_orders_are_the_models_own_and_each_other_once():
+def test_wanted_orders_start_with_the_baseline_and_drop_duplicates():
     wanted = orders.wanted_of([[0, 2, 1], Order((0, 1, 2), "again"), Order((0, 2, 1), "twice"), (0,)], 3)
 
     assert [str(order) for order in wanted] == ["0,1,2", "0,2,1", "0"]

@@ -1,4 +1,4 @@
-"""Order plans: replayed on states that only remember their path, within the budget, at the counts of the literature."""
+"""Order plans: replayed on states that record their path, within the memory budget, with known step counts."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ ORDERS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=
 
 
 def replayed(plan, budget, batch):
-    """Orders as their states remember them, and the most states that were held."""
+    """Run a plan on states that are tuples of steps. Return the orders and the largest number of states held."""
     states, complete, peak = {ROOT: ()}, {}, 1
     for application in plan.schedule(budget, batch):
         assert len(application.inputs) == len(application.outputs) <= batch
@@ -23,12 +23,12 @@ def replayed(plan, budget, batch):
             complete[order] = states[node]
         for node in application.freed:
             del states[node]
-    assert not states, "a state was never freed"
+    assert not states, "some states were never freed"
     return [complete[order] for order in range(len(plan.ends))], peak
 
 
 @given(ORDERS, st.integers(1, 30), st.integers(1, 5))
-def test_a_plan_runs_its_orders_and_every_prefix_once(wanted, budget, batch):
+def test_a_plan_runs_every_order_and_each_prefix_once(wanted, budget, batch):
     plan = OrderPlan.of(wanted)
 
     got, peak = replayed(plan, budget, batch)
@@ -52,28 +52,28 @@ def test_a_plan_runs_its_orders_and_every_prefix_once(wanted, budget, batch):
     ],
     ids=["swaps", "adjacent", "drops", "pair-drops", "moves", "repeats"],
 )
-def test_layer_runs_of_twelve_layers_with_the_identity(family, applications, naive):
+def test_the_number_of_layer_runs_for_twelve_layers(family, applications, naive):
     plan = OrderPlan.of([orders.identity(12), *family])
 
     assert (plan.applications, plan.naive_applications) == (applications, naive)
 
 
-def test_breadth_needs_fewer_calls_than_depth_where_it_fits():
+def test_a_large_budget_needs_fewer_calls_than_a_small_one():
     plan = OrderPlan.of(orders.swaps(12))
 
     deep, broad = (sum(1 for _ in plan.schedule(budget, 1000)) for budget in (1, 1000))
 
     assert deep == plan.applications
-    assert broad <= 144  # at most twelve steps a level
+    assert broad <= 144  # at most twelve different steps on each of twelve levels
 
 
-def test_an_empty_order_is_refused():
+def test_an_empty_order_raises_an_error():
     with pytest.raises(InputError, match="order: it is empty"):
         OrderPlan.of([[0], []])
 
 
 @pytest.mark.parametrize("family", [orders.swaps(12), orders.drops(12, 2), orders.shuffles(12, 4), orders.blocks(8)])
-def test_a_budget_holds(family):
+def test_a_schedule_stays_within_its_budget(family):
     plan = OrderPlan.of(family)
     path = 1 + max(map(len, family))
 

@@ -1,4 +1,4 @@
-"""Text for training: nothing lost, nothing seen that is held out, the same in every process."""
+"""The corpus: every token is in the training or the held-out part, and masking is reproducible."""
 
 import math
 import subprocess
@@ -11,7 +11,10 @@ from transformers import AutoTokenizer
 
 from fastprobe.data.text import demo_text
 from fastprobe.errors import InputError
-from fastprobe.pretraining.corpus import Corpus, documentation, hide, train_tokenizer
+from fastprobe.pretraining.corpus import Corpus
+from fastprobe.pretraining.documentation import documentation
+from fastprobe.pretraining.masking import mask_tokens
+from fastprobe.pretraining.tokenizer import train_tokenizer
 
 TEXT = list(demo_text().values())[:12]
 
@@ -25,7 +28,7 @@ def corpus(text, tokenizer, max_seq_len=16, tokens=None, seed=0):
     return Corpus.of(text, tokenizer, max_seq_len=max_seq_len, tokens=tokens, text_column="text", seed=seed)
 
 
-def test_the_tokenizer_loads_as_any_other_and_loses_nothing_but_case_and_layout(tokenizer, tmp_path):
+def test_the_tokenizer_loads_and_loses_only_case_and_white_space(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
 
@@ -36,9 +39,9 @@ def test_the_tokenizer_loads_as_any_other_and_loses_nothing_but_case_and_layout(
     assert loaded.mask_token_id is not None
 
 
-def test_the_tokenizer_is_the_same_in_every_process(tokenizer):
+def test_the_tokenizer_is_the_same_in_another_process(tokenizer):
     code = (
-        "from fastprobe.pretraining.corpus import train_tokenizer; from fastprobe.data.text import demo_text; "
+        "from fastprobe.pretraining.tokenizer import train_tokenizer; from fastprobe.data.text import demo_text; "
         "print(sorted(train_tokenizer(list(demo_text().values())[:12], 400).get_vocab().items()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -46,7 +49,7 @@ def test_the_tokenizer_is_the_same_in_every_process(tokenizer):
     assert done.stdout.strip() == str(sorted(tokenizer.get_vocab().items()))
 
 
-def test_every_token_is_in_training_or_held_out_in_order(tokenizer):
+def test_every_token_is_in_the_training_or_the_held_out_sequences_in_order(tokenizer):
     made = corpus(TEXT, tokenizer)
 
     held_out = torch.where(made.labels == -100, made.held_out, made.labels)
@@ -61,35 +64,35 @@ def test_every_token_is_in_training_or_held_out_in_order(tokenizer):
     assert (whole[:, -1] == sep).all()
 
 
-def test_fifteen_percent_are_hidden_and_none_of_them_is_special(tokenizer):
+def test_fifteen_percent_of_the_tokens_are_masked_and_none_is_special(tokenizer):
     ids = corpus(TEXT, tokenizer, max_seq_len=64).train[:100].long()
     special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
 
-    hidden, labels = hide(ids, tokenizer, seed=0)
-    masked, labels_masked = hide(ids, tokenizer, seed=0, mask_only=True)
+    replaced, labels = mask_tokens(ids, tokenizer, seed=0)
+    masked, labels_masked = mask_tokens(ids, tokenizer, seed=0, mask_only=True)
 
     at = labels != -100
     assert not (at & special).any()
     assert torch.equal(labels[at], ids[at])
-    assert torch.equal(hidden[~at], ids[~at])
+    assert torch.equal(replaced[~at], ids[~at])
     n = int((~special).sum())
     assert at.sum() == pytest.approx(0.15 * n, abs=4 * math.sqrt(0.15 * 0.85 * n))
-    share = float((hidden[at] == tokenizer.mask_token_id).double().mean())
+    share = float((replaced[at] == tokenizer.mask_token_id).double().mean())
     assert share == pytest.approx(0.8, abs=4 * math.sqrt(0.8 * 0.2 / int(at.sum())))
     assert (masked[labels_masked != -100] == tokenizer.mask_token_id).all()
 
 
-def test_what_is_hidden_follows_from_the_tokens_and_the_seed(tokenizer):
+def test_masking_depends_only_on_the_tokens_and_the_seed(tokenizer):
     ids = corpus(TEXT, tokenizer).train[:8].long()
-    first = hide(ids, tokenizer, seed=0)
+    first = mask_tokens(ids, tokenizer, seed=0)
     torch.rand(3)
 
-    assert all(torch.equal(a, b) for a, b in zip(first, hide(ids, tokenizer, seed=0), strict=True))
-    assert not torch.equal(first[1], hide(ids, tokenizer, seed=1)[1])
-    assert not torch.equal(first[1] != -100, hide(ids.flip(0), tokenizer, seed=0)[1] != -100)
+    assert all(torch.equal(a, b) for a, b in zip(first, mask_tokens(ids, tokenizer, seed=0), strict=True))
+    assert not torch.equal(first[1], mask_tokens(ids, tokenizer, seed=1)[1])
+    assert not torch.equal(first[1] != -100, mask_tokens(ids.flip(0), tokenizer, seed=0)[1] != -100)
 
 
-def test_the_unigram_loss_is_that_of_counted_frequencies(tokenizer):
+def test_the_unigram_loss_agrees_with_counted_frequencies(tokenizer):
     made = corpus(TEXT, tokenizer)
 
     counts = Counter(i for i in made.train.flatten().tolist() if i not in tokenizer.all_special_ids)
@@ -99,7 +102,7 @@ def test_the_unigram_loss_is_that_of_counted_frequencies(tokenizer):
     assert made.unigram_loss() == pytest.approx(expected, abs=1e-12)
 
 
-def test_no_more_than_the_budget_is_read_and_no_more_than_512_sequences_are_held_out(tokenizer):
+def test_the_token_budget_and_the_limit_of_512_held_out_sequences_hold(tokenizer):
     assert corpus(TEXT, tokenizer, tokens=14 * 40).train.shape == (38, 16)
     many = corpus(TEXT * 3, tokenizer, max_seq_len=5)
     assert len(many.train) > 20 * 512
@@ -107,15 +110,15 @@ def test_no_more_than_the_budget_is_read_and_no_more_than_512_sequences_are_held
 
 
 @pytest.mark.parametrize(
-    ("text", "length", "message"), [(["too short"], 16, "20 are the least"), (TEXT, 2, "leaves no room")]
+    ("text", "length", "message"), [(["too short"], 16, "20 are needed"), (TEXT, 2, "leaves no room")]
 )
-def test_text_that_gives_no_sequences_is_refused(tokenizer, text, length, message):
+def test_text_without_enough_sequences_raises_an_error(tokenizer, text, length, message):
     with pytest.raises(InputError, match=message):
         corpus(text, tokenizer, max_seq_len=length)
 
 
 @pytest.mark.slow
-def test_megabytes_of_english_are_on_every_machine():
+def test_the_documentation_is_megabytes_of_text_without_examples():
     text = list(documentation())
 
     assert sum(map(len, text)) > 4e6

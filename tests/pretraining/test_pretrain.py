@@ -1,4 +1,4 @@
-"""Training end to end at toy size: losses fall, numbers repeat, and what is written loads everywhere."""
+"""End-to-end training of toy models: losses fall, runs are reproducible, and the saved models load."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def losses(result):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Every variant, trained for a second: name -> (its folder, its result)."""
+    """Train every variant for a second. Map its name to its folder and result."""
     folder = tmp_path_factory.mktemp("variants")
     return {
         name: (folder / name.replace(":", "-"), toy(folder / name.replace(":", "-"), variant=name)) for name in NAMES
@@ -58,7 +58,7 @@ def test_the_losses_of_every_variant_fall(trained, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_variant_loads_and_every_measure_takes_it(trained, name):
+def test_every_variant_loads_and_can_be_analysed(trained, name):
     folder, result = trained[name]
     model, tokenizer = load_model(str(folder), head=True)
     batches = fp.token_batches(TEXT[:3], tokenizer, tokens=1500, max_seq_len=32)
@@ -84,7 +84,7 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_another_process_computes_the_same(trained):
+def test_another_process_computes_the_same_logits(trained):
     done = subprocess.run(
         [sys.executable, "-c", NEW_PROCESS, *(str(folder) for folder, _ in trained.values())],
         capture_output=True, text=True, check=True,
@@ -98,14 +98,14 @@ def test_another_process_computes_the_same(trained):
         assert (name, float(total)) == (name, pytest.approx(logits.sum().item(), rel=1e-5))
 
 
-def test_bert_itself_is_saved_as_the_bert_of_transformers(trained):
+def test_plain_bert_is_saved_as_the_bert_of_transformers(trained):
     folder, _ = trained["bert"]
 
     assert type(AutoModelForMaskedLM.from_pretrained(folder)) is BertForMaskedLM
     assert not list(folder.glob("*.py"))
 
 
-def test_a_result_is_saved_and_drawn(trained, tmp_path):
+def test_a_result_is_saved_and_plotted(trained, tmp_path):
     folder, result = trained["no-ffn"]
 
     loaded = fp.load(folder)
@@ -118,7 +118,7 @@ def test_a_result_is_saved_and_drawn(trained, tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
-def test_same_seed_same_losses_to_the_bit_another_seed_others(tmp_path):
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
     first, again = toy(tmp_path / "a", dropout=0.1), toy(tmp_path / "b", dropout=0.1)
     other = toy(tmp_path / "c", dropout=0.1, seed=1)
 
@@ -127,7 +127,7 @@ def test_same_seed_same_losses_to_the_bit_another_seed_others(tmp_path):
 
 
 def interrupt_at(monkeypatch, step):
-    """Ctrl-C in the forward pass of a step."""
+    """Send Ctrl-C in the forward pass of a step."""
     plain, calls = BertVariantForMaskedLM.forward, []
 
     def forward(self, *args, **kwargs):
@@ -139,13 +139,13 @@ def interrupt_at(monkeypatch, step):
     monkeypatch.setattr(BertVariantForMaskedLM, "forward", forward)
 
 
-def test_a_run_that_goes_on_after_ctrl_c_ends_with_the_same_numbers(tmp_path, monkeypatch):
+def test_a_run_resumed_after_ctrl_c_ends_with_the_same_numbers(tmp_path, monkeypatch):
     whole = toy(tmp_path / "whole", dropout=0.1)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 13)  # between two records
+        interrupt_at(patch, 13)  # between two evaluations
         with pytest.raises(KeyboardInterrupt):
             toy(tmp_path / "parts", dropout=0.1)
-    with pytest.raises(InputError, match="go on from them with --resume, or choose another folder"):
+    with pytest.raises(InputError, match="continue from them with --resume, or choose another folder"):
         toy(tmp_path / "parts")
     with pytest.raises(InputError, match="another dropout, seed;"):
         toy(tmp_path / "parts", resume=True, seed=3)
@@ -160,7 +160,7 @@ def test_a_run_that_goes_on_after_ctrl_c_ends_with_the_same_numbers(tmp_path, mo
 
 
 @torch.no_grad()
-def test_the_held_out_loss_is_the_mean_over_hidden_tokens(trained):
+def test_the_held_out_loss_is_the_mean_over_masked_tokens(trained):
     folder, result = trained["bert"]
     model, tokenizer = load_model(str(folder), head=True)
     corpus = run.Corpus.of(TEXT, tokenizer, max_seq_len=32, tokens=None, text_column="text", seed=0)
@@ -176,7 +176,7 @@ def test_the_held_out_loss_is_the_mean_over_hidden_tokens(trained):
     assert result.rows[-1]["held_out_loss_se"] == pytest.approx(error, rel=1e-5)
 
 
-def test_what_is_finished_is_taken_over_and_other_options_are_refused(trained):
+def test_resuming_a_finished_run_loads_it_and_refuses_other_options(trained):
     folder, result = trained["no-ffn"]
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
@@ -190,7 +190,7 @@ def test_what_is_finished_is_taken_over_and_other_options_are_refused(trained):
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_text_that_is_read_already_gives_the_same(trained, tmp_path):
+def test_a_corpus_gives_the_same_result_as_its_text(trained, tmp_path):
     corpus = fp.pretraining.Corpus.read(TEXT, vocab_size=400, max_seq_len=32, tokens=None, text_column="text", seed=0)
 
     result = fp.pretrain(corpus, tmp_path / "out", **(TOY | {"steps": 20, "progress": False}))
@@ -199,7 +199,7 @@ def test_a_text_that_is_read_already_gives_the_same(trained, tmp_path):
     assert result.config | {"seconds": 0} == trained["bert"][1].config | {"seconds": 0}
 
 
-def test_a_tokenizer_that_is_given_is_used_and_saved(trained, tmp_path):
+def test_a_given_tokenizer_is_used_and_saved(trained, tmp_path):
     folder, _ = trained["bert"]
     _, tokenizer = load_model(str(folder))
 
@@ -209,7 +209,7 @@ def test_a_tokenizer_that_is_given_is_used_and_saved(trained, tmp_path):
     assert result.config["unigram_loss"] == trained["bert"][1].config["unigram_loss"]
 
 
-def test_arguments_of_the_trainer_go_through(tmp_path):
+def test_arguments_of_the_trainer_are_used(tmp_path):
     result = toy(tmp_path / "out", steps=3, trainer={"gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"})
 
     assert result.rows[-1]["tokens"] == 3 * 2 * 8 * 32
@@ -224,23 +224,23 @@ def test_arguments_of_the_trainer_go_through(tmp_path):
         ({"heads": 3}, "heads: 3 do not divide"),
         ({"resume": True}, "there are no checkpoints in"),
         ({"trainer": {"learning_rat": 1}}, "trainer: 'learning_rat' is no field of .*; some are learning_rate"),
-        ({"variant": "shared-layers", "match": "parameters"}, "match: the layers of shared-layers have one set of"),
+        ({"variant": "shared-layers", "match": "parameters"}, "match: the layers of shared-layers share one set of"),
         ({"trainer": {"lr_scheduler_type": "square"}}, "trainer: square is not"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(tmp_path, options, message):
+def test_invalid_options_raise_an_error_of_one_line(tmp_path, options, message):
     with pytest.raises(InputError, match=message) as caught:
         toy(tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_that_diverges_is_an_error(tmp_path):
+def test_a_training_that_diverges_raises_an_error(tmp_path):
     with pytest.raises(NumericalError, match="lower learning_rate"):
         toy(tmp_path / "out", learning_rate=1e30, trainer={"max_grad_norm": 0.0})
 
 
-def test_without_accelerate_one_line_says_what_to_install(tmp_path, monkeypatch):
+def test_without_accelerate_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(InputError, match=r"pip install 'fastprobe\[train\]'"):

@@ -1,4 +1,4 @@
-"""``fastprobe paper``: the page holds every section, needs nothing but itself, and says what the results say."""
+"""``fastprobe paper``: the page has every section, is self-contained, and agrees with the results."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ import fastprobe as fp
 from fastprobe import cli
 from fastprobe.data.text import demo_model_path
 from fastprobe.errors import NumericalError
-from fastprobe.replication import run as mirror
+from fastprobe.replication import run as replication
 from fastprobe.replication.section import LABELS, Analysis
 from fastprobe.replication.sections import SECTIONS
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
@@ -34,7 +34,7 @@ def model_folder(tmp_path_factory):
     size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(
         vocab_size=len(tokenizer), initializer_range=0.3, **size
-    )  # no part near linear, none negligible
+    )  # large weights, so that every part is far from linear
     BertForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -42,7 +42,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(model_folder, tmp_path_factory):
-    """The folder that the command fills, and the claims that it prints as JSON; not to be written to."""
+    """Run the command. Return its folder, which tests must not change, and the claims it prints as JSON."""
     folder, printed = tmp_path_factory.mktemp("paper"), io.StringIO()
     arguments = ["fastprobe", "paper", model_folder, *SIZES, "--quiet", "--json", "--out", folder]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
@@ -54,11 +54,11 @@ def written(model_folder, tmp_path_factory):
 
 
 def visible(page):
-    """The text of a page without its pictures."""
+    """Return the text of a page without its figures."""
     return re.sub(r"\s+", " ", re.sub(r'<img src="[^"]*"', "<img", page))
 
 
-def test_the_page_has_every_section_and_says_what_the_results_say(written):
+def test_the_page_has_every_section_and_agrees_with_the_results(written):
     folder, claims = written
     page = (folder / "paper.html").read_text()
     text = visible(page)
@@ -73,14 +73,14 @@ def test_the_page_has_every_section_and_says_what_the_results_say(written):
     means = [swaps.diagonal(1).mean(), swaps.diagonal(2).mean()]
     assert f"First and last: {means[1]:.3f}; at distance 1: {means[0]:.3f}." in text
     pairs = {name: fp.load(folder / name).to_pandas().relative_l2 for name in ANALYSES if "commutators" in name}
-    own, cut = (pairs[name].mean() for name in ("commutators", "commutators-without-skips"))
-    assert f"With skips {own:.3f}, without {cut:.3f}: {cut / own:.3f} times." in text
+    baseline, cut = (pairs[name].mean() for name in ("commutators", "commutators-without-skips"))
+    assert f"With skip connections {baseline:.3f}, without {cut:.3f}: {cut / baseline:.3f} times as large." in text
     damage = fp.load(folder / "ffns").to_pandas().groupby(["element", "mode"]).delta_loss.mean()
     assert f"Without mlp {damage['mlp', 'zero']:.3f}, without attn {damage['attn', 'zero']:.3f}." in text
     verdicts = {claim["claim"]: claim["holds"] for claim in claims}
     edited = damage[damage.index != ("", "none")]
-    assert min(abs(value) for value in (*means, *edited)) > 0.001  # or the text would have no digits to tell apart
-    assert verdicts["Except for the very first and last layers."] is bool(means[1] < means[0])
+    assert min(abs(value) for value in (*means, *edited)) > 0.001  # so that the printed digits differ
+    assert verdicts["The swap of the very first and last layers is an exception."] is bool(means[1] < means[0])
     assert verdicts["Removing MLPs costs less than removing self-attention."] is bool(
         damage["mlp", "zero"] < damage["attn", "zero"]
     )
@@ -89,7 +89,7 @@ def test_the_page_has_every_section_and_says_what_the_results_say(written):
         assert f"<td>{row['i']} {row['j']}</td><td>{row['relative_l2']:.3f}</td>" in text
 
 
-def test_the_page_needs_nothing_but_itself(written):
+def test_the_page_has_no_external_resources(written):
     page = (written[0] / "paper.html").read_text()
 
     assert "<script" not in page
@@ -99,7 +99,7 @@ def test_the_page_needs_nothing_but_itself(written):
     assert "http" not in visible(page)
 
 
-def test_every_command_on_the_page_gives_the_rows_of_its_section(written, run, tmp_path):
+def test_every_command_on_the_page_repeats_the_rows_of_its_section(written, run, tmp_path):
     page = (written[0] / "paper.html").read_text()
     commands = [line for block in re.findall(r"<pre>(.*?)</pre>", page, re.S) for line in block.splitlines()]
 
@@ -111,7 +111,7 @@ def test_every_command_on_the_page_gives_the_rows_of_its_section(written, run, t
         assert rows.equals(again), name
 
 
-def test_a_second_run_goes_on_with_what_is_finished(written, run, model_folder, tmp_path):
+def test_resume_computes_only_missing_results(written, run, model_folder, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(written[0], folder)
     before = (folder / "paper.html").read_bytes()
@@ -135,7 +135,7 @@ def test_a_second_run_goes_on_with_what_is_finished(written, run, model_folder, 
     )
 
 
-def test_a_model_without_separate_skips_is_told_so_and_the_rest_is_asked(tmp_path):
+def test_a_section_that_the_model_does_not_support_gives_the_reason(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
 
     rows = fp.paper(tiny_model("neox"), tiny_batches(), tmp_path, tokenizer=tokenizer, progress=False)
@@ -145,7 +145,7 @@ def test_a_model_without_separate_skips_is_told_so_and_the_rest_is_asked(tmp_pat
     assert "share one skip connection" in (tmp_path / "paper.html").read_text()
 
 
-def test_every_claim_has_a_label_that_is_explained():
+def test_every_claim_has_a_known_source():
     assert all(claim.label in LABELS for section in SECTIONS for claim in section.claims)
 
 
@@ -157,7 +157,7 @@ def test_every_claim_has_a_label_that_is_explained():
         (["--max-seq-len", "4096"], "--max-seq-len: this model has 512 positions"),
     ],
 )
-def test_bad_input_is_one_line(run, model_folder, tmp_path, arguments, message):
+def test_invalid_input_prints_one_line(run, model_folder, tmp_path, arguments, message):
     code, out, err = run("paper", model_folder, "--out", tmp_path / "out", "--quiet", *arguments)
 
     assert code == 2
@@ -166,11 +166,11 @@ def test_bad_input_is_one_line(run, model_folder, tmp_path, arguments, message):
     assert len(err.splitlines()) == 1
 
 
-def test_an_analysis_whose_states_left_the_range_of_numbers_says_so(tmp_path):
+def test_an_analysis_with_overflowing_states_raises_an_error(tmp_path):
     empty = fp.OrderEffects({}, [{"name": "identity", "relative_l2": 0.0}, {"name": "swap 0 1", "relative_l2": None}])
     analysis = Analysis("swaps", "", lambda subject: "", lambda subject: empty)
 
     with pytest.raises(NumericalError, match="swaps: some states became NaN or infinite; load the model in float32"):
-        mirror._result(analysis, None, tmp_path, resume=False)
+        replication._result(analysis, None, tmp_path, resume=False)
 
     assert not list(tmp_path.iterdir())

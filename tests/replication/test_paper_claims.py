@@ -1,13 +1,13 @@
-"""What the page says of models trained side by side: each criterion met, missed and undecided on planted numbers."""
+"""Claims about trained variants: each criterion met, missed and undecided, on made-up numbers."""
 
 from pathlib import Path
 
 import pytest
 
-from fastprobe.pretraining import Pretraining, Trained
+from fastprobe.pretraining import Pretraining, TrainedVariant
 from fastprobe.reordering.commutativity import OrderEffects
 from fastprobe.reordering.commutator import Commutators
-from fastprobe.replication import unskipped, variants
+from fastprobe.replication import trained_without_skips, variants
 from fastprobe.replication.losses import VariantLosses, losses_of
 from fastprobe.replication.section import Subject
 
@@ -23,7 +23,7 @@ LAYERS = {
 
 
 def trained(**losses):
-    """Models that ended at these losses; one without a loss did not."""
+    """Return variants with these final losses. A loss of ``None`` is a failed training."""
     models = []
     for name, loss in losses.items():
         name = {"no_skip": "no-skip:1"}.get(name, name.replace("_", "-"))
@@ -33,7 +33,7 @@ def trained(**losses):
         rows = [{"held_out_loss": loss, "held_out_loss_se": ERROR}]
         result = None if loss is None else Pretraining(config, rows)
         failure = "the held-out loss is nan" if loss is None else ""
-        models.append(Trained(name, Path(name), f"fastprobe pretrain --variant {name}", result, failure))
+        models.append(TrainedVariant(name, Path(name), f"fastprobe pretrain --variant {name}", result, failure))
     return models
 
 
@@ -42,7 +42,7 @@ def planted(models):
 
 
 def finding(beginning, models):
-    """What becomes of the claim that begins so."""
+    """Check the claim whose text begins with these words."""
     claims = [claim for claim in variants.section(models).claims if claim.text.startswith(beginning)]
     assert len(claims) == 1
     return claims[0].check({variants.NAME: planted(models)})
@@ -58,25 +58,25 @@ def finding(beginning, models):
         ("FFNs cannot simply", {"bert": 6.0, "attention_for_ffn": 6.03}, True),
         ("FFNs cannot simply", {"bert": 6.0, "attention_for_ffn": 5.97}, False),
         ("FFNs cannot simply", {"bert": 6.0, "attention_for_ffn": 5.98}, None),
-        # two thirds of the parameters: bert learnt 1.0, so that 0.667 may be lost
-        ("FFNs are inefficient", {"bert": 6.0, "no_ffn": 6.63}, True),
-        ("FFNs are inefficient", {"bert": 6.0, "no_ffn": 6.70}, False),
-        ("FFNs are inefficient", {"bert": 6.0, "no_ffn": 6.66}, None),
+        # no-ffn saves 2/3 of the parameters; bert gains 1.0, so no-ffn may lose 0.667
+        ("FFNs use their", {"bert": 6.0, "no_ffn": 6.63}, True),
+        ("FFNs use their", {"bert": 6.0, "no_ffn": 6.70}, False),
+        ("FFNs use their", {"bert": 6.0, "no_ffn": 6.66}, None),
         ("Weight-shared", {"bert": 6.0, "shared_layers": 6.72}, True),
         ("Weight-shared", {"bert": 6.0, "shared_layers": 6.78}, False),
         ("Weight-shared", {"bert": 6.0, "shared_layers": 6.76}, None),
-        # going without costs 0.5, so that 0.1 may be repaired
-        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.45}, True),
-        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.35}, False),
-        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.40}, None),
-        ("MLPs made linear", {"bert": 6.0, "no_ffn": 6.01, "linear_ffn": 6.3}, None),
+        # removal does a damage of 0.5, so linear-ffn may repair 0.1
+        ("Linear MLPs", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.45}, True),
+        ("Linear MLPs", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.35}, False),
+        ("Linear MLPs", {"bert": 6.0, "no_ffn": 6.5, "linear_ffn": 6.40}, None),
+        ("Linear MLPs", {"bert": 6.0, "no_ffn": 6.01, "linear_ffn": 6.3}, None),
         ("no-ffn learns more", {"bert": 6.0, "no_ffn": 6.97}, True),
         ("no-ffn learns more", {"bert": 6.0, "no_ffn": 7.03}, False),
         ("no-ffn learns more", {"bert": 6.0, "no_ffn": 6.99}, False),
         ("no-ffn learns more", {"bert": 6.0, "no_ffn": None}, False),
     ],
 )
-def test_losses_decide_as_the_criterion_says(claim, losses, holds):
+def test_losses_decide_a_claim_by_its_criterion(claim, losses, holds):
     assert finding(claim, trained(**losses)).holds is holds
 
 
@@ -84,34 +84,34 @@ def test_losses_decide_as_the_criterion_says(claim, losses, holds):
     ("losses", "reason"),
     [
         ({"bert": 6.0}, "no-ffn was not trained."),
-        ({"bert": 6.0, "no_ffn": None}, "no-ffn was not trained to its end: the held-out loss is nan."),
-        ({"bert": 6.0, "no_ffn": 7.5}, "no-ffn has learnt too little to be compared: no-ffn 7.500"),
-        ({"bert": 6.99, "no_ffn": 7.5}, "bert has learnt too little to be compared"),
+        ({"bert": 6.0, "no_ffn": None}, "The training of no-ffn failed: the held-out loss is nan."),
+        ({"bert": 6.0, "no_ffn": 7.5}, "no-ffn learnt too little for a comparison: no-ffn 7.500"),
+        ({"bert": 6.99, "no_ffn": 7.5}, "bert learnt too little for a comparison"),
     ],
 )
-def test_nothing_is_concluded_from_a_model_that_learnt_nothing(losses, reason):
+def test_a_claim_is_undecided_if_a_model_failed_or_learnt_nothing(losses, reason):
     models = trained(**losses)
 
-    for claim in ("FFNs are an important", "FFNs are inefficient"):
+    for claim in ("FFNs are an important", "FFNs use their"):
         found = finding(claim, models)
         assert found.holds is None
         assert found.numbers.startswith(reason)
 
 
-def test_the_numbers_of_a_finding_are_those_of_the_losses():
+def test_a_finding_states_the_losses():
     models = trained(bert=6.0, no_ffn=6.5, shared_layers=6.25)
 
     assert (
         finding("FFNs are an important", models).numbers
-        == "no-ffn 6.500 ± 0.010, bert 6.000 ± 0.010: 0.500 ± 0.014 more."
+        == "no-ffn 6.500 ± 0.010, bert 6.000 ± 0.010: 0.500 ± 0.014 higher."
     )
     shared = finding("Weight-shared", models).numbers
     assert shared.startswith(
-        "0.750 of the parameters of the layers saved; of what bert learnt beyond frequencies 0.250 ±"
+        "Saved: 0.750 of the parameters of the layers. Lost: 0.250 ± 0.010 of the gain of bert over frequencies "
     )
 
 
-def test_the_table_has_every_variant_also_one_that_failed():
+def test_the_table_has_every_variant_and_failed_ones_too():
     models = trained(bert=6.0, no_ffn=None, shared_layers=6.25)
 
     table = variants.section(models).table({variants.NAME: planted(models)})
@@ -123,7 +123,7 @@ def test_the_table_has_every_variant_also_one_that_failed():
     assert table.rows[2][1:] == (6.25, 0.01, pytest.approx(0.25), "1,000", "75", "10", "9", "3e-4", 4)
 
 
-def test_losses_are_saved_and_drawn(tmp_path):
+def test_losses_are_saved_and_plotted(tmp_path):
     losses = planted(trained(bert=6.0, no_ffn=None, shared_layers=6.25))
 
     losses.save(tmp_path)
@@ -134,11 +134,15 @@ def test_losses_are_saved_and_drawn(tmp_path):
 
 
 def swaps(damage, error):
-    """Swaps of three layers; those of layer 1 have this damage, the other one none."""
+    """Return swaps of three layers. Swaps of layer 1 have this damage, the other swap has none."""
     rows = [{"order": "0,1,2", "name": "identity", "delta_loss": 0.0, "delta_loss_se": 0.0}]
     rows += [
-        {"order": "", "name": f"swap {i} {j}", "delta_loss": damage * (1 in (i, j)), "delta_loss_se": error}
-        for i, j in ((0, 1), (0, 2), (1, 2))
+        {"order": order, "name": name, "delta_loss": damage * (1 in pair), "delta_loss_se": error}
+        for order, name, pair in (
+            ("1,0,2", "first two", (0, 1)),
+            ("2,1,0", "ends", (0, 2)),
+            ("0,2,1", "last two", (1, 2)),
+        )
     ]
     return OrderEffects({"layers": 3}, rows)
 
@@ -151,28 +155,29 @@ def commutators(size, error):
 
 @pytest.mark.parametrize(
     ("cut", "holds"),
-    [(2.5, True), (1.5, False), (2.4, None), (1.6, None)],  # twice 1.0 is the threshold, 2 * hypot(0.1, 0.2) its noise
+    [(2.5, True), (1.5, False), (2.4, None), (1.6, None)],  # the threshold is 2 * 1.0 ± 2 * hypot(0.1, 0.2)
 )
-def test_layers_without_skips_commute_twice_as_badly_or_the_claim_falls(cut, holds):
+def test_the_claim_on_skips_holds_from_twice_the_damage_and_commutator(cut, holds):
     models = trained(bert=6.0, no_skip=6.1)
-    section = unskipped.section(models)
+    section = trained_without_skips.section(models)
     results = {variants.NAME: planted(models), "swaps": swaps(1.0, 0.1), "commutators": commutators(1.0, 0.1)}
     results |= {"swaps-no-skip:1": swaps(cut, 0.1), "commutators-no-skip:1": commutators(cut, 0.1)}
 
     found = [claim.check(results) for claim in section.claims]
 
     assert [one.holds for one in found] == [holds, holds]
-    assert all(one.numbers == f"no-skip:1 {cut:.3f} ± 0.100, bert 1.000 ± 0.100: {cut:.3f} times." for one in found)
+    numbers = f"no-skip:1 {cut:.3f} ± 0.100, bert 1.000 ± 0.100: {cut:.3f} times as large."
+    assert [one.numbers for one in found] == [numbers, numbers]
     assert section.table(results).rows[0] == ("0 1", 1.0, 0.1, cut, 0.1, 1.0, 0.1, cut, 0.1)
 
 
-def test_a_model_without_skips_that_failed_is_claimed_nothing_of():
-    section = unskipped.section(trained(bert=6.0, no_skip=None))
+def test_the_claim_on_skips_is_undecided_if_the_training_failed():
+    section = trained_without_skips.section(trained(bert=6.0, no_skip=None))
 
     assert [analysis.name for analysis in section.analyses] == ["swaps", "commutators"]
     found = section.claims[0].check({variants.NAME: planted(trained(bert=6.0, no_skip=None))})
-    assert found == (None, "no-skip:1 was not trained to its end: the held-out loss is nan.")
+    assert found == (None, "The training of no-skip:1 failed: the held-out loss is nan.")
 
 
-def test_without_such_a_model_there_is_no_section_on_skips():
-    assert unskipped.section(trained(bert=6.0, no_ffn=6.1)) is None
+def test_without_a_no_skip_variant_there_is_no_section_on_skips():
+    assert trained_without_skips.section(trained(bert=6.0, no_ffn=6.1)) is None

@@ -1,4 +1,4 @@
-"""``fastprobe paper --train`` end to end at toy size: trained once, gone on with, and everything is on the page."""
+"""``fastprobe paper --train`` end to end with toy models: training, resuming and the page."""
 
 import contextlib
 import html
@@ -17,7 +17,7 @@ from fastprobe import cli
 from fastprobe.data.text import demo_text
 from fastprobe.errors import NumericalError
 from fastprobe.models.loading import load_model
-from fastprobe.pretraining import family
+from fastprobe.pretraining import variant_set
 from fastprobe.replication.sections import SECTIONS, comparisons
 from tests.replication.test_paper import visible
 
@@ -40,7 +40,7 @@ def arguments(text, folder, *more):
 
 @pytest.fixture(scope="module")
 def written(text, tmp_path_factory):
-    """The folder that the command fills, and the claims that it prints as JSON; not to be written to."""
+    """Run the command. Return its folder, which tests must not change, and the claims it prints as JSON."""
     folder, printed = tmp_path_factory.mktemp("paper") / "out", io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", ["fastprobe", *map(str, arguments(text, folder, "--quiet", "--json"))])
@@ -50,12 +50,16 @@ def written(text, tmp_path_factory):
     return folder, json.loads(printed.getvalue())
 
 
-def test_the_page_has_the_variants_beside_the_analyses_of_bert(written):
+def test_the_page_has_the_variants_and_the_analyses_of_bert(written):
     folder, claims = written
     text = visible((folder / "paper.html").read_text())
     models = {name: fp.load(folder / "models" / name) for name in VARIANTS}
 
-    assert {claim["section"] for claim in claims} == {*(section.name for section in SECTIONS), "variants", "unskipped"}
+    assert {claim["section"] for claim in claims} == {
+        *(section.name for section in SECTIONS),
+        "variants",
+        "trained-without-skips",
+    }
     for name, model in models.items():
         last, costs = model.rows[-1], model.config["costs"]
         numbers = [f"{last['held_out_loss']:.3f}", f"{last['held_out_loss_se']:.3f}"]
@@ -72,7 +76,7 @@ def test_the_page_has_the_variants_beside_the_analyses_of_bert(written):
     assert fp.load(folder / "swaps-no-skip:1").config["model"] == str(folder / "models" / "no-skip:1")
 
 
-def test_bert_is_asked_about_text_that_no_variant_was_trained_on(written, text):
+def test_bert_is_analysed_on_text_that_no_variant_was_trained_on(written, text):
     folder, _ = written
     _, tokenizer = load_model(str(folder / "models" / "bert"))
     corpus = fp.pretraining.Corpus.read(
@@ -82,14 +86,15 @@ def test_bert_is_asked_about_text_that_no_variant_was_trained_on(written, text):
 
     documents = [json.loads(line)["text"] for line in (folder / "models" / "held-out.jsonl").read_text().splitlines()]
 
-    assert 0.9 * len(corpus.held_out) < len(documents) <= len(corpus.held_out)  # some are one long word
-    for document in documents:  # the same tokens as in the next sequence, or the one after it
+    # A sequence of one long word gives no text.
+    assert 0.9 * len(corpus.held_out) < len(documents) <= len(corpus.held_out)
+    for document in documents:  # its tokens are those of a later sequence
         ids = tokenizer(document, add_special_tokens=False)["input_ids"]
         assert any(" ".join(map(str, ids)) in " ".join(map(str, sequence)) for sequence in held_out)
     assert fp.load(folder / "swaps").config["text"][0].startswith(str(folder / "models" / "held-out.jsonl"))
 
 
-def test_commands_on_the_page_train_and_ask_the_same(written, run, tmp_path):
+def test_commands_on_the_page_repeat_the_training_and_the_analyses(written, run, tmp_path):
     folder, _ = written
     page = html.unescape((folder / "paper.html").read_text())
     commands = [
@@ -108,12 +113,12 @@ def test_commands_on_the_page_train_and_ask_the_same(written, run, tmp_path):
     assert rows[0].equals(rows[1])
 
 
-def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written, run, text, tmp_path):
+def test_resume_loads_models_and_results_and_trains_missing_models(written, run, text, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(written[0], folder)
     shutil.rmtree(folder / "models" / "no-ffn")
     for name in [analysis.name for section in SECTIONS for analysis in section.analyses]:
-        shutil.rmtree(folder / name)  # their rows would name the other folder as that of the model
+        shutil.rmtree(folder / name)  # their configuration names the model in the other folder
     for name in ("swaps-no-skip:1", "commutators-no-skip:1"):
         shutil.rmtree(folder / name)
     kept = (folder / "models" / "bert" / "scores.json").stat().st_mtime_ns
@@ -121,7 +126,7 @@ def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written
     code, _, err = run(*arguments(text, folder, "--resume"))
 
     assert code == 0
-    assert "1/3 taking bert" in err
+    assert "1/3 loading bert" in err
     assert "2/3 training no-ffn" in err
     assert (folder / "models" / "bert" / "scores.json").stat().st_mtime_ns == kept
     assert fp.load(folder / "models" / "no-ffn").rows == fp.load(written[0] / "models" / "no-ffn").rows
@@ -134,25 +139,25 @@ def test_resume_takes_models_and_results_over_and_trains_what_is_missing(written
     assert re.fullmatch(r"fastprobe: --resume: .*bert is of a run with another steps; start anew .*\n", err)
     code, out, err = run(*arguments(text, folder, "--quiet"))
     assert (code, out) == (2, "")
-    assert re.fullmatch(r"fastprobe: out: .*models holds models; go on with them with --resume.*\n", err)
+    assert re.fullmatch(r"fastprobe: out: .*models holds models; continue with --resume.*\n", err)
 
 
-def test_a_variant_that_diverges_is_on_the_page(run, text, tmp_path, monkeypatch):
-    plain = family.pretrain
+def test_a_failed_training_is_reported_on_the_page(run, text, tmp_path, monkeypatch):
+    plain = variant_set.pretrain
 
     def pretrain(*args, variant, **options):
         if variant == "no-skip:1":
             raise NumericalError("the held-out loss is nan at step 2")
         return plain(*args, variant=variant, **options)
 
-    monkeypatch.setattr(family, "pretrain", pretrain)
+    monkeypatch.setattr(variant_set, "pretrain", pretrain)
 
     code, out, err = run(*arguments(text, tmp_path / "out", "--resume", "--json"))
 
     assert code == 0
     assert "to go on with; this is a first run" in err
     found = {row["claim"]: (row["holds"], row["found"]) for row in json.loads(out)}
-    reason = "no-skip:1 was not trained to its end: the held-out loss is nan at step 2."
+    reason = "The training of no-skip:1 failed: the held-out loss is nan at step 2."
     assert found["no-skip:1 learns more than the frequencies of tokens."] == (False, reason)
     assert "<td>no-skip:1</td>" in (tmp_path / "out" / "paper.html").read_text().replace("> <", "><")
 
@@ -168,7 +173,7 @@ def test_a_variant_that_diverges_is_on_the_page(run, text, tmp_path, monkeypatch
         (["--train", "--text", "nowhere.txt"], "--text: nowhere.txt is not a file"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(run, tmp_path, words, message):
+def test_invalid_input_prints_one_line_and_writes_nothing(run, tmp_path, words, message):
     code, out, err = run("paper", *words, "--quiet", "--out", tmp_path / "out")
 
     assert (code, out) == (2, "")
@@ -177,5 +182,5 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, tmp_path, words, mess
     assert not (tmp_path / "out").exists()
 
 
-def test_one_model_alone_is_compared_with_none():
+def test_without_variants_there_are_no_comparisons():
     assert comparisons(()) == ()

@@ -1,4 +1,4 @@
-"""The small set of variants that the paper's questions on FFNs and skip connections need, trained side by side."""
+"""``pretrain_variants()``: train BERT and a set of variants on the same text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.result import Pretraining
-from fastprobe.pretraining.run import can_resume, pretrain
+from fastprobe.pretraining.resume import can_resume
+from fastprobe.pretraining.run import pretrain
 from fastprobe.pretraining.variants import Variant
 from fastprobe.runtime.files import write_text
 
 BERT = "bert"
-SMALL_SET = (
+DEFAULT_VARIANTS = (
     BERT,
     "no-ffn",
     "linear-ffn",
@@ -29,27 +30,30 @@ SMALL_SET = (
     "weighted-skip",
     "shared-layers",
 )
+"""The variants that test the paper's claims about FFNs, skip connections and shared weights."""
 HELD_OUT = "held-out.jsonl"
+"""File with the held-out text."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One variant, and what came of its training."""
+class TrainedVariant:
+    """A variant and the outcome of its training."""
 
     variant: str
     folder: Path
-    """Where the model is, if there is one."""
+    """Folder of the model, if the training succeeded."""
     command: str
-    """What trains it again."""
+    """Command that repeats the training."""
     result: Pretraining | None
+    """The losses; ``None`` if the training failed."""
     failure: str = ""
-    """Why there is none."""
+    """Reason of the failure; empty if the training succeeded."""
 
 
 def pretrain_variants(
     text: Any,
     folder: str | Path,
-    variants: Iterable[str] = SMALL_SET,
+    variants: Iterable[str] = DEFAULT_VARIANTS,
     *,
     vocab_size: int = 4096,
     max_seq_len: int = 128,
@@ -61,33 +65,33 @@ def pretrain_variants(
     words: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
     **options: Any,
-) -> list[Trained]:
-    """Train BERT and variants of it on one text, each by :func:`pretrain` and into a folder of its name.
+) -> list[TrainedVariant]:
+    """Train BERT and variants of it on one text, each by :func:`pretrain` into a folder of its name.
 
-    All get the same tokenizer, sequences and held-out tokens, so that their losses can be compared. The sequences that
-    none of them was trained on are left as text in ``folder/held-out.jsonl``. A training that diverges is reported by
-    its :class:`Trained`, and the others go on.
+    All models get the same tokenizer, sequences and masked tokens, so their losses can be compared. The held-out
+    sequences are written as text to ``folder/held-out.jsonl``. If one training diverges, the others continue, and its
+    :class:`fastprobe.pretraining.TrainedVariant` gives the reason.
 
     Args:
-        text: as for :func:`pretrain`, and read once.
-        folder: where the folders of the models go.
-        variants: what to train, as for :func:`pretrain`; ``bert`` is trained first in any case.
-        vocab_size: of the tokenizer that is trained on the text.
-        max_seq_len: tokens of every sequence, special tokens included.
-        tokens: read no more than these of the text.
-        text_column: where the text of a ``.jsonl`` line or a dataset's row is.
-        seed: of weights, order, masks and dropout.
-        resume: go on with the models that are finished or begun in ``folder``; those of other options are refused.
-        progress: show bars.
-        words: the text as it is typed behind ``fastprobe pretrain``, for the commands.
-        say: is told which variant is trained.
+        text: as for :func:`pretrain`. It is read once.
+        folder: parent folder of the models.
+        variants: names of variants, as for :func:`pretrain`. ``bert`` is always trained, and first.
+        vocab_size: vocabulary size of the tokenizer that is trained on the text.
+        max_seq_len: tokens of every sequence, including special tokens.
+        tokens: read at most this many tokens of the text.
+        text_column: name of the text column of ``.jsonl`` files and datasets.
+        seed: seed of weights, data order, masking and dropout.
+        resume: load finished models in ``folder`` and continue unfinished ones. Their options must be the same.
+        progress: show progress bars.
+        words: the text as arguments of ``fastprobe pretrain``, for the commands.
+        say: called with a line of text before each training.
         options: sizes and rates, as for :func:`pretrain`.
 
     Returns:
-        one entry a variant, ``bert`` first.
+        one entry for each variant, ``bert`` first.
 
     Raises:
-        InputError: as for :func:`pretrain`; or ``folder`` holds models and ``resume`` is not asked for.
+        InputError: as for :func:`pretrain`; or ``folder`` holds models and ``resume`` is false.
 
     Example:
         >>> trained = fp.pretrain_variants(None, "models", ["no-ffn", "no-skip:1"], steps=4000)  # doctest: +SKIP
@@ -96,25 +100,25 @@ def pretrain_variants(
     for name in names:
         Variant.parse(name)
     folders = {name: Path(folder) / name for name in names}
-    begun = {name for name, path in folders.items() if can_resume(path)}
-    if begun and not resume:
-        raise InputError(f"out: {folder} holds models; go on with them with --resume, or choose another folder")
+    present = {name for name, path in folders.items() if can_resume(path)}
+    if present and not resume:
+        raise InputError(f"out: {folder} holds models; continue with --resume, or choose another folder")
     corpus = Corpus.read(
         text, vocab_size=vocab_size, max_seq_len=max_seq_len, tokens=tokens, text_column=text_column, seed=seed
     )
     sizes = {"vocab_size": vocab_size, "max_seq_len": max_seq_len, "seed": seed} | options
     trained = []
     for number, name in enumerate(names, 1):
-        say(f"{number}/{len(names)} {'taking' if name in begun else 'training'} {name}")
+        say(f"{number}/{len(names)} {'loading' if name in present else 'training'} {name}")
         command = _command(name, folders[name], words, sizes)
         result, failure = None, ""
         try:
             result = pretrain(
-                corpus, folders[name], variant=name, seed=seed, resume=name in begun, progress=progress, **options
+                corpus, folders[name], variant=name, seed=seed, resume=name in present, progress=progress, **options
             )
         except NumericalError as error:
             failure = str(error)
-        trained.append(Trained(name, folders[name], command, result, failure))
+        trained.append(TrainedVariant(name, folders[name], command, result, failure))
     held_out = (json.dumps({"text": words}) + "\n" for words in corpus.held_out_text() if words)
     write_text(Path(folder) / HELD_OUT, "".join(held_out))
     return trained
