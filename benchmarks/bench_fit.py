@@ -23,9 +23,8 @@ LENGTH = 128
 def bench_fit(duel: Callable[..., None], model: str, dtype: torch.dtype, tokens: int | None) -> None:
     """How many times as fast are coefficients and R² of ``LinearFit`` than those of lstsq and scikit-learn?
 
-    Ours also gives rank, condition number, an error bound and the anisotropy of y; with its defaults also R² over 5
-    folds and CKA (a third product, y^T y). The others give coefficients and one R² in float32, and need all rows in
-    memory.
+    Ours gives rank, condition number, an error bound and the cone of y, too; with its defaults also R² over 5 folds and
+    CKA (a third product, y^T y). The others give coefficients and one R² in float32, and need all rows in memory.
     The error is of R², against an SVD in float64 that leaves out the direction without variance. A solver that keeps it
     fits the rounding of the rows with it and comes out about (1 - R²) / N higher, which is inside the gate.
     """

@@ -25,7 +25,7 @@ Sums = tuple[Tensor, ...]
 def bench_gram(duel: Callable[..., None], model: str, dtype: torch.dtype) -> None:
     """How many times as fast does ``Moments.update_`` give a pair's sums, all in float64, than plain products?
 
-    Ours also checks that every row is finite and sums the unit rows of y (for the column ``anisotropy``); the peer
+    Ours also checks that every row is finite and sums the unit rows of y (for the column ``cone``); the peer
     "gram_ alone" does neither, so its ratio is the price of both. The error is of the sums about zero.
     """
     width, seeded = WIDTHS[model], generator()

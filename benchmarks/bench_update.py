@@ -20,8 +20,7 @@ TOKENS, BATCH, WIDTH = (2**20, 2**15, 768) if DEVICE.type == "cuda" else (2**14,
 def bench_update(duel: Callable[..., None], dtype: torch.dtype) -> None:
     """G7: ``LinearFit.update`` against what ``concept_erasure.LeaceFitter.update`` does, spelled out and itself.
 
-    Both sum up x^T x and x^T y about the means. Ours also checks that all is finite and sums unit rows for
-    the anisotropy.
+    Both sum up x^T x and x^T y about the means. Ours also checks that all is finite and sums unit rows for the cone.
     The error is of the sums, over the size of their columns about their means.
     """
     seeded = generator()

@@ -84,7 +84,7 @@ SECTION = Section(
         "The best affine map from input to output by least squares; non-linearity is 1 − r2 on held-out sequences, of "
         "five folds. attn_proj is affine and must be zero. The paper trains a map on a cosine loss with Adam and "
         "corrects the mean cosine for anisotropy; “cosine fit”, the mean cosine of a fit to unit-norm targets, is "
-        "nearest to that, to be read against “anisotropy”, the mean cosine of two tokens."
+        "nearest to that, to be read against “cone”, the mean cosine of two tokens."
     ),
     analyses=[Analysis(NAME, "Non-linearity of every element over layers.", _command, _run)],
     claims=[
