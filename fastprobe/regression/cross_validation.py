@@ -2,7 +2,7 @@
 
 Symbols. Fold f has n_f tokens, the other folds have m_f = n - n_f. z = P^T (x - x̄) are whitened coordinates of x,
 Λ is the ridge in them (:mod:`~fastprobe.regression.whitening`), u = y - ȳ. Means are over all tokens. Σ_f sums over the
-tokens of fold f, Σ_¬f over the other tokens, Σ over all tokens: Σ z = 0, Σ z z^T = I, Σ u = 0.
+tokens of fold f, Σ_¬f over the other tokens, Σ over all tokens: Σ z = 0, Σ z z^T = I, Σ u = 0. <A, B> = Σ_ij A_ij B_ij.
 
 1. Centring. Moments are about an origin. With s = Σ_f x and G = Σ_f x y^T about the origins,
 
@@ -16,14 +16,16 @@ tokens of fold f, Σ_¬f over the other tokens, Σ over all tokens: Σ z = 0, Σ
     B_f = Σ_f z u^T        = P^T [Σ_f (x - x̄)(y - ȳ)^T],      B = Σ_f B_f
     q_f = Σ_f |u|^2        = Σ_f |y|^2 - 2 s_y · ȳ + n_f |ȳ|^2
 
-3. The other tokens. Their sums are -a_f and -t_f, since all sums are 0. Their means are
+3. Sums of the other tokens. The sums over all tokens are 0, so those over the others are
 
-    α_f = -a_f / m_f,      τ_f = -t_f / m_f
+    Σ_¬f z = -a_f,         Σ_¬f z z^T = I - A_f,         Σ_¬f u = -t_f,         Σ_¬f z u^T = B - B_f
 
-and their scatter and cross-scatter about these means are
+Their means, and their scatter and cross-scatter about the means, are
 
-    T_f = Σ_¬f (z - α_f)(z - α_f)^T = I - A_f - a_f a_f^T / m_f
-    C_f = Σ_¬f (z - α_f)(u - τ_f)^T = B - B_f - a_f t_f^T / m_f
+    α_f = -a_f / m_f
+    τ_f = -t_f / m_f
+    T_f = Σ_¬f (z - α_f)(z - α_f)^T = I - A_f - m_f α_f α_f^T = I - A_f - a_f a_f^T / m_f
+    C_f = Σ_¬f (z - α_f)(u - τ_f)^T = B - B_f - m_f α_f τ_f^T = B - B_f - a_f t_f^T / m_f
 
 4. The fit without fold f, with M_f = T_f + Λ:
 
@@ -32,13 +34,11 @@ and their scatter and cross-scatter about these means are
 T_f is well conditioned whatever the condition of x: its eigenvalues lie between 0 and 1, near m_f / n unless fold f is
 unlike the others. Where the other folds leave a direction open, M_f^-1 is a generalised inverse (see _inverse).
 
-5. Moments of fold f about the means of the others. With
+5. Moments of fold f about the means of the others. With c_f = 2 / m_f + n_f / m_f^2,
 
-    c_f = 2 / m_f + n_f / m_f^2
-
-    Σ_f |u - τ_f|^2                 = q_f + c_f |t_f|^2          = TSS_f
-    Σ_f (z - α_f)(u - τ_f)^T        = B_f + c_f a_f t_f^T
-    Σ_f (z - α_f)(z - α_f)^T        = A_f + c_f a_f a_f^T
+    TSS_f = Σ_f |u - τ_f|^2  = q_f - 2 τ_f · t_f + n_f |τ_f|^2                  = q_f + c_f |t_f|^2
+    Σ_f (z - α_f)(u - τ_f)^T = B_f - α_f t_f^T - a_f τ_f^T + n_f α_f τ_f^T      = B_f + c_f a_f t_f^T
+    Σ_f (z - α_f)(z - α_f)^T = A_f - α_f a_f^T - a_f α_f^T + n_f α_f α_f^T      = A_f + c_f a_f a_f^T
 
 6. Squared error on fold f of the fit without it.
 
@@ -46,11 +46,11 @@ unlike the others. Where the other folds leave a direction open, M_f^-1 is a gen
           = TSS_f - 2 <W_f, B_f + c_f a_f t_f^T> + <W_f, (A_f + c_f a_f a_f^T) W_f>
           = TSS_f - 2 (<W_f, B_f> + c_f (W_f^T a_f) · t_f) + <W_f, A_f W_f> + c_f |W_f^T a_f|^2
 
-7. No product with A_f. From 3 and 4, A_f = I + Λ - M_f - a_f a_f^T / m_f and <W_f, M_f W_f> = <W_f, C_f>, so
+7. The quadratic form without a product with A_f. From 3 and 4,
 
+    A_f = I + Λ - M_f - a_f a_f^T / m_f
+    <W_f, M_f W_f> = <W_f, C_f>                 also for the generalised inverse: M^-1 M M^-1 = M^-1
     <W_f, A_f W_f> = <W_f, (I + Λ) W_f> - <W_f, C_f> - |W_f^T a_f|^2 / m_f
-
-The second equation of 7 also holds for the generalised inverse, because M^-1 M M^-1 = M^-1.
 """
 
 from __future__ import annotations
@@ -135,20 +135,20 @@ class Folds:
         if len(self.numbers) < len(B_f):
             B_f, sums, squares = B_f[self.numbers], sums[self.numbers], squares[self.numbers]
         n, m, a, ridge = self.n[:, None], self.m[:, None], self.a, self.whitening.ridge
-        t = sums - n * y_mean
+        t = sums - n * y_mean  # step 2
         q = squares - 2 * sums * y_mean + n * y_mean.square()
         W, WB, WC = torch.empty_like(B_f), torch.empty_like(self.m), torch.empty_like(self.m)
         for f, inverse in enumerate(self.inverse):
-            C = (B - B_f[f]).addr_(a[f], t[f] / m[f], alpha=-1)
-            torch.mm(inverse, C, out=W[f])
+            C = (B - B_f[f]).addr_(a[f], t[f] / m[f], alpha=-1)  # step 3
+            torch.mm(inverse, C, out=W[f])  # step 4
             WB[f], WC[f] = W[f].flatten() @ B_f[f].flatten(), W[f].flatten() @ C.flatten()
         Wa = (a[:, None] @ W)[:, 0]
         c = 2 / m + n / m.square()
-        tss = (q + c * t.square()).sum(1)
+        tss = (q + c * t.square()).sum(1)  # step 5
         cross = WB + (Wa * c * t).sum(1)
         quadratic = torch.linalg.vector_norm(W, dim=2).square() @ (1 + ridge) - WC
-        quadratic += ((c - 1 / m) * Wa.square()).sum(1)
-        return HeldOut(W, -t / m, tss - 2 * cross + quadratic, tss)
+        quadratic += ((c - 1 / m) * Wa.square()).sum(1)  # step 7
+        return HeldOut(W, -t / m, tss - 2 * cross + quadratic, tss)  # step 6
 
 
 def _inverse(T: Tensor, whitening: Whitening, noise: float) -> Tensor:
@@ -156,17 +156,17 @@ def _inverse(T: Tensor, whitening: Whitening, noise: float) -> Tensor:
 
     An eigenvalue of T_f near ``noise`` means that the other folds leave a direction open: there are fewer tokens than
     columns, or a column varies in one fold only. The generalised inverse then gives the shortest map in equilibrated
-    columns: with the lengths H = L_r^1/2 of their coordinates (H = I with a ridge), M^-1 = H (H M H)^+ H.
+    columns: with H = diag(L_r)^1/2, or H = I with a ridge, M^-1 = H (H M H)^+ H.
     """
     M = T + whitening.ridge.diag()
     factors, failed = torch.linalg.cholesky_ex(M)
     if not failed.any() and (factors.diagonal(dim1=1, dim2=2).square() > 10 * noise).all():
         return torch.cholesky_inverse(factors)
-    length = torch.ones_like(whitening.ridge) if whitening.alpha else whitening.eigenvalues.sqrt()
-    values, vectors = torch.linalg.eigh(length[:, None] * M * length)
-    kept = values > torch.maximum(whitening.rcond * values[:, -1:], noise * values.new_tensor(float(length[0] ** 2)))
+    h = torch.ones_like(whitening.ridge) if whitening.alpha else whitening.eigenvalues.sqrt()  # diagonal of H
+    values, vectors = torch.linalg.eigh(h[:, None] * M * h)
+    kept = values > torch.maximum(whitening.rcond * values[:, -1:], noise * values.new_tensor(float(h[0] ** 2)))
     inverse = torch.where(kept, 1 / values, torch.zeros_like(values))
-    return length[:, None] * (vectors * inverse[:, None] @ vectors.mT) * length
+    return h[:, None] * (vectors * inverse[:, None] @ vectors.mT) * h
 
 
 def centred_products(

@@ -78,15 +78,6 @@ class MomentPlan:
         """Blocks that are multiplied, in order. Blocks in ``parts`` are not."""
         return [block for block in self.widths if block not in self.parts]
 
-    def has(self, x: str, y: str) -> bool:
-        """Return True if the products of the blocks x and y are kept, or follow from those of their parts."""
-        if y in self.parts:
-            return all(self.has(x, part) for part in self.parts[y])
-        if x in self.parts:
-            return self.has(y, x)
-        kept = {*self.pairs, *self.pooled}
-        return (x, y) in kept or (y, x) in kept
-
     @property
     def nbytes(self) -> int:
         """Bytes of the moments of this plan. They do not depend on the number of tokens."""

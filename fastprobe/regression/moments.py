@@ -194,6 +194,14 @@ class Moments:
             return self._mirrored(x)
         return self.grams[x, y] if (x, y) in self.grams else self.grams[y, x].mT
 
+    def has(self, x: str, y: str) -> bool:
+        """Return True if :meth:`cross` of x and y is kept, or follows from the products of their parts."""
+        if y in self.plan.parts:
+            return all(self.has(x, part) for part in self.plan.parts[y])
+        if x in self.plan.parts:
+            return self.has(y, x)
+        return (x, y) in self.grams or (y, x) in self.grams
+
     def _mirrored(self, x: str) -> Tensor:
         """Return the Gram matrices of a block. Updates define only their upper triangles."""
         gram = self.grams[x, x]

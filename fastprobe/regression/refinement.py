@@ -1,4 +1,4 @@
-"""One step of iterative refinement: a second pass over the rows of a fit, through the residuals of its map.
+"""Iterative refinement of a fit: one step, from the residuals of a second pass over the rows.
 
 Moments give RSS as a difference of sums, with an error that grows with the condition of x. Residuals of rows have no
 such difference: the squared error of a slightly wrong map is off by the square of the map's error only. The sum of

@@ -79,7 +79,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "cosine_cv": None,
         "cosine_objective": None,
         "anisotropy": anisotropy(moments.units[y], int(moments.unit_counts[y])),
-        "cka": cka(S_xx, S_xy, _target_scatter(source, fit, y)) if varies and moments.plan.has(y, y) else None,
+        "cka": cka(S_xx, S_xy, _target_scatter(source, fit, y)) if varies and moments.has(y, y) else None,
         "rank": whitening.rank,
         "condition": whitening.condition,
         "error_bound": fit.error_bound,

@@ -86,6 +86,19 @@ def test_the_gram_of_a_sum_of_parts_counts_every_row_once():
     torch.testing.assert_close(gram, rows["y"].mT @ rows["y"], rtol=1e-11, atol=1e-9)
 
 
+@pytest.mark.parametrize(("x", "y"), PAIRS, ids="-".join)
+def test_has_is_true_exactly_for_the_products_that_can_be_read(x, y):
+    moments = Moments.zero(MomentPlan.of([("a", "y")], WIDTHS, parts={"y": ("a", "b")}))
+    readable = {("a", "a"), ("a", "b"), ("b", "a"), ("a", "y"), ("y", "a")}
+
+    assert moments.has(x, y) == ((x, y) in readable)
+    if moments.has(x, y):
+        assert moments.cross(x, y).shape == (1, WIDTHS[x], WIDTHS[y])
+    else:
+        with pytest.raises(KeyError):
+            moments.cross(x, y)
+
+
 @pytest.mark.parametrize("mean", [0, 100])
 @pytest.mark.parametrize("block", WIDTHS)
 def test_sums_and_squares_are_those_of_the_rows(block, mean):
