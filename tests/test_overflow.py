@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastprobe as fp
-from fastprobe.cli.showing import show
+from fastprobe.cli.output import show
 from fastprobe.errors import NumericalError
 from fastprobe.reordering.effects import compared
 from fastprobe.results.tables import orders_table

@@ -13,7 +13,7 @@ from torch import nn
 
 import fastprobe as fp
 from fastprobe.data.labelled_text import ROWS, WORDS
-from fastprobe.data.text import DEMO, TokenBatches, default_batch_size
+from fastprobe.data.token_batches import DEMO, TokenBatches, default_batch_size
 from fastprobe.errors import InputError
 from fastprobe.models.loading import load_text, parse_count
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.data.text import TokenBatches, default_batch_size, rows
+from fastprobe.data.token_batches import TokenBatches, default_batch_size, rows
 from fastprobe.errors import InputError
 
 WORDS = "tokens"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprobe.data.text import demo_text, documents, special_tokens
+from fastprobe.data.token_batches import demo_text, documents, special_tokens
 from fastprobe.errors import InputError
 
 SPECIAL = {

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 import fastprobe as fp
-from fastprobe.data.text import demo_model_path, demo_text
+from fastprobe.data.token_batches import demo_model_path, demo_text
 from fastprobe.errors import InputError
 
 WORDS = " ".join(list(demo_text().values())[:3]).split()[:400]

@@ -27,7 +27,7 @@ from fastprobe.cli.options import (
     integer,
     named_batches,
 )
-from fastprobe.cli.showing import remark_on_few
+from fastprobe.cli.output import remark_on_few
 from fastprobe.models.identities import check_points
 from fastprobe.models.loading import load_model
 from fastprobe.models.points import parse_range

@@ -6,7 +6,7 @@ import pytest
 from safetensors import SafetensorError
 
 import fastprobe as fp
-from fastprobe.data.text import demo_text
+from fastprobe.data.token_batches import demo_text
 from fastprobe.models.unpadded.encoder import EncoderLayer
 
 

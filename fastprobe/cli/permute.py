@@ -31,7 +31,7 @@ from fastprobe.cli.options import (
     named_batches,
     scaled_skips,
 )
-from fastprobe.cli.showing import drawn_column, show
+from fastprobe.cli.output import drawn_column, show
 from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.skip_scale import PARTS

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from fastprobe.cli.showing import remark_on_few, show
+from fastprobe.cli.output import remark_on_few, show
 from fastprobe.reordering.commutativity import OrderEffects
 from fastprobe.results.tables import depths_table, orders_table
 

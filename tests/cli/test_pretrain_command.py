@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastprobe.data.text import demo_text
+from fastprobe.data.token_batches import demo_text
 
 
 def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from fastprobe.data.text import PIECE, MaskedBatches, demo_model_path, token_batches
+from fastprobe.data.token_batches import PIECE, MaskedBatches, demo_model_path, token_batches
 from fastprobe.errors import InputError
 
 

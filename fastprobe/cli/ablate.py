@@ -28,7 +28,7 @@ from fastprobe.cli.options import (
     named_batches,
     number,
 )
-from fastprobe.cli.showing import drawn_column, remark_on_few, show
+from fastprobe.cli.output import drawn_column, remark_on_few, show
 from fastprobe.data.labelled_text import WORDS, LabelledBatches
 from fastprobe.errors import InputError
 from fastprobe.models.loading import load_model
