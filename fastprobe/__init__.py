@@ -3,7 +3,7 @@
 from fastprobe import orders as orders
 from fastprobe.ablations.ablation import Ablations as Ablations
 from fastprobe.ablations.ablation import ablation as ablation
-from fastprobe.data.labelled_text import labelled_batches as labelled_batches
+from fastprobe.data.labelled_batches import labelled_batches as labelled_batches
 from fastprobe.data.token_batches import token_batches as token_batches
 from fastprobe.models.linear_mlp import write_linear_mlp_ as write_linear_mlp_
 from fastprobe.models.permute import parallel_layers as parallel_layers

@@ -1,4 +1,4 @@
-"""What a command that runs layers leaves and prints."""
+"""Files, tables and notes that commands leave."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from fastprobe.reordering.effects import HEAD_COLUMNS, STATE_COLUMNS
 from fastprobe.results.result import BY_DEPTH, Result
 
 FEW = 0.1
-"""How much higher held-out errors may be for want of tokens before it is said."""
+"""Relative excess of a held-out error, for want of tokens, from which on a note says so."""
 
 
 def drawn_column(metric: str, model: str, has_head: bool, depths: bool = False) -> str:
-    """The column to draw, if there will be such a one."""
+    """Return the column to draw, or refuse one that the result will not have.
+
+    Args:
+        metric: the value of ``--metric``.
+        model: name of the model's class, for the message.
+        has_head: the model has a language-model head.
+        depths: the result has columns by depth.
+    """
     if metric == "auto":
         return "delta_loss" if has_head else "relative_l2"
     if metric in HEAD_COLUMNS and not has_head:
@@ -33,28 +40,42 @@ def drawn_column(metric: str, model: str, has_head: bool, depths: bool = False) 
     return metric
 
 
-def remark_on_few(tokens: int, columns: int) -> None:
-    """Say so where maps of so many columns have seen too few tokens for their held-out scores to have settled.
+def note_few_tokens(tokens: int, columns: int) -> None:
+    """Print a note if there are too few tokens for the held-out scores of maps with so many input columns.
 
-    Of n tokens and d columns the error that a least-squares map makes on others is d / (n - d) higher than with many.
+    With n tokens and d columns, the held-out error of a least-squares map is d / (n - d) higher than with many tokens.
     """
     if tokens <= columns:
-        note(f"{tokens:,} tokens, and maps of {columns:,} columns fit anything to as few; read more (--tokens)")
-    elif (more := columns / (tokens - columns)) > FEW:
-        note(f"{tokens:,} tokens are few for maps of {columns:,} columns: held-out errors are some {more:.0%} higher")
+        note(f"{tokens:,} tokens: maps of {columns:,} columns fit anything to so few; read more (--tokens)")
+    elif (excess := columns / (tokens - columns)) > FEW:
+        note(
+            f"{tokens:,} tokens are few for maps of {columns:,} columns: held-out errors are about {excess:.0%} higher"
+        )
 
 
 def show(
     result: Result,
+    table: RenderableType,
+    *,
     origin: dict[str, Any],
     out: Path,
     metric: str,
-    table: RenderableType,
     json: bool,
     quiet: bool,
-    *files: str,
+    more_files: tuple[str, ...] = (),
 ) -> None:
-    """Save, draw and print a result of a model's layers run in one way or another."""
+    """Save, draw and print the result of a command that runs layers.
+
+    Args:
+        result: rows, and a configuration with ``layer_forwards``.
+        table: the rows for people.
+        origin: entries of the configuration that say what the result is of.
+        out: folder for the files.
+        metric: column to draw.
+        json: print the JSON document instead of the table.
+        quiet: print no notes.
+        more_files: files in the folder that the command wrote already.
+    """
     result.config.update(origin | {"versions": VERSIONS})
     result.save(out)
     picture = f"{result.kind}.png"
@@ -64,11 +85,12 @@ def show(
         typer.echo(result.to_json())
     else:
         stdout.print(table)
-    if not quiet:
-        if drawn != metric:
-            note(f"no row has {metric}: nothing was to be predicted; the picture is of {drawn}, read more (--tokens)")
-        if lost := [row for row in result.rows if "relative_l2" in row and row["relative_l2"] is None]:
-            note(f"{len(lost)} rows are empty: their states became NaN or infinite; --dtype float32 may hold them")
-        ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
-        note(f"{len(result.rows)} rows from {ran} layer runs a batch; one by one they would take {naive}")
-        note(f"{out}: {', '.join(['scores.json', 'scores.csv', *files, picture])}")
+    if quiet:
+        return
+    if drawn != metric:
+        note(f"no row has {metric}, because no token was to be predicted; the picture shows {drawn} (more --tokens)")
+    if lost := [row for row in result.rows if "relative_l2" in row and row["relative_l2"] is None]:
+        note(f"{len(lost)} rows are empty: their states became NaN or infinite; --dtype float32 may hold them")
+    ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
+    note(f"{len(result.rows)} rows from {ran} layer runs a batch; one by one they would take {naive}")
+    note(f"{out}: {', '.join(['scores.json', 'scores.csv', *more_files, picture])}")

@@ -1,41 +1,32 @@
-"""``paper``."""
+"""``fastprobe paper``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, dumps, keeps, note, stdout
+from fastprobe.cli.app import VERSIONS, app, dumps, note, resumable_from, stdout
+from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import (
-    BatchSize,
-    Dataset,
-    Device,
-    Dtype,
     HiddenSize,
     Json,
     LearningRate,
-    MaxSeqLen,
-    Model,
     Out,
     Quiet,
-    Resume,
-    Split,
     Steps,
-    Text,
-    TextColumn,
-    Tokens,
     TrainedLayers,
     Trainer,
     TrainingSeed,
     VocabSize,
-    named_batches,
     trainer_fields,
 )
+from fastprobe.cli.source import Source
 from fastprobe.errors import InputError, NumericalError
-from fastprobe.models.loading import load_model, load_text
 from fastprobe.pretraining import Trained
 from fastprobe.pretraining.family import HELD_OUT, SMALL_SET
 from fastprobe.results.tables import claims_table
@@ -52,30 +43,22 @@ TRAINING = (
     "seed",
     "trainer",
 )
-"""Options that say how models are trained."""
+"""Options that need ``--train``."""
 
 
 @app.command()
+@takes(Source, tokens="8k")
 def paper(
+    source: Source,
     context: typer.Context,
-    model: Model = None,
-    text: Text = None,
-    dataset: Dataset = None,
-    split: Split = "train",
-    text_column: TextColumn = "text",
-    tokens: Tokens = "8k",
-    max_seq_len: MaxSeqLen = 128,
-    batch_size: BatchSize = "auto",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
     train: Annotated[
         bool,
         typer.Option(
-            "--train", help="Train BERT and its variants on the text first, and compare them; with the options:"
+            "--train", help="First train BERT and its variants on the text, to compare them; with the options:"
         ),
     ] = False,
     variant: Annotated[
-        list[str] | None, typer.Option(help="As for pretrain, may be given several times; ten if none is.")
+        list[str] | None, typer.Option(help="As for pretrain, may be given several times; by default ten.")
     ] = None,
     steps: Steps = 8000,
     layers: TrainedLayers = 4,
@@ -86,35 +69,33 @@ def paper(
     seed: TrainingSeed = 0,
     trainer: Trainer = None,
     out: Out = Path("fastprobe-out"),
-    resume: Resume = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the finished sections in --out.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The 2021 paper's analyses of a model, as one HTML page. With --train they are of BERT and its variants."""
+    """Repeat the 2021 paper's analyses of a model, or of BERT and its variants, as one HTML page."""
     typed = [name for name in TRAINING if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
     if typed and not train:
-        raise InputError(f"--{typed[0].replace('_', '-')}: goes with --train, which trains models to compare")
-    if train and model:
-        raise InputError(
-            f"--train: trains the models that it asks, so that {model!r} has no place; leave one of them out"
-        )
-    say = (lambda text: None) if quiet else note
-    keeps(out)
+        raise InputError(f"--{typed[0].replace('_', '-')}: needs --train, which trains the models to compare")
+    if train and source.model:
+        raise InputError(f"--train: takes no model, because it trains its own; got {source.model!r}, leave one out")
+    say: Callable[[str], None] = (lambda text: None) if quiet else note
+    resumable_from(out)
     if resume and not any(out.glob("*")):
         say(f"--resume: there is nothing in {out} to go on with; this is a first run")
     trained: list[Trained] = []
     if train:
         trained = fp.pretrain_variants(
-            load_text(text or [], dataset, split)[0] if text or dataset else None,
+            source.load_text()[0] if source.names_text else None,
             out / MODELS,
             variant or SMALL_SET,
             vocab_size=vocab_size,
-            max_seq_len=max_seq_len,
-            text_column=text_column,
+            max_seq_len=source.max_seq_len,
+            text_column=source.text_column,
             seed=seed,
             resume=resume,
             progress=not quiet,
-            words=_words(text, dataset, split, text_column),
+            words=source.text_words,
             say=say,
             steps=steps,
             layers=layers,
@@ -122,28 +103,22 @@ def paper(
             learning_rate=learning_rate,
             batch_size=train_batch_size,
             trainer=trainer_fields(trainer),
-            device=device,
+            device=source.device,
         )
-        if trained[0].failure:
-            raise NumericalError(f"{trained[0].variant}: {trained[0].failure}")
-        model, text, dataset, text_column = str(trained[0].folder), [out / MODELS / HELD_OUT], None, "text"
-    loaded, tokenizer = load_model(model, dtype, device, head=True)
-    batches, origin = named_batches(
-        loaded, tokenizer, model, text, dataset, split, text_column, tokens, max_seq_len, batch_size
-    )
-    sizes = {
-        "--tokens": tokens,
-        "--max-seq-len": str(max_seq_len),
-        "--batch-size": batch_size if batch_size != "auto" else None,
-        "--dtype": dtype if dtype != "auto" else None,
-    }
+        baseline = trained[0]
+        if baseline.failure:
+            raise NumericalError(f"{baseline.variant}: {baseline.failure}")
+        held_out = out / MODELS / HELD_OUT
+        source = replace(source, model=str(baseline.folder), text=[held_out], dataset=None, text_column="text")
+    loaded, tokenizer = source.load_model(head=True)
+    batches, origin = source.load_batches(loaded, tokenizer)
     rows = fp.paper(
         loaded,
         batches,
         out,
         tokenizer=tokenizer,
         origin=origin | {"device": str(loaded.device), "versions": VERSIONS},
-        words=[*([model] if model else []), *_words(text, dataset, split, text_column), *_typed(sizes)],
+        words=source.words,
         variants=trained,
         resume=resume,
         progress=not quiet,
@@ -154,17 +129,3 @@ def paper(
     else:
         stdout.print(claims_table(rows))
     say(f"{out}: paper.html, and the results of every section in a folder")
-
-
-def _words(text: list[Path] | None, dataset: str | None, split: str, text_column: str) -> list[str]:
-    """A text as it is typed."""
-    named = {
-        "--dataset": dataset,
-        "--split": split if dataset else None,
-        "--text-column": text_column if text_column != "text" else None,
-    }
-    return [*(word for path in text or [] for word in ("--text", str(path))), *_typed(named)]
-
-
-def _typed(options: dict[str, Any]) -> list[str]:
-    return [word for option, value in options.items() if value is not None for word in (option, value)]

@@ -1,4 +1,4 @@
-"""``plot``: results that are there already."""
+"""``fastprobe plot``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastprobe.cli.app import app
 
 @app.command()
 def plot(
-    folder: Annotated[Path, typer.Argument(help="A folder that a command wrote with --out.")],
-    metric: Annotated[str | None, typer.Option(help="The column to draw; that of the command by default.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture; in the folder by default.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder that a command wrote with --out.")],
+    metric: Annotated[str | None, typer.Option(help="Column to draw; by default that of the command.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Picture to write; by default in the folder.")] = None,
 ) -> None:
-    """Draw the picture of a result again, of any of its columns."""
+    """Draw the picture of a saved result, of any of its columns."""
     result = fp.load(folder)
     path = out or folder / f"{result.kind if metric in (None, result.metric) else metric}.png"
     result.plot(path, metric or result.metric)

@@ -1,4 +1,4 @@
-"""``pretrain``."""
+"""``fastprobe pretrain``."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, keeps, note, stdout
+from fastprobe.cli.app import VERSIONS, app, note, resumable_from, stdout
+from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import (
-    Dataset,
     Device,
     HiddenSize,
     Json,
     LearningRate,
     Out,
     Quiet,
-    Split,
     Steps,
-    Text,
-    TextColumn,
     TrainedLayers,
     Trainer,
     TrainingSeed,
     VocabSize,
     trainer_fields,
 )
-from fastprobe.models.loading import load_text, load_tokenizer, parse_count
+from fastprobe.cli.source import TextSource
+from fastprobe.models.loading import load_tokenizer, parse_count
 from fastprobe.pretraining.run import CHECKPOINTS
 from fastprobe.results.tables import costs_table, losses_table
 
@@ -36,34 +34,32 @@ PICTURE = "pretraining.png"
 
 
 @app.command()
+@takes(TextSource)
 def pretrain(
-    text: Text = None,
-    dataset: Dataset = None,
-    split: Split = "train",
-    text_column: TextColumn = "text",
+    source: TextSource,
     variant: Annotated[
         str,
         typer.Option(
             help="bert, no-ffn, attention-for-ffn, gelu-attention, linear-attention, linear-ffn, no-skip:LAYERS, "
-            "weighted-skip or shared-layers; several are joined by +."
+            "weighted-skip or shared-layers; join several with +."
         ),
     ] = "bert",
     layers: TrainedLayers = 4,
     hidden_size: HiddenSize = 128,
-    heads: Annotated[int | None, typer.Option(help="By default heads of width 64.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads; by default of width 64.")] = None,
     ffn_size: Annotated[int | None, typer.Option(help="Width inside the FFN; by default four times that.")] = None,
     vocab_size: VocabSize = 4096,
-    tokenizer: Annotated[str | None, typer.Option(help="Hub name or folder; trained on the text if not given.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Hub name or folder; by default trained on the text.")] = None,
     max_seq_len: Annotated[int, typer.Option(help="Tokens of a sequence, special tokens included.")] = 128,
-    tokens: Annotated[str | None, typer.Option(help="Read no more of the text than these, like 100k or 1.5M.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Most tokens to read, like 100k or 1.5M.")] = None,
     match: Annotated[
-        str, typer.Option(help="Equal to BERT in: parameters (by other --layers), compute (by other --steps), or none.")
+        str, typer.Option(help="Match BERT in parameters (changes --layers), compute (changes --steps), or none.")
     ] = "none",
     steps: Steps = 8000,
-    batch_size: Annotated[int, typer.Option(help="Sequences a step and process.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Sequences for a step and process.")] = 8,
     learning_rate: LearningRate = None,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which it rises.")] = 0.1,
-    dropout: Annotated[float, typer.Option(help="Of states and attention weights.")] = 0.0,
+    warmup: Annotated[float, typer.Option(help="Fraction of the steps in which the learning rate rises.")] = 0.1,
+    dropout: Annotated[float, typer.Option(help="Dropout of states and attention weights.")] = 0.0,
     seed: TrainingSeed = 0,
     device: Device = "auto",
     trainer: Trainer = None,
@@ -72,11 +68,11 @@ def pretrain(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train BERT, or a variant of it, from scratch. Runs under torchrun, too."""
-    source, named = load_text(text or [], dataset, split) if text or dataset else (None, {"text": ["documentation"]})
-    keeps(out / CHECKPOINTS)
+    """Train BERT or a variant of it from scratch. Also runs under torchrun."""
+    text, origin = source.load_text() if source.names_text else (None, {"text": ["documentation"]})
+    resumable_from(out / CHECKPOINTS)
     result = fp.pretrain(
-        source,
+        text,
         out,
         variant=variant,
         layers=layers,
@@ -87,7 +83,7 @@ def pretrain(
         tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
         max_seq_len=max_seq_len,
         tokens=None if tokens is None else parse_count(tokens),
-        text_column=text_column,
+        text_column=source.text_column,
         match=match,
         steps=steps,
         batch_size=batch_size,
@@ -102,7 +98,7 @@ def pretrain(
     )
     if int(os.environ.get("RANK", "0")):
         return
-    result.config.update(named | {"versions": VERSIONS})
+    result.config.update(origin | {"versions": VERSIONS})
     result.save(out)
     result.plot(out / PICTURE)
     if json:
@@ -115,5 +111,5 @@ def pretrain(
         side = "below" if loss < unigram else "above"
         note(f"held-out loss {loss:.3f}, {abs(unigram - loss):.3f} {side} the unigram loss {unigram:.3f}")
         if unigram - loss < 2 * result.rows[-1]["held_out_loss_se"]:
-            note("it has learnt no more than the frequencies of tokens; more --steps or a lower --learning-rate may do")
+            note("the model has learnt only token frequencies; more --steps or a lower --learning-rate may help")
         note(f"{out}: a model and tokenizer for every command, scores.json, scores.csv, {PICTURE}")

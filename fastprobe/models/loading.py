@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 
-from fastprobe.data.token_batches import demo_model_path, demo_text
+from fastprobe.data.demo import demo_model_path, demo_text
 from fastprobe.errors import BackendError, InputError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")

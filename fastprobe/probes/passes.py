@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.batches import picked
+from fastprobe.data.batches import select
 from fastprobe.models.record import device_of, to_device
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
@@ -57,7 +57,7 @@ class StateRows:
             fold: ``(batch,)``, of each sequence.
         """
         order = fold.argsort(stable=True)  # sums take the rows of one fold as a slice
-        batch = to_device(picked(batch, order), device_of(self.model))
+        batch = to_device(select(batch, order), device_of(self.model))
         mask = mask_of(batch, 0)
         stack = self.make_stack(self.model, self.points, self.inputs(batch))
         self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprobe.data.token_batches import MaskedBatches
+from fastprobe.data.masked_batches import MaskedBatches
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.stack import LayerStack, has_language_head
 from fastprobe.models.unpadded.stack import FlatStack

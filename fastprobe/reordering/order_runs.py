@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.batches import picked
+from fastprobe.data.batches import select
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.identities import TOLERANCE, why_not_finite
 from fastprobe.models.record import without_labels
@@ -19,7 +19,7 @@ from fastprobe.models.unpadded.stack import FlatStack, MakeStack, stack_of
 from fastprobe.orders.plan import ROOT, OrderPlan
 from fastprobe.runtime.memory import free_bytes, human
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+LAYER_CALL_TOKENS = {"cpu": 4096, "cuda": 65_536}
 """Tokens of the states that one call of a layer takes side by side: more would not make it faster."""
 
 
@@ -47,7 +47,7 @@ class OrderRuns:
         free = free_bytes(stack.stem.device)
         room = memory if memory is not None else 2**30 if free is None else free // 4
         self.budget = max(1, room // max(1, stack.stem.nbytes))
-        tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
+        tokens = LAYER_CALL_TOKENS.get(stack.stem.device.type, LAYER_CALL_TOKENS["cuda"])
         self.batch = max(1, tokens * stack.stem.shape[-1] // max(1, stack.stem.numel()))
         if memory is None and free is not None:
             need = plan.peak_states(self.budget, self.batch) * stack.stem.nbytes
@@ -117,7 +117,7 @@ def check_stack(
     some = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
     if not len(some):
         raise InputError("batches: the first one is nothing but padding; leave such batches out")
-    few = picked(without_labels(batch), some)
+    few = select(without_labels(batch), some)
     make, not_flat = (LayerStack.record, "a layer is edited") if edited else stack_of(model, points, few)
     if not not_flat:
         return make, "encoder"

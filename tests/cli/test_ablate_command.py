@@ -91,13 +91,13 @@ def test_states_are_probed_shown_and_drawn(command, run, tmp_path):
         (["ablate", "--layers", "some"], "layers: 'some' is not one of each, forward, backward"),
         (["ablate", "--layers", "7"], "there is no layer 7"),
         (["ablate", "--layers", "x-y"], "'x-y' is not a layer or a half-open range"),
-        (["ablate", "--alpha", "much"], "--alpha: 'much' is not a number"),
+        (["ablate", "--alpha", "much"], "--alpha: must be a number, got 'much'"),
         (["ablate", "--metric", "kl"], "--metric: BertModel has no language-model head"),
         (["ablate", "--write", "here"], "--write: needs --elements mlp --mode linear and one set"),
         (["probe", "--tasks", "pos"], "tasks: 'pos' is not one of token"),
         (["probe", "--orders", "5"], "there is no layer 5"),
         (["probe", "--metric", "loss"], "--metric: 'loss' is not one of r2, r2_cv"),
-        (["probe", "--score-sequences", "few"], "--score-sequences: 'few' is not a number"),
+        (["probe", "--score-sequences", "few"], "--score-sequences: must be an integer, got 'few'"),
     ],
 )
 def test_unusable_arguments_get_one_line(command, arguments, message):

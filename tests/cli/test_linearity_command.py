@@ -6,7 +6,7 @@ import pytest
 from safetensors import SafetensorError
 
 import fastprobe as fp
-from fastprobe.data.token_batches import demo_text
+from fastprobe.data.demo import demo_text
 from fastprobe.models.unpadded.encoder import EncoderLayer
 
 
@@ -132,7 +132,7 @@ def test_scans_of_different_options_do_not_merge(scan, run, tmp_path):
         (("--tokens", "many"), "'many' is not a number of tokens like"),
         (("--tokens", "0"), "tokens: must be 1 or more"),
         (("--max-seq-len", "2"), "must be more than the 2 special tokens"),
-        (("--batch-size", "big"), "--batch-size: 'big' is not a number"),
+        (("--batch-size", "big"), "--batch-size: must be an integer, got 'big'"),
         (("--dtype", "int8"), "dtype: 'int8' is not one of"),
         (("--device", "gpu"), "device: 'gpu' is not a device"),
         (("--backend", "cuda"), "backend 'cuda': "),

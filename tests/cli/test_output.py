@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from fastprobe.cli.output import remark_on_few, show
+from fastprobe.cli.output import note_few_tokens, show
 from fastprobe.reordering.commutativity import OrderEffects
 from fastprobe.results.tables import depths_table, orders_table
 
@@ -12,13 +12,13 @@ from fastprobe.results.tables import depths_table, orders_table
 @pytest.mark.parametrize(
     ("tokens", "said"),
     [
-        (384, "384 tokens, and maps of 384 columns fit anything to as few; read more (--tokens)"),
-        (2_304, "2,304 tokens are few for maps of 384 columns: held-out errors are some 20% higher"),
+        (384, "384 tokens: maps of 384 columns fit anything to so few; read more (--tokens)"),
+        (2_304, "2,304 tokens are few for maps of 384 columns: held-out errors are about 20% higher"),
         (384 * 11, ""),
     ],
 )
 def test_few_tokens_are_remarked_on(tokens, said, capsys):
-    remark_on_few(tokens, 384)
+    note_few_tokens(tokens, 384)
 
     assert capsys.readouterr().err.replace("\n", " ").strip() == said
 
@@ -71,9 +71,11 @@ def test_a_run_too_short_for_anything_to_be_predicted_draws_its_states(tmp_path,
         for order, name, distance in (("0,1,2", "identity", 0.0), ("1,0,2", "swap 0 1", 0.2))
     ]
 
-    show(OrderEffects(config, rows), {}, tmp_path, "delta_loss", Table(), False, False)
+    effects = OrderEffects(config, rows)
+    show(effects, Table(), origin={}, out=tmp_path, metric="delta_loss", json=False, quiet=False)
 
     assert (tmp_path / "commutativity.png").exists()
     assert (
-        "no row has delta_loss: nothing was to be predicted; the picture is of relative_l2" in capsys.readouterr().err
+        "no row has delta_loss, because no token was to be predicted; the picture shows relative_l2"
+        in capsys.readouterr().err
     )

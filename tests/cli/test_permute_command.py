@@ -107,7 +107,7 @@ def test_orders_that_make_no_sense_get_one_line(permute, orders, message, tmp_pa
     [
         (("--metric", "loss"), "BertModel has no language-model head and so no loss; name a model that was saved with"),
         (("--metric", "cosine_by_depth"), "--metric: 'cosine_by_depth' is not one of cosine, relative_l2"),
-        (("--skip-scale", "none"), "--skip-scale: 'none' is neither a number nor layer=number"),
+        (("--skip-scale", "none"), "--skip-scale: must be a number or LAYER=NUMBER,..., got 'none'"),
         (("--skip-scale", "7=0"), "there is no layer 7; the model has 0 to 1"),
         (("--skip-scale", "0", "--skip-parts", "mlp"), "'mlp' is not one of attention, ffn"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastprobe.data.token_batches import demo_text
+from fastprobe.data.demo import demo_text
 
 
 def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):
@@ -19,14 +19,14 @@ def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):
     assert int(table["no-ffn"][3]) > int(table["bert"][3]) == 10
     assert float(table["ratio"][3]) == pytest.approx(1 / float(table["ratio"][2]), rel=0.05)
     assert "the unigram loss" in err
-    assert "more --steps or a lower --learning-rate may do" in err  # after ten steps
+    assert "more --steps or a lower --learning-rate may help" in err  # after ten steps
     assert (tmp_path / "model" / "pretraining.png").read_bytes()[:4] == b"\x89PNG"
     options = ("--tokens", "800", "--max-seq-len", "32", "-o", tmp_path / "out")
     for command in ("linearity", "permute", "commutator"):
         assert run(command, tmp_path / "model", *options)[0] == 0
     assert run("points", tmp_path / "model")[0] == 0
     code, _, err = run("permute", tmp_path / "model", "-o", tmp_path / "out")
-    assert (code, err) == (2, "fastprobe: --max-seq-len: this model has 32 positions, got 128\n")
+    assert (code, err) == (2, "fastprobe: --max-seq-len: must be at most 32, the positions of this model, got 128\n")
     assert run("plot", tmp_path / "model", "--metric", "loss")[0] == 0
 
 
@@ -34,7 +34,7 @@ def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):
     ("arguments", "message"),
     [
         (["--variant", "albert"], "variant: 'albert' is not one of bert"),
-        (["--trainer", "bf16"], "--trainer: 'bf16' is not NAME=VALUE"),
+        (["--trainer", "bf16"], "--trainer: must be NAME=VALUE, like bf16=true, got 'bf16'"),
         (["--resume"], "there are no checkpoints in"),
         (["--text", "nowhere.txt"], "--text: nowhere.txt is not a file"),
     ],

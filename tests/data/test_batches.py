@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastprobe as fp
-from fastprobe.data.batches import grouped, merged
+from fastprobe.data.batches import grouped, merge
 from fastprobe.errors import NumericalError
 from fastprobe.models.unpadded.encoder import Encoder
 from fastprobe.scan.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ def test_batches_of_other_tensors_are_not_put_together():
 
 
 def test_merged_batches_are_padded_at_their_ends():
-    together = merged([batch([3, 2]), batch([1, 4], width=5)])
+    together = merge([batch([3, 2]), batch([1, 4], width=5)])
 
     assert together["input_ids"].tolist() == [[1, 2, 3, 0, 0], [1, 2, 0, 0, 0], [1, 0, 0, 0, 0], [1, 2, 3, 4, 0]]
     assert together["attention_mask"].sum(1).tolist() == [3, 2, 1, 4]

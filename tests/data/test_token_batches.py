@@ -4,7 +4,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from fastprobe.data.token_batches import PIECE, MaskedBatches, demo_model_path, token_batches
+from fastprobe.data.demo import demo_model_path
+from fastprobe.data.documents import PIECE
+from fastprobe.data.masked_batches import MaskedBatches
+from fastprobe.data.token_batches import token_batches
 from fastprobe.errors import InputError
 
 

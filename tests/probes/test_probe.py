@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeClassifier
 from transformers import AutoTokenizer
 
 import fastprobe as fp
-from fastprobe.data.token_batches import demo_model_path
+from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import InputError
 from fastprobe.models.resolve import resolve
 from fastprobe.orders import Parallel, parse

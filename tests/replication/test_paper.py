@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 import fastprobe as fp
 from fastprobe import cli
-from fastprobe.data.token_batches import demo_model_path
+from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import NumericalError
 from fastprobe.replication import run as mirror
 from fastprobe.replication.section import LABELS, Analysis

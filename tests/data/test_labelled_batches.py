@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 import fastprobe as fp
-from fastprobe.data.token_batches import demo_model_path, demo_text
+from fastprobe.data.demo import demo_model_path, demo_text
 from fastprobe.errors import InputError
 
 WORDS = " ".join(list(demo_text().values())[:3]).split()[:400]
@@ -118,7 +118,7 @@ def test_a_dataset_of_token_classification_is_rows(tokenizer):
     [
         (
             {"tokens": ["a", "b"], "tags": [1]},
-            "row 2: 2 words in 'tokens' and 1 labels in 'tags'; there must be one a word",
+            "row 2: 2 words in 'tokens' and 1 labels in 'tags'; there must be one label a word",
         ),
         ({"tokens": ["a"], "ner": [1]}, r"row 2: no list of labels in column 'tags' \(it has tokens, ner\)"),
         (
@@ -134,7 +134,7 @@ def test_a_dataset_of_token_classification_is_rows(tokenizer):
             {"tokens": ["a"], "tags": ["x"]},
             "row 2: labels in 'tags' must all be integers or all be strings, got int, str",
         ),
-        (["a"], "row 2: not a row of columns but list"),
+        (["a"], "row 2: must be a row of columns, got list"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(tokenizer, row, message):
@@ -148,10 +148,10 @@ def test_a_row_that_cannot_be_read_is_named(tokenizer, row, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels", "tags"], "--labels: labels go with rows of words"),
+        (["--labels", "tags"], "--labels: labels need rows of words"),
         (["--labels", "tags", "--text", "rows.txt"], "rows.txt: it has no rows; pass a .jsonl file"),
         (["--labels", "token"], "--labels: 'token' is a task that needs no labels"),
-        (["--labels", "input_ids", "--text", "rows.txt"], "labels: 'input_ids' is what a model takes"),
+        (["--labels", "input_ids", "--text", "rows.txt"], "labels: 'input_ids' is an argument of the model"),
         (
             ["--labels", "tags", "--text", "rows.jsonl", "--words", "text"],
             "rows.jsonl, line 1: no list of words in column 'text'",
