@@ -26,7 +26,8 @@ from fastprobe.cli.options import (
     trainer_fields,
 )
 from fastprobe.cli.source import TextSource
-from fastprobe.models.loading import load_tokenizer, parse_count
+from fastprobe.data.sources import parse_count
+from fastprobe.models.loading import load_tokenizer
 from fastprobe.pretraining.run import CHECKPOINTS
 from fastprobe.results.tables import costs_table, losses_table
 

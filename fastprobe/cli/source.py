@@ -14,9 +14,10 @@ import fastprobe as fp
 from fastprobe.cli.options import Device, integer
 from fastprobe.data.demo import DEMO
 from fastprobe.data.labelled_batches import NEEDS_ROWS, WORDS
+from fastprobe.data.sources import load_text, parse_count
 from fastprobe.data.token_batches import TokenBatches, default_batch_size
 from fastprobe.errors import InputError
-from fastprobe.models.loading import load_model, load_text, parse_count
+from fastprobe.models.loading import load_model
 
 
 @dataclass(frozen=True)

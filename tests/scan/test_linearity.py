@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import fastprobe as fp
+from fastprobe.data.sources import load_text
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
-from fastprobe.models.loading import load_model, load_text
+from fastprobe.models.loading import load_model
 from fastprobe.models.points import ELEMENTS
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 from tests.reference import columns, cosines, fit, read_flat_points, read_points, token_folds
