@@ -29,6 +29,6 @@ from fastprobe.reordering.commutator import commutator as commutator
 from fastprobe.reordering.commutator import linear_commutator as linear_commutator
 from fastprobe.replication.run import paper as paper
 from fastprobe.results.result import load as load
-from fastprobe.scan.linearity import LinearityScan as LinearityScan
 from fastprobe.scan.linearity import linearity as linearity
+from fastprobe.scan.result import LinearityScan as LinearityScan
 from fastprobe.version import __version__ as __version__

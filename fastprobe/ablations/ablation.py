@@ -275,7 +275,7 @@ def _fitted(
         folds=folds,
         score_sequences=0,
         cka="none",
-        fit=LeastSquares(alpha=alpha or 0.0),
+        method=LeastSquares(alpha=alpha or 0.0),
         progress=progress,
     )
     found = {}

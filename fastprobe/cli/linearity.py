@@ -58,7 +58,7 @@ def linearity(
         folds=folds,
         score_sequences=scored_sequences(score_sequences),
         objective=objective,
-        fit=fp.LeastSquares(alpha=alpha),
+        method=fp.LeastSquares(alpha=alpha),
         cka=cka,
         backend=backend,
         exact=exact,

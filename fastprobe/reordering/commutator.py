@@ -29,7 +29,7 @@ from fastprobe.results import figures
 from fastprobe.results.result import Result
 from fastprobe.runtime.memory import freed_memory_kept
 from fastprobe.runtime.progress import OrderProgress
-from fastprobe.scan.linearity import LinearityScan
+from fastprobe.scan.result import LinearityScan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

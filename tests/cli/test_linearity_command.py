@@ -129,7 +129,7 @@ def test_scans_of_different_options_do_not_merge(scan, run, tmp_path):
         (("--elements", "fnn"), "unknown element 'fnn'"),
         (("--layers", "0-7"), "no layer 2; the model has layers 0 to 1"),
         (("--layers", "first"), "'first' is not a layer"),
-        (("--tokens", "many"), "'many' is not a number of tokens like"),
+        (("--tokens", "many"), "tokens: must be a number like 5000, 100k or 1.5M, got 'many'"),
         (("--tokens", "0"), "tokens: must be 1 or more"),
         (("--max-seq-len", "2"), "must be more than the 2 special tokens"),
         (("--batch-size", "big"), "--batch-size: must be an integer, got 'big'"),

@@ -25,7 +25,7 @@ def limit(monkeypatch):
     """Sets the tokens from which on batches are not put together."""
 
     def set_to(tokens):
-        monkeypatch.setattr(sys.modules["fastprobe.scan.linearity"], "batch_tokens", lambda device: tokens)
+        monkeypatch.setattr(sys.modules["fastprobe.scan.reader"], "batch_tokens", lambda device: tokens)
 
     return set_to
 

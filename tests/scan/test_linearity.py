@@ -314,7 +314,7 @@ def test_an_element_the_model_lacks_is_named_with_those_it_has():
 
 
 def test_moments_that_would_not_fit_are_refused_before_the_run(monkeypatch):
-    monkeypatch.setattr(sys.modules["fastprobe.scan.linearity"], "free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(sys.modules["fastprobe.scan.memory_check"], "free_bytes", lambda device: 1_000_000)
     model = tiny_model("bert")
     ran = []
     model.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))
