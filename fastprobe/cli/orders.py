@@ -37,7 +37,7 @@ from fastprobe.models.resolve import resolve
 from fastprobe.models.skip_scale import PARTS
 from fastprobe.models.stack import has_language_head
 from fastprobe.reordering.effects import predicted_batches
-from fastprobe.results.tables import depths_table, orders_table, pairs_table
+from fastprobe.reordering.table import depths_table, orders_table, pairs_table
 from fastprobe.runtime.files import make_folder
 from fastprobe.runtime.journal import FILE as JOURNAL
 from fastprobe.runtime.journal import Journal

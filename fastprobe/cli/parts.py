@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
+from fastprobe.ablations.table import ablations_table
 from fastprobe.cli.app import app, keeps, note
 from fastprobe.cli.options import (
     BatchSize,
@@ -35,9 +36,9 @@ from fastprobe.models.loading import load_model
 from fastprobe.models.points import parse_range
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import has_language_head
+from fastprobe.probes.table import probes_table
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT
 from fastprobe.reordering.effects import predicted_batches
-from fastprobe.results.tables import ablations_table, probes_table
 from fastprobe.runtime.files import make_folder
 from fastprobe.runtime.journal import FILE as JOURNAL
 from fastprobe.runtime.journal import Journal

@@ -32,10 +32,11 @@ from fastprobe.models.identities import check_points
 from fastprobe.models.loading import load_model
 from fastprobe.models.points import parse_range
 from fastprobe.models.resolve import resolve
-from fastprobe.results.tables import identities_table, linearity_table
+from fastprobe.models.table import identities_table
 from fastprobe.runtime.files import make_folder
 from fastprobe.scan.checkpoint import FILE, Checkpoint
 from fastprobe.scan.merging import merge_scans
+from fastprobe.scan.table import linearity_table
 
 FIGURE = "linearity.png"
 

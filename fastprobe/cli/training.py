@@ -30,7 +30,7 @@ from fastprobe.cli.options import (
 )
 from fastprobe.models.loading import load_text, load_tokenizer, parse_count
 from fastprobe.pretraining.run import CHECKPOINTS
-from fastprobe.results.tables import costs_table, losses_table
+from fastprobe.pretraining.table import costs_table, losses_table
 
 PICTURE = "pretraining.png"
 

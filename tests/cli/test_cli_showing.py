@@ -6,7 +6,7 @@ from rich.table import Table
 
 from fastprobe.cli.showing import remark_on_few, show
 from fastprobe.reordering.commutativity import OrderEffects
-from fastprobe.results.tables import depths_table, orders_table
+from fastprobe.reordering.table import depths_table, orders_table
 
 
 @pytest.mark.parametrize(
