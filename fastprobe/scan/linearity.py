@@ -24,12 +24,12 @@ from fastprobe.models.unpadded.recorder import recorder_for
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.scores import MARK, moment_columns
-from fastprobe.results import figures
 from fastprobe.results.result import Result
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.memory import free_bytes, freed_memory_kept, human
 from fastprobe.scan.checkpoint import Checkpoint
 from fastprobe.scan.passes import CosinePass, MomentPass
+from fastprobe.scan.picture import picture
 from fastprobe.scan.plan import ElementFit, ScanPlan
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class LinearityScan(Result):
             path: where to save the picture, if anywhere.
             metric: the column to draw.
         """
-        return figures.linearity(self, metric, path)
+        self.rows_with(metric)  # raises if there are none
+        spans = self.matrix(metric, spans=True) if any(row["element"] == "span" for row in self.rows) else None
+        return picture(self.title, metric, dict(zip(self.elements, self.matrix(metric), strict=True)), spans, path)
 
     def save(self, folder: str | Path, *, moments: bool = True) -> None:
         """Write ``scores.json``, ``scores.csv`` and, where they are at hand and wanted, ``moments.safetensors``."""
