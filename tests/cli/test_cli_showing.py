@@ -71,7 +71,7 @@ def test_a_run_too_short_for_anything_to_be_predicted_draws_its_states(tmp_path,
         for order, name, distance in (("0,1,2", "identity", 0.0), ("1,0,2", "swap 0 1", 0.2))
     ]
 
-    show(OrderEffects(config, rows), {}, tmp_path, "delta_loss", Table(), False, False)
+    show(OrderEffects.restored(config, rows), {}, tmp_path, "delta_loss", Table(), False, False)
 
     assert (tmp_path / "commutativity.png").exists()
     assert (
