@@ -10,7 +10,7 @@ import fastprobe as fp
 from fastprobe.cli.output import show
 from fastprobe.errors import NumericalError
 from fastprobe.reordering.effects import compared
-from fastprobe.results.tables import orders_table
+from fastprobe.reordering.table import orders_table
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 

@@ -10,27 +10,27 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastprobe.ablations.element_outputs import mean_outputs, sampled_outputs
+from fastprobe.ablations.picture import picture
 from fastprobe.ablations.replacements import AffineMaps, Constant, Resampled, same
 from fastprobe.errors import InputError
 from fastprobe.models.edits import EDITABLE, Replaced, Reweighted, initial_weights
 from fastprobe.models.identities import check_points
-from fastprobe.models.points import ELEMENTS, Element, Point, range_text, select_elements, select_layers
+from fastprobe.models.points import ELEMENTS, Element, Point, parse_range, range_text, select_elements, select_layers
 from fastprobe.models.record import device_of, to_device
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
 from fastprobe.regression.least_squares import LeastSquares, Solution
 from fastprobe.regression.ridge import best_ridge
-from fastprobe.reordering.commutativity import commutativity
+from fastprobe.reordering.commutativity import CHANGES, commutativity
 from fastprobe.reordering.effects import Metric
 from fastprobe.reordering.order_runs import check_repeatable, mask_of
-from fastprobe.results import figures
 from fastprobe.results.result import Result
 from fastprobe.runtime.journal import Journal
 from fastprobe.scan.linearity import linearity
@@ -79,7 +79,21 @@ class Ablations(Result):
             path: where to save the picture, if anywhere.
             metric: the column to draw.
         """
-        return figures.ablations(self, metric, path)
+        self.rows_with(metric)  # raises if there are none
+        sets, sweep = self.config["sets"], self.config["sweep"]
+        return picture(self.title, metric, self.lines, self.matrix(metric), sets, sweep, path)
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
+        """Return the result that a file holds. Version 0.1.0 wrote the layers as text only, no ``edited_layers``."""
+
+        def layers_of(text: str) -> list[int]:
+            return [layer for part in text.split(",") if part for layer in range(*parse_range(part))]
+
+        return cls(
+            config,
+            [row if "edited_layers" in row else row | {"edited_layers": layers_of(row["layers"])} for row in rows],
+        )
 
 
 def ablation(
@@ -155,15 +169,18 @@ def ablation(
             steps[how, element] = step(element.name, element.start, key, by)
 
     rows: list[dict[str, Any]] = [{"element": "", "layers": "", "mode": "none"}]
+    edited_layers: list[list[int]] = [[]]
     orders = []
     for name, how, layer_set in itertools.product(names, modes, sets):
         own = dict(enumerate(range(depth)))
         path: dict[int, Step] = own | {i: steps[how, Element(name, i, i + 1)] for i in layer_set}
         rows.append({"element": name, "layers": range_text(layer_set), "mode": how})
+        edited_layers.append(layer_set)
         orders.append(Order(tuple(path.values())))
     effects = commutativity(model, batches, orders, metrics=metrics, memory=memory, progress=progress, journal=journal)
-    for row, effect in zip(rows, effects.rows, strict=True):
-        row |= {column: value for column, value in effect.items() if column not in ("order", "name")}
+    for row, effect, layer_set in zip(rows, effects.rows, edited_layers, strict=True):
+        row |= {column: value for column, value in effect.items() if column not in ("order", "name", *CHANGES)}
+        row["edited_layers"] = layer_set
     config = effects.config | {
         "elements": names,
         "modes": modes,

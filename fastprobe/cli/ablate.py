@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
+from fastprobe.ablations.table import ablations_table
 from fastprobe.cli.app import app, note, resumable_from
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import DrawnMetric, Json, Out, Quiet, number
@@ -17,7 +18,6 @@ from fastprobe.errors import InputError
 from fastprobe.models.points import parse_range
 from fastprobe.models.stack import has_language_head
 from fastprobe.reordering.effects import predicted_batches
-from fastprobe.results.tables import ablations_table
 from fastprobe.runtime.files import make_folder
 from fastprobe.runtime.journal import FILE as JOURNAL
 from fastprobe.runtime.journal import Journal

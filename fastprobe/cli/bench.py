@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from fastprobe.benchmarking.configurations import tune
 from fastprobe.benchmarking.processor import cpu as bench_cpu
+from fastprobe.benchmarking.table import bench_table, tuning_table
 from fastprobe.cli.app import app, dumps, stdout
 from fastprobe.cli.options import Json, Quiet
 from fastprobe.errors import InputError
-from fastprobe.results.tables import bench_table, tuning_table
 
 
 @app.command()

@@ -13,7 +13,7 @@ from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import BOTH_PARTS, Json, Out, Quiet, SkipParts, SkipScale, integer, scaled_skips
 from fastprobe.cli.output import show
 from fastprobe.cli.source import Source
-from fastprobe.results.tables import pairs_table
+from fastprobe.reordering.table import pairs_table
 from fastprobe.runtime.files import make_folder
 
 

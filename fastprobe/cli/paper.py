@@ -29,7 +29,7 @@ from fastprobe.cli.source import Source
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.pretraining import Trained
 from fastprobe.pretraining.family import HELD_OUT, SMALL_SET
-from fastprobe.results.tables import claims_table
+from fastprobe.replication.table import claims_table
 
 MODELS = "models"
 TRAINING = (

@@ -17,7 +17,7 @@ from fastprobe.cli.source import Source
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import has_language_head
 from fastprobe.reordering.effects import predicted_batches
-from fastprobe.results.tables import depths_table, orders_table
+from fastprobe.reordering.table import depths_table, orders_table
 from fastprobe.runtime.journal import FILE as JOURNAL
 from fastprobe.runtime.journal import Journal
 

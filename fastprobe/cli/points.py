@@ -13,7 +13,7 @@ from fastprobe.cli.options import Json
 from fastprobe.cli.source import ModelSource
 from fastprobe.models.identities import CheckedPoints, check_points
 from fastprobe.models.resolve import ModelPoints, resolve
-from fastprobe.results.tables import identities_table
+from fastprobe.models.table import identities_table
 
 TEXT = "The layers of a transformer pass one state along; each reads it and adds to it."
 

@@ -29,7 +29,7 @@ from fastprobe.cli.source import TextSource
 from fastprobe.data.sources import parse_count
 from fastprobe.models.loading import load_tokenizer
 from fastprobe.pretraining.run import CHECKPOINTS
-from fastprobe.results.tables import costs_table, losses_table
+from fastprobe.pretraining.table import costs_table, losses_table
 
 PICTURE = "pretraining.png"
 

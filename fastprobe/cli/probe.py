@@ -16,8 +16,8 @@ from fastprobe.cli.source import Source
 from fastprobe.data.labelled_batches import WORDS, LabelledBatches
 from fastprobe.errors import InputError
 from fastprobe.models.resolve import resolve
+from fastprobe.probes.table import probes_table
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT
-from fastprobe.results.tables import probes_table
 from fastprobe.runtime.files import make_folder
 
 COLUMNS = ("r2", "r2_cv", "accuracy", "accuracy_cv")

@@ -9,8 +9,8 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import note, stdout
 from fastprobe.cli.output import note_few_tokens
-from fastprobe.results.tables import linearity_table
 from fastprobe.scan.checkpoint import FILE
+from fastprobe.scan.table import linearity_table
 
 PICTURE = "linearity.png"
 

@@ -20,12 +20,12 @@ from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.passes import ProbeSums, StateProbes, StateRows, block
+from fastprobe.probes.picture import picture
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT, TokenLabels
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.linear_fit import fold_of_sequences
 from fastprobe.regression.scores import cross_validated, explained
 from fastprobe.reordering.order_runs import check_repeatable, check_stack
-from fastprobe.results import figures
 from fastprobe.results.result import Result
 from fastprobe.runtime.memory import free_bytes, freed_memory_kept, human
 from fastprobe.runtime.progress import PassProgress
@@ -90,7 +90,9 @@ class Probes(Result):
             path: where to save the picture, if anywhere.
             metric: the column to draw.
         """
-        return figures.probes(self, metric, path)
+        self.rows_with(metric)  # raises if there are none
+        matrices = {order: self.matrix(metric, order) for order in self.orders}
+        return picture(self.title, metric, self.tasks, matrices, path)
 
 
 @freed_memory_kept()

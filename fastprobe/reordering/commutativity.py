@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastprobe import orders
 from fastprobe.errors import InputError
 from fastprobe.models.record import device_of, evaluating, to_device
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack, has_language_head
 from fastprobe.models.unpadded.stack import FlatStack
 from fastprobe.ops.products import FastLinear
-from fastprobe.orders import Order
+from fastprobe.orders import Order, parse, wanted_of
+from fastprobe.orders.changes import layers_dropped, layers_kept, swapped_layers
 from fastprobe.orders.plan import OrderPlan
+from fastprobe.reordering import pictures
 from fastprobe.reordering.depths import DepthEffects
 from fastprobe.reordering.effects import BatchEffects, EffectSums, Metric, Sums, check_own
 from fastprobe.reordering.order_runs import OrderRuns, check_stack, mask_of
-from fastprobe.results import figures
+from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.results.result import BY_DEPTH, Result
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.memory import freed_memory_kept
@@ -34,7 +34,10 @@ from fastprobe.runtime.progress import OrderProgress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SWAP = re.compile(r"swap (?:attention |ffn )?(\d+) (\d+)")
+
+CHANGES = ("i", "j", "kept", "dropped")
+"""Columns that say what an order changes: the two layers that it swaps, how many layers a permutation leaves in place,
+and the layers that do not run."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,14 +57,7 @@ class OrderEffects(Result):
         Raises:
             InputError: no row has the metric.
         """
-        self.top(1, metric)  # says which metrics there are if this one is not among them
-        depth = self.config["layers"]
-        matrix = np.full((depth, depth), np.nan)
-        for row in self.rows:
-            if (match := _SWAP.fullmatch(row["name"])) and row.get(metric) is not None:
-                i, j = int(match[1]), int(match[2])
-                matrix[i, j] = matrix[j, i] = row[metric]
-        return matrix
+        return pair_matrix(self.rows_with(metric), self.config["layers"], metric)
 
     def profile(self, metric: str = "relative_l2") -> np.ndarray:
         """One metric of the states on the way, ``(orders, layers)``: ``[:, k]`` is that after k + 1 steps.
@@ -86,7 +82,27 @@ class OrderEffects(Result):
             path: where to save the picture, if anywhere.
             metric: the column to draw; one that ends in ``_by_depth`` as a heatmap of orders and depths.
         """
-        return figures.order_effects(self, metric, path)
+        baseline, *others = self.rows
+        if metric.endswith(BY_DEPTH):
+            column = metric.removesuffix(BY_DEPTH)
+            return pictures.profiles(self.title, column, others, self.profile(column)[1:], path)
+        rows = [row for row in self.top(len(self.rows), metric) if row is not baseline]
+        matrix = self.matrix(metric)
+        if np.triu(~np.isnan(matrix), 1).sum() == len(rows) > 0:  # each row is a swap of its own
+            return pictures.pairs(self.title, metric, matrix, "swapped with layer", path)
+        return pictures.orders(self.title, metric, rows, path)
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
+        """Return the result that a file holds. Version 0.1.0 wrote no :data:`CHANGES`; they follow from the order."""
+
+        def changes(text: str) -> dict[str, Any]:
+            try:
+                return _changes(parse(text), config["layers"])
+            except InputError:  # an edited layer
+                return dict.fromkeys(CHANGES)
+
+        return cls(config, [row if "kept" in row else row | changes(row["order"]) for row in rows])
 
 
 @freed_memory_kept()
@@ -132,7 +148,7 @@ def commutativity(
     """
     points = resolve(model)
     depth = len(points.layers)
-    wanted = orders.wanted_of(which, depth)
+    wanted = wanted_of(which, depth)
     sums = EffectSums(len(wanted), metrics or {})
     journal = journal or Journal()
     device = device_of(model)
@@ -180,8 +196,17 @@ def commutativity(
         "layer_forwards_naive": plan.naive_applications,
         "layer_forwards_run": progressing.layer_runs,  # of all batches
     }
-    rows = [{"order": str(order), "name": order.name} | sums.row(i) for i, order in enumerate(wanted)]
+    rows = [
+        {"order": str(order), "name": order.name} | sums.row(i) | _changes(order, depth)
+        for i, order in enumerate(wanted)
+    ]
     return OrderEffects(config, rows)
+
+
+def _changes(order: Order, depth: int) -> dict[str, Any]:
+    """Return the columns that say what an order changes: those of :data:`CHANGES`."""
+    i, j = swapped_layers(order, depth) or (None, None)
+    return {"i": i, "j": j, "kept": layers_kept(order, depth), "dropped": layers_dropped(order, depth)}
 
 
 class _BatchOrders:

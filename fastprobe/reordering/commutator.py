@@ -23,9 +23,10 @@ from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
+from fastprobe.reordering import pictures
 from fastprobe.reordering.effects import by_sequence, compared, ratio
 from fastprobe.reordering.order_runs import OrderRuns, check_stack, mask_of
-from fastprobe.results import figures
+from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.results.result import Result
 from fastprobe.runtime.memory import freed_memory_kept
 from fastprobe.runtime.progress import OrderProgress
@@ -45,12 +46,12 @@ class Commutators(Result):
     metric: ClassVar[str] = "relative_l2"
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
-        """One metric as a symmetric ``(layers, layers)`` matrix, ``nan`` on its diagonal."""
-        depth = self.config["layers"]
-        matrix = np.full((depth, depth), np.nan)
-        for row in self.rows:
-            matrix[row["i"], row["j"]] = matrix[row["j"], row["i"]] = row[metric]
-        return matrix
+        """Return one metric as a symmetric ``(layers, layers)`` matrix, ``nan`` on its diagonal.
+
+        Raises:
+            InputError: no row has the metric.
+        """
+        return pair_matrix(self.rows_with(metric), self.config["layers"], metric)
 
     def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
         """A heatmap.
@@ -59,7 +60,7 @@ class Commutators(Result):
             path: where to save the picture, if anywhere.
             metric: the column to draw.
         """
-        return figures.pairs(self, metric, "and layer", path)
+        return pictures.pairs(self.title, metric, self.matrix(metric), "and layer", path)
 
 
 @freed_memory_kept()

@@ -10,9 +10,9 @@ import numpy as np
 
 from fastprobe.models.points import ELEMENTS
 from fastprobe.regression.moments import Moments
-from fastprobe.results import figures
 from fastprobe.results.result import Result
 from fastprobe.scan.checkpoint import FILE
+from fastprobe.scan.picture import picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,9 @@ class LinearityScan(Result):
             path: where to save the picture, if anywhere.
             metric: the column to draw.
         """
-        return figures.linearity(self, metric, path)
+        self.rows_with(metric)  # raises if there are none
+        spans = self.matrix(metric, spans=True) if any(row["element"] == "span" for row in self.rows) else None
+        return picture(self.title, metric, dict(zip(self.elements, self.matrix(metric), strict=True)), spans, path)
 
     def save(self, folder: str | Path, *, moments: bool = True) -> None:
         """Write ``scores.json``, ``scores.csv`` and ``moments.safetensors`` into a folder.

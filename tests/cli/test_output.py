@@ -6,7 +6,7 @@ from rich.table import Table
 
 from fastprobe.cli.output import note_few_tokens, show
 from fastprobe.reordering.commutativity import OrderEffects
-from fastprobe.results.tables import depths_table, orders_table
+from fastprobe.reordering.table import depths_table, orders_table
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_run_too_short_for_anything_to_be_predicted_draws_its_states(tmp_path,
         for order, name, distance in (("0,1,2", "identity", 0.0), ("1,0,2", "swap 0 1", 0.2))
     ]
 
-    effects = OrderEffects(config, rows)
+    effects = OrderEffects.restored(config, rows)
     show(effects, Table(), origin={}, out=tmp_path, metric="delta_loss", json=False, quiet=False)
 
     assert (tmp_path / "commutativity.png").exists()

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 import fastprobe as fp
 from fastprobe import orders
 from fastprobe.errors import InputError
+from fastprobe.orders.plan import OrderPlan
+from fastprobe.regression.least_squares import Factorisation
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 from tests.reordering.test_commutativity import final, moved
 
@@ -40,7 +42,7 @@ def test_rows_are_those_of_models_that_run_two_layers(family, state):
 def test_one_state_for_all_pairs_takes_the_square_of_the_layers(depth, runs):
     pairs = itertools.permutations(range(depth), 2)
 
-    assert fp.plan.OrderPlan.of(pairs).applications == runs
+    assert OrderPlan.of(pairs).applications == runs
 
 
 def test_a_layer_commutes_with_its_copy():
@@ -69,7 +71,7 @@ def test_the_maps_of_a_scan_commute_as_their_products_do():
 
     result = fp.linear_commutator(scan)
 
-    layers = [fp.linear.Factorisation(scan.moments, x, fp.LeastSquares()).fit(y) for *_, x, y, _ in scan.config["fits"]]
+    layers = [Factorisation(scan.moments, x, fp.LeastSquares()).fit(y) for *_, x, y, _ in scan.config["fits"]]
     a, b = layers[0].coef.mT, layers[2].coef.mT
     assert result.matrix()[0, 2] == pytest.approx(float((b @ a - a @ b).norm() / (b @ a).norm()))
     with pytest.raises(InputError, match='needs a scan of element "layer"'):
