@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import typer
@@ -10,6 +11,7 @@ import fastprobe as fp
 from fastprobe.cli.app import note, stdout
 from fastprobe.cli.output import note_few_tokens
 from fastprobe.scan.checkpoint import FILE
+from fastprobe.scan.summary import headline, summary_table
 from fastprobe.scan.table import linearity_table
 
 PICTURE = "linearity.png"
@@ -25,15 +27,21 @@ def show_scan(scan: fp.LinearityScan, out: Path, *, full: bool, json: bool, quie
         json: print the JSON document instead of tables.
         quiet: print no notes.
     """
-    scan.plot(out / PICTURE, "nonlinearity" if scan.rows[0]["nonlinearity"] is not None else "r2")
+    scan.plot(out / PICTURE, headline(scan.rows))
     if json:
         typer.echo(scan.to_json())
     else:
-        stdout.print(linearity_table(scan.rows))
+        stdout.print(summary_table(scan.rows))
+        if full:
+            stdout.print()
+            stdout.print(linearity_table(scan.rows))
     if quiet:
         return
-    for remark in dict.fromkeys(row["note"] for row in scan.rows if row["note"]):
-        note(f"* {remark}")
+    noted = Counter(row["note"] for row in scan.rows if row["note"])
+    for remark, count in noted.items():
+        note(f"* {count} of {len(scan.rows)} rows: {remark}")
+    if not full and not json:
+        note("--full prints every row" + (", marked * if one of these notes applies" if noted else ""))
     if scan.moments is not None:
         plan = scan.moments.plan
         note_few_tokens(scan.moments.tokens, max(plan.widths[x] for x, y in plan.pairs if x == y))

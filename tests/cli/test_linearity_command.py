@@ -1,4 +1,4 @@
-"""``linearity``, ``points``, ``merge`` and ``plot`` as a user types them."""
+"""``fastprobe linearity``."""
 
 import json
 
@@ -6,25 +6,49 @@ import pytest
 from safetensors import SafetensorError
 
 import fastprobe as fp
-from fastprobe.data.demo import demo_text
+from fastprobe.models.points import ELEMENTS
 from fastprobe.models.unpadded.encoder import EncoderLayer
 
 
-def test_a_scan_writes_its_files_and_prints_its_table(scan, tmp_path):
+def test_a_scan_writes_its_files_and_prints_a_summary(scan, tmp_path):
     code, out, err = scan()
 
     assert code == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"scores.json", "scores.csv", "moments.safetensors", "linearity.png"}
-    assert sum(line.startswith("mlp_act") for line in out.splitlines()) == 2
-    assert max(map(len, out.splitlines())) <= 80
-    assert "…" not in out
+    head, *lines = out.splitlines()
+    assert head.split()[:3] == ["nonlinearity", "rows", "mean"]
+    assert [line.split()[0] for line in lines] == list(ELEMENTS)
+    assert max(map(len, lines)) <= 80
+    assert "--full prints every row" in err
     for part in ("forward", "moments", "solve", "score"):
         assert f"{part} " in err.splitlines()[-1]
     assert len((tmp_path / "out" / "scores.csv").read_text().splitlines()) == 1 + 20
 
 
-def test_json_is_the_only_thing_on_stdout(scan, tmp_path):
+def test_the_full_table_follows_the_summary(scan):
+    _, summary, _ = scan("--quiet")
+
+    code, out, err = scan("--quiet", "--full")
+
+    assert (code, err) == (0, "")
+    assert out.startswith(summary)
+    table = out.removeprefix(summary).splitlines()
+    assert sum(line.startswith("mlp_act") for line in table) == 2
+    assert max(map(len, table)) <= 80
+    assert "…" not in out
+
+
+def test_marked_rows_are_counted_with_their_reason(scan):
+    code, out, err = scan("--tokens", "20")  # fewer than the 24 columns of x
+
+    assert code == 0
+    assert out.splitlines()[0].endswith("marked *")
+    assert "* 20 of 20 rows: 20 tokens for 24 columns" in err
+    assert "--full prints every row, marked * if one of these notes applies" in err
+
+
+def test_json_is_the_only_output(scan, tmp_path):
     code, out, err = scan("--json", "--quiet")
 
     assert code == 0
@@ -32,30 +56,8 @@ def test_json_is_the_only_thing_on_stdout(scan, tmp_path):
     assert err == ""
 
 
-def test_a_saved_scan_loads_and_plots(scan, run, tmp_path):
-    scan("--spans", "all")
-
-    loaded = fp.load(tmp_path / "out")
-    code, _, _ = run("plot", tmp_path / "out", "--metric", "cosine")
-
-    assert loaded.matrix("r2").shape == (10, 2)
-    assert loaded.matrix("r2", spans=True).shape == (2, 2)
-    assert len(loaded.to_pandas()) == 23
-    assert loaded.top(1, "r2")[0]["element"] == "attn_proj"
-    assert code == 0
-    assert (tmp_path / "out" / "cosine.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_points_lists_the_identities(run, model_folder):
-    code, out, _ = run("points", model_folder)
-
-    assert code == 0
-    assert out.count("holds") == 2 * 4 + 1
-    assert "norm(attn_out + resid_pre) = resid_mid" in out
-
-
 def interrupt_at(monkeypatch, call):
-    """Make the ``call``-th pass through an FFN of the runner raise KeyboardInterrupt."""
+    """Raise KeyboardInterrupt in the ``call``-th call of an FFN of the runner."""
     plain, calls = EncoderLayer.ffn, []
 
     def ffn(*args):
@@ -68,10 +70,10 @@ def interrupt_at(monkeypatch, call):
 
 
 def test_a_resumed_scan_equals_an_uninterrupted_one(scan, tmp_path, monkeypatch):
-    tokens = ("--tokens", "10k")  # three passes: batches go through the model together
+    tokens = ("--tokens", "10k")  # three calls of the model, because batches are merged
     assert "there is nothing in" in scan("--resume", *tokens, out=tmp_path / "whole")[2]
     with monkeypatch.context() as patch:
-        interrupt_at(patch, call=8)  # the check of the runner makes two, each pass two more
+        interrupt_at(patch, call=8)  # the check of the runner makes two calls, each pass two more
 
         code, _, err = scan(*tokens, out=tmp_path / "parts")
 
@@ -86,7 +88,7 @@ def test_a_resumed_scan_equals_an_uninterrupted_one(scan, tmp_path, monkeypatch)
             assert parts[column] == (pytest.approx(value, abs=1e-12) if isinstance(value, float) else value), column
 
 
-def test_resuming_another_scan_is_refused(scan, tmp_path):
+def test_a_scan_does_not_resume_with_other_options(scan, tmp_path):
     scan()
     before = (tmp_path / "out" / "moments.safetensors").read_bytes()
 
@@ -95,32 +97,6 @@ def test_resuming_another_scan_is_refused(scan, tmp_path):
     assert code == 2
     assert "folds=5, this one has folds=3" in err
     assert (tmp_path / "out" / "moments.safetensors").read_bytes() == before
-
-
-def test_merged_parts_score_as_the_whole(scan, run, tmp_path):
-    topics = list(demo_text().values())[:4]
-    for name, texts in {"a": topics[:2], "b": topics[2:], "ab": topics}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        scan("--text", tmp_path / f"{name}.jsonl", "--tokens", "1M", "--folds", "0", out=tmp_path / name)
-
-    code, _, _ = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "merged")
-
-    assert code == 0
-    for merged, whole in zip(fp.load(tmp_path / "merged").rows, fp.load(tmp_path / "ab").rows, strict=True):
-        assert merged["tokens"] == whole["tokens"]
-        assert merged["r2"] == pytest.approx(whole["r2"], abs=1e-6)
-        assert merged["cosine"] is None
-
-
-def test_scans_of_different_options_do_not_merge(scan, run, tmp_path):
-    scan("--layers", "0", out=tmp_path / "a")
-    scan("--layers", "1", out=tmp_path / "b")
-
-    code, _, err = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "merged")
-
-    assert (code, err.count("\n")) == (2, 1)
-    assert "differ in fits" in err
-    assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +120,7 @@ def test_scans_of_different_options_do_not_merge(scan, run, tmp_path):
         (("--text", "COLUMN"), "no text in column 'text' (it has body)"),
     ],
 )
-def test_unusable_arguments_get_one_line(scan, tmp_path, arguments, message):
+def test_unusable_linearity_arguments_get_one_line(scan, tmp_path, arguments, message):
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1") * 9)
     (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
@@ -158,7 +134,7 @@ def test_unusable_arguments_get_one_line(scan, tmp_path, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_a_full_disk_leaves_what_was_there(scan, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_former_files(scan, tmp_path, monkeypatch):
     scan()
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 

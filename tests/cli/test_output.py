@@ -1,4 +1,4 @@
-"""What commands say beside their tables."""
+"""Tables and notes of commands that run layers."""
 
 import pytest
 from rich.console import Console
@@ -10,17 +10,17 @@ from fastprobe.reordering.table import depths_table, orders_table
 
 
 @pytest.mark.parametrize(
-    ("tokens", "said"),
+    ("tokens", "text"),
     [
         (384, "384 tokens: maps of 384 columns fit anything to so few; read more (--tokens)"),
         (2_304, "2,304 tokens are few for maps of 384 columns: held-out errors are about 20% higher"),
         (384 * 11, ""),
     ],
 )
-def test_few_tokens_are_remarked_on(tokens, said, capsys):
+def test_too_few_tokens_get_a_note(tokens, text, capsys):
     note_few_tokens(tokens, 384)
 
-    assert capsys.readouterr().err.replace("\n", " ").strip() == said
+    assert capsys.readouterr().err.replace("\n", " ").strip() == text
 
 
 def test_numbers_beside_a_long_name_stay_whole(capsys):
@@ -35,7 +35,7 @@ def test_numbers_beside_a_long_name_stay_whole(capsys):
 
 
 @pytest.mark.parametrize(("layers", "last"), [(3, "0.2500"), (12, "0.25"), (40, "0.25")])
-def test_depths_of_any_model_fit_in_a_terminal_the_last_one_among_them(layers, last, capsys):
+def test_depths_of_any_model_fit_in_80_columns_and_include_the_last(layers, last, capsys):
     long = dict.fromkeys(("relative_l2", "cosine"), 0.5) | {"name": "", "order": "12,1,2,3,4,5,6,7,8,9,10,11,12"}
     long |= {"relative_l2_by_depth": [1.5] * (layers - 1) + [0.25]}
     short = long | {"order": "0", "relative_l2_by_depth": [1.0]}
@@ -55,7 +55,7 @@ def test_depths_of_any_model_fit_in_a_terminal_the_last_one_among_them(layers, l
 @pytest.mark.parametrize(
     ("metric", "shown"), [("cosine_by_depth", "cosine"), ("cosine", "cosine"), ("delta_loss", "rel l2")]
 )
-def test_depths_are_shown_in_the_column_that_is_drawn_or_as_distances(metric, shown, capsys):
+def test_depths_show_the_drawn_column_if_it_has_depths(metric, shown, capsys):
     row = {"name": "identity", "order": "0,1", "relative_l2": 0.0}
     row |= {"relative_l2_by_depth": [0.0, 0.0], "cosine_by_depth": [1.0, 1.0], "delta_loss": 0.0}
 
@@ -64,7 +64,7 @@ def test_depths_are_shown_in_the_column_that_is_drawn_or_as_distances(metric, sh
     assert capsys.readouterr().out.startswith(f"{shown} after step")
 
 
-def test_a_run_too_short_for_anything_to_be_predicted_draws_its_states(tmp_path, capsys):
+def test_without_a_predicted_token_the_picture_shows_the_states(tmp_path, capsys):
     config = {"layers": 3, "layer_forwards": 5, "layer_forwards_naive": 6}
     rows = [
         {"order": order, "name": name, "relative_l2": distance, "cosine": 1 - distance, "delta_loss": None}

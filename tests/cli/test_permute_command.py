@@ -1,4 +1,4 @@
-"""``permute`` and ``commutator`` as a user types them."""
+"""``fastprobe permute``."""
 
 import json
 
@@ -19,7 +19,7 @@ def permute(run, model_folder, tmp_path):
     return permute
 
 
-def test_orders_are_run_shown_drawn_and_gone_on_with(permute, run, tmp_path):
+def test_orders_are_run_shown_drawn_and_resumed(permute, run, tmp_path):
     code, out, err = permute("--orders", "swaps", "--orders", "drops")
 
     assert code == 0
@@ -34,7 +34,7 @@ def test_orders_are_run_shown_drawn_and_gone_on_with(permute, run, tmp_path):
     assert run("plot", tmp_path / "out", "--metric", "cosine")[0] == 0
 
 
-def test_a_language_model_gets_masked_tokens_to_predict(run, model_folder, tmp_path):
+def test_a_language_model_predicts_masked_tokens(run, model_folder, tmp_path):
     folder = tmp_path / "mlm"
     config = BertConfig.from_pretrained(model_folder)
     BertForMaskedLM(config).save_pretrained(folder)
@@ -51,7 +51,7 @@ def test_a_language_model_gets_masked_tokens_to_predict(run, model_folder, tmp_p
     assert rows[0]["top1_agreement"] == 1
 
 
-def test_skips_are_scaled_and_states_on_the_way_compared(permute, run, tmp_path):
+def test_skip_connections_are_scaled_and_states_compared_by_depth(permute, run, tmp_path):
     plain, scaled = (permute("--depths", "--json", "--quiet", *more) for more in ((), ("--skip-scale", "0=0.5,1=0")))
 
     plain, scaled = (json.loads(out) for code, out, err in (plain, scaled))
@@ -61,7 +61,7 @@ def test_skips_are_scaled_and_states_on_the_way_compared(permute, run, tmp_path)
     assert run("plot", tmp_path / "out", "--metric", "relative_l2_by_depth")[0] == 0
 
 
-def test_states_on_the_way_have_a_table_of_their_own_where_they_are_asked_for(permute):
+def test_depths_have_a_second_table(permute):
     (_, plain, _), (_, deep, _) = permute("--quiet"), permute("--depths", "--quiet")
 
     assert "after step" not in plain
@@ -69,15 +69,7 @@ def test_states_on_the_way_have_a_table_of_their_own_where_they_are_asked_for(pe
     head, identity, swap = deep.removeprefix(plain).strip().splitlines()
     assert head.split() == ["rel", "l2", "after", "step", "1", "2"]
     assert identity.split() == ["identity", "0.0000", "0.0000"]
-    assert swap.split()[-1] == plain.splitlines()[2].split()[-2]  # all steps have run: the column of final states
-
-
-def test_commutators_are_shown_and_drawn(run, model_folder, tmp_path):
-    code, out, _ = run("commutator", model_folder, "--tokens", "600", "--out", tmp_path / "out")
-
-    assert code == 0
-    assert out.splitlines()[1].startswith("0 1 ")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "scores.csv", "commutator.png"}
+    assert swap.split()[-1] == plain.splitlines()[2].split()[-2]  # after the last step: the final states
 
 
 @pytest.mark.parametrize(
@@ -94,7 +86,7 @@ def test_commutators_are_shown_and_drawn(run, model_folder, tmp_path):
         ("file:nowhere.txt", "nowhere.txt cannot be read"),
     ],
 )
-def test_orders_that_make_no_sense_get_one_line(permute, orders, message, tmp_path):
+def test_unusable_orders_get_one_line(permute, orders, message, tmp_path):
     code, out, err = permute("--orders", orders, "--quiet")
 
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -112,24 +104,8 @@ def test_orders_that_make_no_sense_get_one_line(permute, orders, message, tmp_pa
         (("--skip-scale", "0", "--skip-parts", "mlp"), "'mlp' is not one of attention, ffn"),
     ],
 )
-def test_what_permute_cannot_do_gets_one_line(permute, arguments, message, tmp_path):
+def test_unusable_permute_arguments_get_one_line(permute, arguments, message, tmp_path):
     code, out, err = permute(*arguments, "--quiet")
 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
-
-
-def test_an_interrupted_command_says_what_is_kept(permute, run, model_folder, tmp_path, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("fastprobe.reordering.order_runs.OrderRuns.__iter__", interrupted)
-
-    code, _, err = permute("--quiet")
-    assert (code, err) == (
-        130,
-        f"fastprobe: interrupted; {tmp_path / 'out' / 'orders.jsonl'} is kept: go on with --resume\n",
-    )
-
-    code, _, err = run("commutator", model_folder, "--tokens", "600", "--quiet", "--out", tmp_path / "other")
-    assert (code, err) == (130, "fastprobe: interrupted; nothing was kept\n")

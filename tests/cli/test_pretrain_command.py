@@ -1,4 +1,4 @@
-"""``pretrain`` as a user types it, and its model in the other commands."""
+"""``fastprobe pretrain``, and its model in the other commands."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):
         (["--text", "nowhere.txt"], "--text: nowhere.txt is not a file"),
     ],
 )
-def test_a_training_that_cannot_be_is_one_line(run, tmp_path, arguments, message):
+def test_unusable_pretrain_arguments_get_one_line(run, tmp_path, arguments, message):
     code, _, err = run("pretrain", *arguments, "-o", tmp_path / "model")
 
     assert code == 2

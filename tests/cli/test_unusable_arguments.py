@@ -1,6 +1,5 @@
-"""What no command can use: one line that names it, before anything is run."""
+"""Arguments that no command can use get one line, before anything runs."""
 
-import huggingface_hub
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -20,7 +19,7 @@ def command(run, model_folder, tmp_path):
     "arguments",
     [("linearity", "--alpha", "nan"), ("probe", "--alpha", "inf"), ("ablate", "--mode", "linear", "--alpha", "nan")],
 )
-def test_a_ridge_penalty_is_a_finite_number(command, arguments):
+def test_the_ridge_penalty_must_be_finite(command, arguments):
     code, out, err = command(*arguments)
 
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -35,7 +34,7 @@ def test_a_seed_has_64_bits(command, name):
 
 
 @pytest.mark.parametrize("device", ["meta", "hpu"])
-def test_a_device_that_cannot_compute_is_refused(command, device):
+def test_a_device_without_computation_is_refused(command, device):
     code, out, err = command("linearity", "--device", device)
 
     assert (code, out) == (2, "")
@@ -43,7 +42,7 @@ def test_a_device_that_cannot_compute_is_refused(command, device):
 
 
 @pytest.mark.parametrize("name", ["linearity", "permute", "commutator", "ablate", "probe"])
-def test_a_folder_that_cannot_be_made_is_refused_at_once(run, model_folder, name, tmp_path, monkeypatch):
+def test_an_impossible_output_folder_is_refused_before_a_layer_runs(run, model_folder, name, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(EncoderLayer, "__call__", lambda *_: pytest.fail("a layer ran"))
 
@@ -53,7 +52,7 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(run, model_folder, name
     assert err == f"fastprobe: out: the folder {tmp_path / 'file'} cannot be made: File exists\n"
 
 
-def test_a_folder_for_a_model_that_cannot_be_is_refused(command, tmp_path):
+def test_an_impossible_folder_for_a_model_is_refused(command, tmp_path):
     (tmp_path / "file").write_text("")
 
     code, out, err = command("ablate", "--mode", "linear", "--layers", "1", "--write", tmp_path / "file")
@@ -62,7 +61,7 @@ def test_a_folder_for_a_model_that_cannot_be_is_refused(command, tmp_path):
     assert err == f"fastprobe: out: the folder {tmp_path / 'file'} cannot be made: File exists\n"
 
 
-def test_a_folder_for_a_training_that_cannot_be_is_refused_before_a_tokenizer_is_trained(run, tmp_path, monkeypatch):
+def test_an_impossible_folder_for_a_training_is_refused_before_a_text_is_read(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(Corpus, "read", lambda *_, **__: pytest.fail("a text was read"))
 
@@ -72,22 +71,13 @@ def test_a_folder_for_a_training_that_cannot_be_is_refused_before_a_tokenizer_is
     assert err == f"fastprobe: out: the folder {tmp_path / 'file'} cannot be made: File exists\n"
 
 
-def test_a_column_that_is_no_number_is_not_drawn(command, run, tmp_path):
+def test_a_column_without_numbers_is_not_drawn(command, run, tmp_path):
     command("permute")
 
     code, out, err = run("plot", tmp_path / "out", "--metric", "name")
 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "metric: no row has 'name'; the rows have cosine" in err
-
-
-def test_a_folder_is_not_merged_with_itself(command, run, tmp_path):
-    command("linearity", "--elements", "layer")
-
-    code, out, err = run("merge", tmp_path / "out", tmp_path / "." / "out", "--out", tmp_path / "twice")
-
-    assert (code, out) == (2, "")
-    assert err == "fastprobe: merge: a folder is named twice, and its tokens would count twice\n"
 
 
 def test_a_tokenizer_of_another_model_is_refused(run, model_folder, tmp_path):
@@ -100,9 +90,3 @@ def test_a_tokenizer_of_another_model_is_refused(run, model_folder, tmp_path):
 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "and its embedding has 1,200 rows; they are not of one model" in err
-
-
-def test_retries_of_the_hub_are_not_shown(run):
-    run("plot", "nowhere")
-
-    assert huggingface_hub.utils.logging.get_verbosity() == huggingface_hub.utils.logging.ERROR

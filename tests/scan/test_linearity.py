@@ -296,6 +296,17 @@ def test_unusable_arguments_are_named(options, message):
         fp.linearity(tiny_model("bert"), tiny_batches(), progress=False, **options)
 
 
+def test_the_old_name_of_method_is_accepted_with_a_warning():
+    model, batches = tiny_model("bert"), tiny_batches()
+    options = {"elements": ["ffn"], "score_sequences": 0, "progress": False}
+
+    with pytest.warns(DeprecationWarning, match="linearity: the argument fit is now method"):
+        old = fp.linearity(model, batches, fit=fp.LeastSquares(alpha=2.0), **options)
+
+    assert old.rows == fp.linearity(model, batches, method=fp.LeastSquares(alpha=2.0), **options).rows
+    assert old.config["alpha"] == 2.0
+
+
 def test_no_batches_is_an_error():
     with pytest.raises(InputError, match="there are none"):
         fp.linearity(tiny_model("bert"), [], progress=False)
