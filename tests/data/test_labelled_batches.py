@@ -1,4 +1,4 @@
-"""Labels of words become labels of tokens as in token classification, and a probe reads them."""
+"""Labels of words become labels of tokens, as in token classification. A probe reads them."""
 
 import json
 
@@ -37,7 +37,7 @@ def sequences(batches, column):
             assert (labels[~mask] == -100).all()
 
 
-def test_the_first_token_of_a_word_has_its_label_as_word_ids_say(tokenizer):
+def test_the_first_token_of_a_word_has_its_label(tokenizer):
     made = list(sequences(labelled(tokenizer), "ids"))
 
     assert len(made) == len(ROWS)
@@ -50,7 +50,7 @@ def test_the_first_token_of_a_word_has_its_label_as_word_ids_say(tokenizer):
     assert sum(label >= 0 for _, labels in made for label in labels) == sum(len(row["ids"]) for row in ROWS)
 
 
-def test_byte_level_tokens_take_the_space_before_a_word_along(tokenizer):
+def test_a_byte_level_token_may_begin_with_a_space(tokenizer):
     byte_level = fp.pretraining.corpus.train_tokenizer(list(demo_text().values())[:12], 400)
 
     for (ids, labels), row in zip(sequences(labelled(byte_level), "ids"), ROWS, strict=True):
@@ -63,7 +63,7 @@ def test_byte_level_tokens_take_the_space_before_a_word_along(tokenizer):
         assert spelled == [word.lower() for word in row["tokens"]]
 
 
-def test_long_rows_are_cut_and_the_budget_is_kept(tokenizer):
+def test_long_rows_are_cut_and_the_budget_is_exact(tokenizer):
     [(ids, labels)] = sequences(labelled(tokenizer, ROWS[:1]), "ids")
 
     parts = list(sequences(labelled(tokenizer, ROWS[:1], max_seq_len=7), "ids"))
@@ -75,7 +75,7 @@ def test_long_rows_are_cut_and_the_budget_is_kept(tokenizer):
     assert sum(len(part) for part, _ in few) == 50
 
 
-def test_strings_are_classes_that_stay_the_same(tokenizer):
+def test_strings_become_classes_that_never_change(tokenizer):
     batches = labelled(tokenizer, labels=["tags", "ids"])
 
     first, second = list(batches), list(batches)
@@ -101,7 +101,7 @@ def test_a_probe_reads_labels_from_a_file(run, model_folder, tmp_path):
     assert (row["tokens"], row["classes"]) == (sum(len(row["ids"]) for row in ROWS), 2)
     tags = [tag for row in ROWS for tag in row["tags"]]
     assert row["majority"] == max(tags.count(tag) for tag in set(tags)) / len(tags)
-    assert row["r2"] > 2 * 24 / len(tags)  # twice what 24 columns of noise would explain of labels at random
+    assert row["r2"] > 2 * 24 / len(tags)  # twice the r2 of random labels on 24 columns
     assert fp.load(tmp_path / "out").config["classes"] == {"tags": list(dict.fromkeys(tags))}
 
 
@@ -137,7 +137,7 @@ def test_a_dataset_of_token_classification_is_rows(tokenizer):
         (["a"], "row 2: must be a row of columns, got list"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named(tokenizer, row, message):
+def test_an_unusable_row_is_named(tokenizer, row, message):
     rows = [{"tokens": ["fine"], "tags": [3]}, row]
 
     with pytest.raises(InputError, match=message) as caught:
@@ -158,7 +158,7 @@ def test_a_row_that_cannot_be_read_is_named(tokenizer, row, message):
         ),
     ],
 )
-def test_unusable_options_get_one_line(run, model_folder, tmp_path, monkeypatch, arguments, message):
+def test_unusable_label_options_get_one_line(run, model_folder, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.txt").write_text("words\n")
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")

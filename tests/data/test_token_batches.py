@@ -1,4 +1,4 @@
-"""Token batches: nothing lost, nothing added, and the budget kept."""
+"""Token batches lose nothing, add nothing and keep the budget."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ def tokenizer():
 
 
 def bodies(batches, tokenizer):
-    """All ids without padding and special tokens."""
+    """Return all ids without padding and special tokens."""
     special = {tokenizer.cls_token_id, tokenizer.sep_token_id}
     return [int(i) for b in batches for i in b["input_ids"][b["attention_mask"].bool()] if int(i) not in special]
 
 
-def test_every_token_of_the_text_comes_once_and_in_order(tokenizer):
+def test_each_token_of_the_text_occurs_once_and_in_order(tokenizer):
     text = "The quick brown fox jumps over the lazy dog. " * 40
 
     batches = list(token_batches(text, tokenizer, max_seq_len=16, batch_size=4))
@@ -41,7 +41,7 @@ def test_a_file_read_in_pieces_gives_the_tokens_of_the_whole(tokenizer, tmp_path
     assert bodies(batches, tokenizer) == tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def test_the_budget_is_kept_to_the_token(tokenizer):
+def test_the_budget_is_exact(tokenizer):
     text = "one two three four five six seven eight nine ten " * 30
 
     for tokens in (1, 2, 3, 40, 100):
@@ -55,7 +55,7 @@ def test_documents_do_not_share_a_sequence(tokenizer):
     assert batch["attention_mask"].sum(1).tolist() == [4, 3]
 
 
-def test_batches_can_be_gone_through_again(tokenizer):
+def test_batches_can_be_read_again(tokenizer):
     batches = token_batches(["a text", "another"], tokenizer)
 
     first, second = list(batches), list(batches)
@@ -75,6 +75,6 @@ def test_a_text_without_tokens_is_an_error(tokenizer, text):
         list(token_batches(text, tokenizer))
 
 
-def test_a_seed_of_masks_has_64_bits(tokenizer):
+def test_the_seed_of_masks_has_64_bits(tokenizer):
     with pytest.raises(InputError, match="seed: must be a number of 64 bits, got 9223372036854775808"):
         MaskedBatches(token_batches("Some text.", tokenizer), tokenizer, 2**63)
