@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastprobe.ablations.element_outputs import mean_outputs, sampled_outputs
 from fastprobe.ablations.picture import picture
 from fastprobe.ablations.replacements import AffineMaps, Constant, Resampled, same
+from fastprobe.data.checks import check_repeatable, checked_mask
 from fastprobe.errors import InputError
 from fastprobe.models.edits import EDITABLE, Replaced, Reweighted, initial_weights
 from fastprobe.models.identities import check_points
@@ -28,9 +29,9 @@ from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
 from fastprobe.regression.least_squares import LeastSquares, Solution
 from fastprobe.regression.ridge import best_ridge
-from fastprobe.reordering.commutativity import CHANGES, commutativity
+from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
-from fastprobe.reordering.order_runs import check_repeatable, mask_of
+from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
 from fastprobe.runtime.journal import Journal
 from fastprobe.scan.linearity import linearity
@@ -235,7 +236,7 @@ def _widths(model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str
     """The width of every point, seen with its identities on the first sequences."""
     check_repeatable(batches, "an ablation goes through them more than once")
     for batch in batches:
-        mask_of(batch, 0)
+        checked_mask(batch, 0)
         few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
         checked = check_points(model, points, to_device(few, device_of(model)))
         checked.require(type(model).__name__)

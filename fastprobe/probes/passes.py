@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import picked
+from fastprobe.data.checks import checked_mask
 from fastprobe.models.record import device_of, to_device
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
@@ -20,7 +21,7 @@ from fastprobe.probes.token_labels import TokenLabels
 from fastprobe.regression.least_squares import Factorisation, Fit
 from fastprobe.regression.moment_plan import MomentPlan, Stage
 from fastprobe.regression.moments import Moments
-from fastprobe.reordering.order_runs import OrderRuns, mask_of
+from fastprobe.reordering.order_runs import OrderRuns
 
 
 @dataclass
@@ -58,7 +59,7 @@ class StateRows:
         """
         order = fold.argsort(stable=True)  # sums take the rows of one fold as a slice
         batch = to_device(picked(batch, order), device_of(self.model))
-        mask = mask_of(batch, 0)
+        mask = checked_mask(batch, 0)
         stack = self.make_stack(self.model, self.points, self.inputs(batch))
         self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}
         self.fold = stack.by_row(torch.where(mask, fold[order].to(mask.device)[:, None], -1))

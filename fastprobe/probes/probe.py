@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fastprobe import orders
+from fastprobe.data.checks import check_repeatable
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.record import device_of, evaluating, to_device
@@ -25,7 +26,7 @@ from fastprobe.probes.token_labels import OF_IDS, OF_TEXT, TokenLabels
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.linear_fit import fold_of_sequences
 from fastprobe.regression.scores import cross_validated, explained
-from fastprobe.reordering.order_runs import check_repeatable, check_stack
+from fastprobe.reordering.checked_stack import check_stack
 from fastprobe.results.result import Result
 from fastprobe.runtime.memory import free_bytes, freed_memory_kept, human
 from fastprobe.runtime.progress import PassProgress

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
-from fastprobe.reordering.order_runs import mask_of
 
 OF_IDS = ("token", "previous", "next", "position")
 OF_TEXT = ("word_piece", "sentence")
@@ -49,7 +49,7 @@ class TokenLabels:
         self._pieces, self._ends = torch.tensor(pieces, dtype=torch.long), torch.tensor(ends, dtype=torch.long)
         ids, longest, self._classes = torch.zeros(1, dtype=torch.long), 0, dict.fromkeys(self.given, 0)
         for number, batch in enumerate(batches):
-            mask = mask_of(batch, number)
+            mask = checked_mask(batch, number)
             seen = torch.bincount(batch["input_ids"][mask].cpu())
             longer, shorter = (seen, ids) if len(seen) > len(ids) else (ids, seen)
             longer[: len(shorter)] += shorter
@@ -72,7 +72,7 @@ class TokenLabels:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The class of every token in every task, ``(batch, length)`` int64; -1 where there is none."""
-        mask, ids = mask_of(batch, 0), batch["input_ids"]
+        mask, ids = checked_mask(batch, 0), batch["input_ids"]
         place = mask.long().cumsum(1) - 1
         kind = self._frequent.to(ids.device)[ids.clamp(max=len(self._frequent) - 1)]
         none = torch.full_like(kind[:, :1], self._classes["next"] - 1)

@@ -367,7 +367,7 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 def test_batches_that_cannot_be_ablated_are_refused():
     model, batches = tiny_model("gpt2"), tiny_batches()
-    with pytest.raises(InputError, match="a list_iterator can be only once"):
+    with pytest.raises(InputError, match="a list_iterator can be read only once"):
         fp.ablation(model, iter(batches), progress=False)
     with pytest.raises(InputError, match="batches: there are none"):
         fp.ablation(model, [], progress=False)

@@ -271,7 +271,7 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 def test_batches_that_cannot_be_probed_are_refused(monkeypatch):
     model = tiny_model("gpt2")
-    with pytest.raises(InputError, match="a list_iterator can be only once"):
+    with pytest.raises(InputError, match="a list_iterator can be read only once"):
         fp.probe(model, iter(tiny_batches()), progress=False)
     with pytest.raises(InputError, match="batches: there are none"):
         fp.probe(model, [], progress=False)

@@ -173,7 +173,7 @@ def test_a_model_that_its_layers_do_not_make_up_is_refused():
     counter = iter(range(1000))
     model.embeddings.forward = lambda *args, **kwargs: embeddings(*args, **kwargs) + next(counter)
 
-    with pytest.raises(UnsupportedModelError, match="run one after the other, are off from the model"):
+    with pytest.raises(UnsupportedModelError, match="run one after another, differ from the model by"):
         fp.commutativity(model, tiny_batches(), ORDERS, progress=False)
 
 
@@ -296,7 +296,7 @@ def test_labels_without_a_head_are_refused():
 def test_states_that_do_not_fit_in_memory_are_refused_before_they_are_made(monkeypatch):
     monkeypatch.setattr("fastprobe.reordering.order_runs.free_bytes", lambda device: 3 * 6 * 14 * 32 * 4 - 1)
 
-    with pytest.raises(InputError, match=r"take 43.0 kB at a time and 32.3 kB are free; smaller batches"):
+    with pytest.raises(InputError, match=r"take 43.0 kB at a time and 32.3 kB are free; use smaller batches"):
         fp.commutativity(tiny_model("gpt2"), tiny_batches(), ORDERS, progress=False)
 
 

@@ -10,7 +10,8 @@ import pytest
 import fastprobe as fp
 from fastprobe.ablations.ablation import Ablations
 from fastprobe.errors import InputError
-from fastprobe.reordering.commutativity import CHANGES, OrderEffects
+from fastprobe.reordering.commutativity import OrderEffects
+from fastprobe.reordering.rows import CHANGES
 
 SAVED = Path(__file__).parents[1] / "saved" / "0.1.0"
 ROWS = [{"name": name, "order": order, "kl": kl} for name, order, kl in (("identity", "0,1", 0.0), ("", "1,0", None))]
