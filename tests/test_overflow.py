@@ -9,7 +9,7 @@ import torch
 import fastprobe as fp
 from fastprobe.cli.output import show
 from fastprobe.errors import NumericalError
-from fastprobe.reordering.effects import compared
+from fastprobe.reordering.effects import compare
 from fastprobe.reordering.table import orders_table
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
@@ -50,7 +50,7 @@ def test_such_a_result_is_saved_drawn_and_shown(effects, tmp_path, capsys):
 def test_cosines_with_what_is_not_finite_are_not_zero():
     tokens = torch.tensor([[torch.nan, 1.0], [1.0, 0.0], [0.0, 0.0]])
 
-    cosine = compared(tokens, torch.ones(3, 2))["cosine"]
+    cosine = compare(tokens, torch.ones(3, 2))["cosine"]
 
     assert cosine.isnan().tolist() == [True, False, False]
     assert cosine[2] == 0

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from fastprobe.cli.app import VERSIONS, note, stdout
 from fastprobe.errors import InputError
-from fastprobe.reordering.effects import HEAD_COLUMNS, STATE_COLUMNS
+from fastprobe.reordering.rows import HEAD_COLUMNS, STATE_COLUMNS
 from fastprobe.results.result import BY_DEPTH, Result
 
 FEW = 0.1

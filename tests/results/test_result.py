@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import fastprobe as fp
+from fastprobe.ablations.ablation import Ablations
 from fastprobe.errors import InputError
-from fastprobe.reordering.commutativity import CHANGES, OrderEffects
+from fastprobe.reordering.commutativity import OrderEffects
+from fastprobe.reordering.rows import CHANGES
 
-OLD = Path(__file__).parent / "version_0_1_0"
+SAVED = Path(__file__).parents[1] / "saved" / "0.1.0"
 ROWS = [{"name": name, "order": order, "kl": kl} for name, order, kl in (("identity", "0,1", 0.0), ("", "1,0", None))]
 
 
@@ -80,58 +82,61 @@ def test_an_empty_folder_is_refused(tmp_path):
         fp.load(tmp_path)
 
 
-def old_rows(kind):
-    return json.loads((OLD / kind / "scores.json").read_text())["rows"]
+def saved_rows(name):
+    return json.loads((SAVED / name / "scores.json").read_text())["rows"]
 
 
-def test_orders_of_version_0_1_0_get_their_swaps_kept_and_dropped_layers(tmp_path):
-    result = fp.load(OLD / "commutativity")
+def test_orders_of_version_0_1_0_get_their_swaps_kept_and_dropped_layers():
+    result = fp.load(SAVED / "orders")
 
-    new = [{key: row.pop(key) for key in CHANGES} for row in result.rows]
-    assert result.rows == old_rows("commutativity")
-    found = {row["name"]: tuple(change.values()) for row, change in zip(result.rows, new, strict=True)}
-    assert found == {
-        "identity": (None, None, 3, []),
-        "swap ffn 0 1": (0, 1, None, []),
-        "swap ffn 0 2": (0, 2, None, []),
-        "swap ffn 1 2": (1, 2, None, []),
-        "swap 0 1": (0, 1, 1, []),
-        "swap 0 2": (0, 2, 1, []),
-        "swap 1 2": (1, 2, 1, []),
-        "attentions first": (None, None, None, []),
-        "parallel 0-2": (None, None, None, []),
-    }
+    changes = [tuple(row.pop(key) for key in CHANGES) for row in result.rows]
+    assert result.rows == saved_rows("orders")
+    swaps = [(0, 1, 1, []), (0, 2, 1, []), (1, 2, 1, [])]
+    drops = [(None, None, None, [layer]) for layer in range(3)]
+    assert changes == [(None, None, 3, []), *swaps, *drops]
 
 
-def test_orders_of_version_0_1_0_are_drawn_and_have_a_matrix(tmp_path):
-    result = fp.load(OLD / "commutativity")
+def test_orders_of_version_0_1_0_have_a_matrix():
+    matrix = fp.load(SAVED / "orders").matrix("cosine")
 
-    result.plot(tmp_path / "orders.png")
-
-    matrix = result.matrix("kl")
-    swaps = {row["name"]: row["kl"] for row in result.rows}
-    assert matrix[0, 1] == matrix[1, 0] == swaps["swap 0 1"]
+    cosine = {row["name"]: row["cosine"] for row in saved_rows("orders")}
+    assert matrix[0, 1] == matrix[1, 0] == cosine["swap 0 1"]
+    assert matrix[1, 2] == cosine["swap 1 2"]
     assert np.isnan(matrix.diagonal()).all()
 
 
-def test_an_order_whose_text_is_not_an_order_has_no_changes():
-    row = effects([{"name": "", "order": "linear mlp.3", "kl": 1.0}]).rows[0]
+@pytest.mark.parametrize(
+    ("order", "changes"),
+    [
+        ("attention.0,ffn.1,attention.1,ffn.0", (0, 1, None, [])),
+        ("(0+1)", (None, None, None, [])),
+        ("1,1", (None, None, None, [0])),
+        ("linear mlp.3", (None, None, None, None)),  # an edited layer, whose text is not an order
+    ],
+)
+def test_the_changes_of_an_old_row_follow_from_its_order(order, changes):
+    row = effects([{"name": "", "order": order, "kl": 1.0}]).rows[0]
 
-    assert {key: row[key] for key in CHANGES} == dict.fromkeys(CHANGES)
+    assert tuple(row[key] for key in CHANGES) == changes
 
 
-def test_ablations_of_version_0_1_0_get_their_layers_as_data(tmp_path):
-    result = fp.load(OLD / "ablation")
+def test_ablations_of_version_0_1_0_get_their_layers_as_data():
+    result = fp.load(SAVED / "ablation")
 
     layers = [row.pop("edited_layers") for row in result.rows]
-    assert result.rows == old_rows("ablation")
-    assert layers == [[], *[[0], [0, 1], [0, 1, 2]] * 4]
-    fp.load(OLD / "ablation").plot(tmp_path / "ablation.png", "kl")
+    assert result.rows == saved_rows("ablation")
+    assert layers == [[], *[[0], [1], [2]] * 4]
 
 
-@pytest.mark.parametrize("kind", ["commutativity", "ablation"])
-def test_a_file_of_this_version_is_not_changed_by_loading(kind, tmp_path):
-    fp.load(OLD / kind).save(tmp_path)
+def test_layers_of_old_ablations_may_be_ranges():
+    rows = [{"element": "mlp", "layers": layers, "mode": "zero", "kl": 1.0} for layers in ("0-3", "1,4-6,8")]
+
+    assert [row["edited_layers"] for row in Ablations.restored({}, rows).rows] == [[0, 1, 2], [1, 4, 5, 8]]
+
+
+@pytest.mark.parametrize("name", ["orders", "ablation"])
+def test_a_file_of_this_version_is_not_changed_by_loading(name, tmp_path):
+    fp.load(SAVED / name).save(tmp_path)
 
     fp.load(tmp_path).save(tmp_path / "again")
 
