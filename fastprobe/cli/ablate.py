@@ -51,7 +51,7 @@ def ablate(
         typer.Option(help="Save the model with linear MLPs in one set of --layers to this folder (--mode linear)."),
     ] = None,
     out: Out = Path("fastprobe-out"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the finished rows in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished rows in --out.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -45,7 +45,7 @@ _resumable: list[Path] = []
 
 
 def resumable_from(path: Path) -> None:
-    """Register the file that ``--resume`` goes on from. If the command is interrupted, the message names it."""
+    """Register the file that ``--resume`` reads. If the command is interrupted, the message names it."""
     _resumable.append(path)
 
 
@@ -84,5 +84,5 @@ def main() -> None:
         code = 2
     if code == INTERRUPTED:
         kept = [path for path in _resumable if path.exists()]
-        note(f"fastprobe: interrupted; {f'{kept[0]} is kept: go on with --resume' if kept else 'nothing was kept'}")
+        note(f"fastprobe: interrupted; {f'{kept[0]} is kept: continue with --resume' if kept else 'nothing was kept'}")
     sys.exit(code or 0)

@@ -37,7 +37,7 @@ def linearity(
     exact: Annotated[bool, typer.Option("--exact", help="Audit: compute sums and scores in float64.")] = False,
     seed: Annotated[int, typer.Option(help="Seed that chooses the sequences for the cosine columns.")] = 0,
     out: Out = Path("fastprobe-out"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
     full: Full = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -47,7 +47,7 @@ def linearity(
     loaded, tokenizer = source.load_model()
     batches, origin = source.load_batches(loaded, tokenizer)
     if resume and not quiet and not (out / FILE).exists():
-        note(f"--resume: there is nothing in {out} to go on with; this is a first run")
+        note(f"--resume: there is nothing in {out} to resume from; this is a first run")
     resumable_from(make_folder(out) / FILE)
     scan = fp.linearity(
         loaded,

@@ -40,8 +40,8 @@ def takes(group: type, **defaults: Any) -> Callable[[Command], Command]:
     ]
 
     def decorate(command: Command) -> Command:
-        _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [*shared, *(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own)]
+        _, *others = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [*shared, *(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in others)]
 
         @functools.wraps(command)
         def run(**values: Any) -> None:

@@ -69,7 +69,7 @@ def paper(
     seed: TrainingSeed = 0,
     trainer: Trainer = None,
     out: Out = Path("fastprobe-out"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the finished sections in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished sections in --out.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -82,7 +82,7 @@ def paper(
     say: Callable[[str], None] = (lambda text: None) if quiet else note
     resumable_from(out)
     if resume and not any(out.glob("*")):
-        say(f"--resume: there is nothing in {out} to go on with; this is a first run")
+        say(f"--resume: there is nothing in {out} to resume from; this is a first run")
     trained: list[Trained] = []
     if train:
         trained = fp.pretrain_variants(

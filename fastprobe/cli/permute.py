@@ -41,7 +41,7 @@ def permute(
     skip_parts: SkipParts = BOTH_PARTS,
     seed: Annotated[int, typer.Option(help="Seed that chooses the masked tokens.")] = 0,
     out: Out = Path("fastprobe-out"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the finished orders in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished orders in --out.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -65,7 +65,7 @@ def pretrain(
     device: Device = "auto",
     trainer: Trainer = None,
     out: Out = Path("fastprobe-out"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

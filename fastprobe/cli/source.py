@@ -50,7 +50,7 @@ class TextSource:
 
     @property
     def names_text(self) -> bool:
-        """True if the user named a text, so that the default text is not meant."""
+        """True if the user named a text."""
         return bool(self.text or self.dataset)
 
     def load_text(self) -> tuple[Any, dict[str, Any]]:

@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
-from fastprobe.results.table import cell, empty_table, number_columns, text_columns
+from fastprobe.results.table import cell, empty_table, name_column, number_columns
 
 
 def costs_table(config: dict[str, Any]) -> Table:
     """Return a table of parameters, operations and steps of a trained model, beside BERT of the requested size."""
     table = empty_table()
-    text_columns(table, "")
+    name_column(table, "")
     number_columns(table, "parameters", "in layers", "FLOP/token", "steps")
     ours, theirs = config["costs"], config["costs_of_bert"]
     keys = ("parameters", "layer_parameters", "flops_per_token")

@@ -1,4 +1,4 @@
-"""Journal of a long run: the finished orders, so that a run that was killed can resume."""
+"""Journal of a long run: the finished orders, for a killed run to resume from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Journal:
     Args:
         folder: folder of the file; ``None`` writes no file.
         origin: entries of the configuration, besides those of :meth:`keeping`, that must agree when a run resumes.
-        resume: go on from the file in the folder.
+        resume: continue the file in the folder.
     """
 
     def __init__(self, folder: str | Path | None = None, origin: dict[str, Any] | None = None, *, resume: bool = False):
@@ -72,7 +72,7 @@ class Journal:
         try:
             first, *lines = self._path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
-            raise InputError(f"--resume: there is no {self._path} to go on from; leave it out to start anew") from None
+            raise InputError(f"--resume: there is no {self._path} to resume from; leave it out to start anew") from None
         if first != head:
             mine, theirs = json.loads(head), json.loads(first)
             raise InputError(

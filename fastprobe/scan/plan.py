@@ -43,7 +43,7 @@ class ScanOptions:
 
 @dataclass(frozen=True)
 class ElementFit:
-    """One row of a scan: an element, and the blocks that its linear map goes from and to."""
+    """A row of a scan: an element, and the blocks that its linear map goes from and to."""
 
     element: Element
     x: str

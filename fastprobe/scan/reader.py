@@ -20,7 +20,7 @@ from fastprobe.models.unpadded.recorder import FlatRecorder, recorder_for
 
 @dataclass(frozen=True)
 class Reader:
-    """How the points of a model are read."""
+    """The recorder that reads the points of a model, and the width of each point."""
 
     widths: Mapping[Point, int]
     recorder: type[Recorder] | type[FlatRecorder]
@@ -39,9 +39,9 @@ class Reader:
         few = _first_sequences(batch, device)
         checked = check_points(model, points, few)
         checked.require(type(model).__name__)
-        recorder, not_flat = recorder_for(model, points, few)
-        if not_flat:
-            return cls(checked.widths, recorder, f"modules of the model ({not_flat})", 0)
+        recorder, why_padded = recorder_for(model, points, few)
+        if why_padded:
+            return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0)
         return cls(checked.widths, recorder, "encoder", batch_tokens(device.type))
 
 

@@ -51,7 +51,7 @@ def test_interrupted_command_names_the_file_it_can_resume_from(run, model_folder
 
     code, _, err = run("permute", model_folder, *sizes, "--out", tmp_path / "out")
     kept = tmp_path / "out" / "orders.jsonl"
-    assert (code, err) == (130, f"fastprobe: interrupted; {kept} is kept: go on with --resume\n")
+    assert (code, err) == (130, f"fastprobe: interrupted; {kept} is kept: continue with --resume\n")
 
     code, _, err = run("commutator", model_folder, *sizes, "--out", tmp_path / "other")
     assert (code, err) == (130, "fastprobe: interrupted; nothing was kept\n")

@@ -150,7 +150,7 @@ def test_a_variant_that_diverges_is_on_the_page(run, text, tmp_path, monkeypatch
     code, out, err = run(*arguments(text, tmp_path / "out", "--resume", "--json"))
 
     assert code == 0
-    assert "to go on with; this is a first run" in err
+    assert "to resume from; this is a first run" in err
     found = {row["claim"]: (row["holds"], row["found"]) for row in json.loads(out)}
     reason = "no-skip:1 was not trained to its end: the held-out loss is nan at step 2."
     assert found["no-skip:1 learns more than the frequencies of tokens."] == (False, reason)
