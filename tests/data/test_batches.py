@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastprobe as fp
-from fastprobe.data.batches import grouped, merge
+from fastprobe.data.batches import grouped, merge, select
 from fastprobe.errors import NumericalError
 from fastprobe.models.unpadded.encoder import Encoder
 from fastprobe.scan.checkpoint import Checkpoint
@@ -54,6 +54,18 @@ def test_merged_batches_are_padded_at_the_end():
 
     assert together["input_ids"].tolist() == [[1, 2, 3, 0, 0], [1, 2, 0, 0, 0], [1, 0, 0, 0, 0], [1, 2, 3, 4, 0]]
     assert together["attention_mask"].sum(1).tolist() == [3, 2, 1, 4]
+
+
+def test_selected_sequences_keep_what_all_sequences_share():
+    shared = torch.arange(3)[None]
+    one = batch([3, 2, 1], position_ids=shared, note="text")
+
+    few = select(one, torch.tensor([2, 0]))
+
+    assert few["input_ids"].tolist() == [[1, 0, 0], [1, 2, 3]]
+    assert few["attention_mask"].sum(1).tolist() == [1, 3]
+    assert few["position_ids"] is shared
+    assert few["note"] == "text"
 
 
 def test_a_scan_of_merged_batches_calls_the_model_less_and_has_the_same_scores(limit, monkeypatch):
