@@ -13,7 +13,7 @@ from fastprobe.models.unpadded.stack import FlatStack
 from fastprobe.orders.plan import ROOT, OrderPlan
 from fastprobe.runtime.memory import free_bytes, human
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+CALL_TOKENS = {"cpu": 4096, "cuda": 65_536}
 """Most tokens of the states that one call of a layer takes, by type of device. More are not faster."""
 
 
@@ -41,7 +41,7 @@ class OrderRuns:
         free = free_bytes(stack.stem.device)
         room = memory if memory is not None else 2**30 if free is None else free // 4
         self.budget = max(1, room // max(1, stack.stem.nbytes))
-        tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
+        tokens = CALL_TOKENS.get(stack.stem.device.type, CALL_TOKENS["cuda"])
         self.batch = max(1, tokens * stack.stem.shape[-1] // max(1, stack.stem.numel()))
         if memory is None and free is not None:
             need = plan.peak_states(self.budget, self.batch) * stack.stem.nbytes
