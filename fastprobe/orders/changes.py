@@ -1,4 +1,4 @@
-"""What an order changes about the layers of a model, as data."""
+"""Swapped, kept and dropped layers of an order, as data."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Probes(Result):
         order = self.orders[0] if order is None else order
         rows = [row for row in self.rows if row["order"] == order]
         if not rows:
-            raise InputError(f"order: {order!r} was not run; those that were are {'; '.join(self.orders)}")
+            raise InputError(f"order: {order!r} was not run; the orders of this result are {'; '.join(self.orders)}")
         matrix = np.full((len(self.tasks), 1 + max(row["state"] for row in rows)), np.nan)
         for row in rows:
             if row.get(metric) is not None:

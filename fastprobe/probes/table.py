@@ -12,7 +12,7 @@ STATES = 13
 """States that fit, in whole percent."""
 
 NAME = 20
-"""Letters that fit of an order's name, which stands in the column of tasks."""
+"""Letters of an order's name that fit in the column of tasks."""
 
 
 def probes_table(probes: Probes, metric: str = "r2_cv") -> Table:

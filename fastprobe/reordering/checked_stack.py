@@ -37,7 +37,7 @@ def check_stack(
     """
     present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
     if not len(present):
-        raise InputError("batches: the first one is nothing but padding; leave such batches out")
+        raise InputError("batches: the first one has padding only; leave such batches out")
     few = select(without_labels(batch), present)
     make, reason = (LayerStack.record, "a layer is edited") if edited else stack_of(model, points, few)
     if not reason:

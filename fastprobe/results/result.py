@@ -1,4 +1,4 @@
-"""The base class of results: rows of numbers with their configuration, saved to and loaded from a folder."""
+"""Results: rows of numbers with their configuration, saved to and loaded from a folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Result(ABC):
 
     @property
     def title(self) -> str:
-        """The title of a picture: model, tokens and scaled skip connections; empty if these are not recorded."""
+        """Title of a picture: model, tokens and scaled skip connections; empty if these are not recorded."""
         model = str(self.config.get("model", "")).rstrip("/").split("/")[-1]
         tokens = self.config.get("tokens")
         scale = self.config.get("skip_scale")

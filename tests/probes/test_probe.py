@@ -297,7 +297,7 @@ def test_unusable_batches_are_refused(monkeypatch):
     with pytest.raises(InputError, match="no token has a label of 'pos'"):
         fp.probe(model, unlabelled, tasks=["pos"], progress=False)
     found = fp.probe(model, tiny_batches(), tasks=["position"], progress=False)
-    with pytest.raises(InputError, match="order: '9' was not run; those that were are 0,1,2"):
+    with pytest.raises(InputError, match="order: '9' was not run; the orders of this result are 0,1,2"):
         found.matrix(order="9")
     monkeypatch.setattr(importlib.import_module("fastprobe.probes.sums"), "free_bytes", lambda device: 1000)
     with pytest.raises(InputError, match=r"memory: the moments of 4 states take .* and 1.0 kB are free"):

@@ -1,4 +1,4 @@
-"""The builder of tables: texts of cells, and columns that fit in a terminal."""
+"""Builder of tables: texts of cells, and columns that fit in a terminal."""
 
 import pytest
 from rich.console import Console
