@@ -40,5 +40,5 @@ def test_a_batch_of_padding_changes_no_result_but_must_not_be_first(verb, family
         names = ("relative_l2", "cosine")
         with_it, without = (VERBS[verb](model, b).rows for b in ([*plain, nothing], plain))
         assert [[row[name] for name in names] for row in with_it] == [[row[name] for name in names] for row in without]
-    with pytest.raises(InputError, match="batches: the first one is nothing but padding"):
+    with pytest.raises(InputError, match="batches: the first one has padding only"):
         VERBS[verb](model, [nothing, *plain])

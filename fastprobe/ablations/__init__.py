@@ -1,1 +1,1 @@
-"""Elements replaced by zeros, means, samples or linear maps."""
+"""Replace elements of a model and measure the effect on its output."""

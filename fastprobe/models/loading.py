@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from fastprobe.data.text import demo_model_path
+from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import BackendError, InputError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprobe.data.text import documents, special_tokens
+from fastprobe.data.documents import documents
+from fastprobe.data.token_batches import special_tokens
 from fastprobe.errors import InputError
 from fastprobe.pretraining.documentation import documentation
 from fastprobe.pretraining.masking import mask_tokens

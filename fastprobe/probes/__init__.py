@@ -1,1 +1,1 @@
-"""Least-squares classifiers on every state."""
+"""Read labels of tokens from every state with least-squares classifiers."""

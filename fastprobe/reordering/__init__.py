@@ -1,1 +1,1 @@
-"""Layers run in other orders, and what that does to the output."""
+"""Run layers in other orders and measure the effect on the output."""

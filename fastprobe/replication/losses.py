@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastprobe.pretraining import TrainedVariant
 from fastprobe.replication.section import Subject, is_positive
-from fastprobe.results import figures
+from fastprobe.results import figure
 from fastprobe.results.result import Result
 
 if TYPE_CHECKING:
@@ -31,8 +31,19 @@ class VariantLosses(Result):
     metric: ClassVar[str] = "held_out_loss"
 
     def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
-        """Draw the loss of each variant as a dot, and the unigram loss as a line."""
-        return figures.variant_losses(self, metric, path)
+        """A dot a variant, and the unigram loss as a line."""
+        rows = self.rows_with(metric)[::-1]
+        drawing, (axes,) = figure.panels(self.title)
+        figure.dots(
+            axes,
+            [row[metric] for row in rows],
+            [2 * (row.get(f"{metric}_se") or 0.0) for row in rows],
+            x_label=metric,
+            names=[row["variant"] for row in rows],
+            level=figure.Level(self.unigram, UNIGRAM),
+            marker_size=5.0,
+        )
+        return figure.saved(drawing, path)
 
     def row(self, variant: str) -> dict[str, Any] | None:
         """Return the row of a variant, or ``None`` if it was not trained."""

@@ -1,1 +1,1 @@
-"""Results as rows, tables and figures."""
+"""Rows of numbers, and builders of tables and figures."""

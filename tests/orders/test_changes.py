@@ -29,6 +29,8 @@ def test_every_swap_names_its_two_layers(family):
         (*(Sublayer(part, layer) for part in ("attention", "ffn") for layer in range(4)),),
         # attention 1 and ffn 2 interchanged
         (0, Sublayer("ffn", 2), Sublayer("ffn", 1), Sublayer("attention", 2), Sublayer("attention", 1), 3),
+        # attention 1 and ffn 0 run twice
+        (*(Sublayer("attention", 1), Sublayer("ffn", 0)) * 2, 2, 3),
         # attentions interchanged, FFNs too, but of another pair
         (
             *(Sublayer("attention", 1), Sublayer("ffn", 0), Sublayer("attention", 0), Sublayer("ffn", 2)),

@@ -14,7 +14,7 @@ import torch
 
 import fastprobe as fp
 from fastprobe import cli
-from fastprobe.data.text import demo_text
+from fastprobe.data.demo import demo_text
 from fastprobe.errors import NumericalError
 from fastprobe.models.loading import load_model
 from fastprobe.pretraining import variant_set
@@ -155,7 +155,7 @@ def test_a_failed_training_is_reported_on_the_page(run, text, tmp_path, monkeypa
     code, out, err = run(*arguments(text, tmp_path / "out", "--resume", "--json"))
 
     assert code == 0
-    assert "to go on with; this is a first run" in err
+    assert "to resume from; this is a first run" in err
     found = {row["claim"]: (row["holds"], row["found"]) for row in json.loads(out)}
     reason = "The training of no-skip:1 failed: the held-out loss is nan at step 2."
     assert found["no-skip:1 learns more than the frequencies of tokens."] == (False, reason)

@@ -6,7 +6,7 @@ from fastprobe.errors import InputError
 from fastprobe.runtime.files import check_folder, replacing, write_text
 
 
-def test_a_folder_is_checked_and_not_made(tmp_path, monkeypatch):
+def test_check_folder_makes_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
 
@@ -39,7 +39,7 @@ def _fail_while_writing(path):
 
 
 @pytest.mark.parametrize("former", ["before", None])
-def test_a_block_that_fails_leaves_everything_as_it_was(former, tmp_path):
+def test_a_failing_block_changes_nothing(former, tmp_path):
     path = tmp_path / "file.txt"
     if former:
         path.write_text(former)
@@ -50,7 +50,7 @@ def test_a_block_that_fails_leaves_everything_as_it_was(former, tmp_path):
     assert [p.read_text() for p in tmp_path.iterdir()] == ([former] if former else [])
 
 
-def test_the_former_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_former_file_exists_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("before")
 
