@@ -1,1 +1,11 @@
-"""Hugging Face models: their points, and their layers in any order. No other package knows their modules."""
+"""Hugging Face models: their points, and their layers in any order. No other package knows their modules.
+
+Names and places of points      points, layouts (the table of families), places, resolve
+Checks of the resolved points   equations, identities
+Contracts of a runner           protocols (``Recorder``, ``Stack``), runner (selects one)
+Runner of any model             recorder, stack, sublayers, forwards, calling
+Runner without padding          unpadded/
+Live models in another order    permute (swap, skip, repeat, reverse), layer_order, caches
+Other changes to a model        skip_scale, edits, element_weights, linear_mlp
+Loading                         loading, bert_variants
+"""

@@ -110,7 +110,7 @@ def why_not_finite(model: nn.Module) -> str:
         if not weight.isfinite().all():
             return f"its weight {name} has numbers that are NaN or infinite; name a model whose weights are finite"
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return f"its states are NaN or infinite in {dtype}, though its weights are not; --dtype float32 may hold them"
+    return f"its states are NaN or infinite in {dtype}, though its weights are not; use --dtype float32"
 
 
 class _LayerInputs:

@@ -97,7 +97,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"device: {name!r} is not a device of torch; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError("device: this torch sees no GPU; use --device cpu, or install a CUDA build of torch")
+        raise BackendError("device: this torch finds no GPU; use --device cpu, or install a CUDA build of torch")
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError):

@@ -57,7 +57,7 @@ def skip_scale(
             )
     for part in parts:
         if part not in PARTS:
-            raise InputError(f"skip_scale: {part!r} is not one of {', '.join(PARTS)}")
+            raise InputError(f"skip_scale: parts: {part!r} is not one of {', '.join(PARTS)}")
     if points.parallel:
         raise UnsupportedModelError("skip_scale: attention and FFN of this model share one skip connection")
     if not points.has_ffn and "attention" not in parts:
@@ -90,7 +90,7 @@ def _scaled(points: ModelPoints, block: nn.Module, part: str, factor: float) -> 
 
 
 def _added(layout: Layout, part: str) -> str:
-    """Return the module whose output is added to the residual stream."""
+    """Return the path of the module whose output is added to the residual stream."""
     if layout.post_ln:
         return layout.attn_proj if part == "attention" else layout.mlp_proj
     if part == "attention":

@@ -71,7 +71,8 @@ class LayerStack:
             body(**batch)
         if len(states) != len(points.layers):
             raise UnsupportedModelError(
-                f"{type(model).__name__}: {len(states)} layers ran in a forward pass, it has {len(points.layers)}"
+                f"{type(model).__name__}: each layer must run once in a forward pass, but {len(states)} layers ran and "
+                f"the model has {len(points.layers)}"
             )
         return cls(model, points, batch, states[0], calls, first)
 

@@ -86,7 +86,7 @@ def test_unknown_layers_parts_and_scales_are_refused():
     ):
         pass
     with (
-        pytest.raises(InputError, match="'mlp' is not one of attention, ffn"),
+        pytest.raises(InputError, match="parts: 'mlp' is not one of attention, ffn"),
         fp.skip_scale(tiny_model("bert"), 0, parts=["mlp"]),
     ):
         pass

@@ -44,7 +44,10 @@ class Encoder:
             InputError: the batch has an argument that is not supported here.
         """
         if unknown := batch.keys() - BATCH_KEYS:
-            raise InputError(f"batches: {', '.join(sorted(unknown))} came in a batch but not in the first one")
+            raise InputError(
+                f"batches: a batch has {', '.join(sorted(unknown))}, which the first one does not have; "
+                "give all batches the same tensors"
+            )
         embeddings, ids = self._body.embeddings, batch["input_ids"]
         positions = batch.get("position_ids")
         if positions is None and hasattr(embeddings, "create_position_ids_from_input_ids"):

@@ -61,7 +61,7 @@ def encoder_refusal(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
 
 
 def _unknown_module(parts: Mapping[str, nn.Module], file: str) -> str | None:
-    """Return why a module is refused, as of an unknown class, hooked, replaced or in training mode, else ``None``."""
+    """Return why a module is refused (unknown class, hook, replaced forward or training mode), else ``None``."""
     if nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks:
         return "there are hooks on all modules"
     for name, module in parts.items():

@@ -182,5 +182,5 @@ def test_an_error_names_the_unknown_argument_of_a_later_batch():
     model, batch = tiny_model("bert"), tiny_batches()[0]
     tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
 
-    with pytest.raises(InputError, match="inputs_embeds came in a batch but not in the first one"):
+    with pytest.raises(InputError, match="a batch has inputs_embeds, which the first one does not have"):
         Encoder(model, resolve(model)).stem(batch | {"inputs_embeds": None}, tokens)
