@@ -23,11 +23,11 @@ NATIVE = tl.constexpr(8)
 """Flag in a panel's forms: its rows are 16-bit and about zero, and are multiplied as they are."""
 
 FIELDS = tl.constexpr(8)
-"""Numbers in a block's record, see ``Block``."""
+"""Numbers in a block's record, see ``Record``."""
 
 
-class Block(NamedTuple):
-    """A block's record in the table of int64 numbers, which kernels read at the places below."""
+class Record(NamedTuple):
+    """A block in the table of int64 numbers. Kernels read the fields at the places below."""
 
     address: int  # of rows at multiples of 16 bytes, columns side by side, with zeros to a multiple of 8
     stride: int
@@ -50,7 +50,7 @@ SQUARES = tl.constexpr(7)
 
 @triton.jit(do_not_specialize=["N", "S"])
 def columns_kernel(
-    table_ptr,  # int64: a Block each
+    table_ptr,  # int64: a Record each
     panels_ptr,  # (panels, 2) int32: block, first column
     order_ptr,  # (N,) int64
     start_ptr,  # (S,) int64
@@ -132,11 +132,10 @@ def columns_kernel(
 
 @triton.jit(do_not_specialize=["S", "F"])
 def add_columns_kernel(
-    table_ptr,  # int64: a Block each
+    table_ptr,  # int64: a Record each
     panels_ptr,  # (panels, 2) int32
     fold_end_ptr,  # (F,) int64
     tallies_ptr,  # (panels, S, 2, BLOCK_D) float64
-    weight_ptr,  # () float64
     S,
     F,
     BLOCK_D: tl.constexpr,
@@ -148,7 +147,6 @@ def add_columns_kernel(
     d = tl.load(panels_ptr + 2 * panel + 1) + column
     width = tl.load(record + WIDTH)
     inside = d < width
-    weight = tl.load(weight_ptr)
     for which in tl.static_range(2):  # sums, squares
         address = tl.load(record + SUMS + which)
         if address != 0:
@@ -161,5 +159,5 @@ def add_columns_kernel(
                 for slot in range(first, last):
                     total += tl.load(tallies + slot * 2 * BLOCK_D)
                 here = out + f * width
-                tl.store(here, tl.load(here, mask=inside) + weight * total, mask=inside)
+                tl.store(here, tl.load(here, mask=inside) + total, mask=inside)
                 first = last

@@ -33,7 +33,7 @@ from fastprobe.kernels._columns import (
     NATIVE,
     STRIDE,
     WIDTH,
-    Block,
+    Record,
     add_columns_kernel,
     columns_kernel,
 )
@@ -41,8 +41,14 @@ from fastprobe.kernels._planes import CHAIN, planes_of_product, products_of
 from fastprobe.kernels._slots import slots_of
 from fastprobe.kernels._table import table
 
+Block = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Rows, origin, sum and square, as ``fastprobe.ops.gram.Block`` has them."""
+
+Pair = tuple[int, int, Tensor]
+"""Left block, right block and gram, as ``fastprobe.ops.gram.Pair`` has them."""
+
 FLUSH = 2048
-"""Rows added up in float32."""
+"""Rows that are summed in float32 before the sum is added to float64."""
 
 WORKSPACE = 2**29
 """Bytes of sums that wait for the second kernel."""
@@ -119,7 +125,7 @@ def _operand(
 
 @triton.jit(do_not_specialize=["N", "S", "first_tile", "tiles"])
 def products_kernel(
-    table_ptr,  # int64: a Block each, then a pair each
+    table_ptr,  # int64: a Record each, then a pair each
     tiles_ptr,  # (T, 8) int32: left panel, its block, its first column, the same of the right one, pair, 0
     forms_ptr,  # (panels, S) int32
     order_ptr,  # (N,) int64
@@ -193,7 +199,6 @@ def add_products_kernel(
     tiles_ptr,  # (T, 8) int32
     fold_end_ptr,  # (F,) int64
     partials_ptr,  # (S, tiles, BLOCK_D, BLOCK_D) float64
-    weight_ptr,  # () float64
     pairs_at,
     first_tile,
     tiles,
@@ -213,7 +218,6 @@ def add_products_kernel(
     inside = (row < height)[:, None] & (column < width)[None, :]
     gram = tl.load(pair).to(tl.pointer_type(tl.float64)) + row[:, None] * row_stride + column[None, :]
     partials = partials_ptr + tile.to(tl.int64) * BLOCK_D * BLOCK_D + r[:, None] * BLOCK_D + c[None, :]
-    weight = tl.load(weight_ptr)
     first = tl.zeros((), dtype=tl.int64)
     for f in range(F):
         last = tl.load(fold_end_ptr + f)
@@ -222,61 +226,57 @@ def add_products_kernel(
             for slot in range(first, last):
                 total += tl.load(partials + slot * tiles * BLOCK_D * BLOCK_D)
             here = gram + f * fold_stride
-            tl.store(here, tl.load(here, mask=inside, other=0.0) + weight * total, mask=inside)
+            tl.store(here, tl.load(here, mask=inside, other=0.0) + total, mask=inside)
         first = last
 
 
-def gram_(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-    config: GramConfig = GramConfig(),
+def launch_gram(
+    blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, config: GramConfig = GramConfig()
 ) -> None:
-    """Launch what the operation of this name says, on the current stream. Arguments are already checked.
+    """Launch the kernels of ``gram_`` on the current stream. Arguments are already checked.
 
-    Once a call with these widths was made nothing is copied to the device or waited for: further ones may go into a
-    CUDA graph.
+    After one call with the same widths, further calls copy nothing to the device and wait for nothing: a CUDA graph may
+    capture them.
+
+    Args:
+        blocks: see :func:`fastprobe.ops.gram.gram_`.
+        pairs: the same.
+        fold: the same.
+        config: how the kernels are cut into programs.
     """
     device = fold.device
-    folds = max([len(total) for total in (*sums, *squares, *grams) if total is not None], default=1)
+    rows, origins, sums, squares = zip(*blocks, strict=True)
+    folds = max([len(out) for out in (*sums, *squares, *(gram for *_, gram in pairs)) if out is not None], default=1)
     if folds == 1:
-        fold = fold.clamp(max=0)  # one matrix takes the rows of all
+        fold = fold.clamp(max=0)  # one matrix takes the rows of all folds
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        panels, tiles = _cut(tuple(map(len, origins)), tuple(pairs), config.block_d, device)
+        panels, tiles = _cut(tuple(map(len, origins)), tuple((i, j) for i, j, _ in pairs), config.block_d, device)
         fitting = PLANES // (len(panels) * 3 * config.block_d * 2) // config.flush * config.flush
-        origins = [origin.contiguous() for origin in origins]
-        rows = [_readable(block) for block in rows]
-        scale = torch.full((), weight, dtype=torch.float64, device=device)
-        outputs = [(gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1)) for gram in grams]
+        origins = tuple(origin.contiguous() for origin in origins)
+        rows = tuple(map(_readable, rows))
+        outputs = [(gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1)) for *_, gram in pairs]
         for part in range(0, len(fold), max(fitting, config.flush)):
             here = slice(part, part + max(fitting, config.flush))
-            blocks = _records([block[here] for block in rows], origins, sums, squares)
-            _add(blocks, outputs, panels, tiles, fold[here], folds, origins, scale, config)
+            records = _records([block[here] for block in rows], origins, sums, squares)
+            _add(records, outputs, panels, tiles, fold[here], folds, origins, config)
 
 
 def _add(
-    blocks: list[Block],
+    records: list[Record],
     outputs: list[tuple[int, int, int]],
     panels: Tensor,
     tiles: Tensor,
     fold: Tensor,
     folds: int,
     origins: Sequence[Tensor],
-    weight: Tensor,
     config: GramConfig,
 ) -> None:
     """Add rows whose planes fit into memory."""
     device, n, side = fold.device, len(fold), config.block_d
-    numbers = table([number for record in (*blocks, *outputs) for number in record], device)
+    numbers = table([number for record in (*records, *outputs) for number in record], device)
     slots = slots_of(fold, folds, _slot_length(n, len(tiles), _multiprocessors(device), config.flush))
     many = len(slots.start)
-    dtypes = {block.dtype for block in blocks}
+    dtypes = {record.dtype for record in records}
 
     planes = torch.empty(len(panels), 3, n, side, dtype=torch.bfloat16, device=device)
     forms = torch.empty(len(panels), many, dtype=torch.int32, device=device)
@@ -287,7 +287,7 @@ def _add(
             numbers, panels, *slots[:3], any_origin, planes, forms, tallies, n, many,
             DTYPE_HERE=dtype, ROWS=128 if device.type == "cpu" else 16, BLOCK_D=side,
         )  # fmt: skip
-    add_columns_kernel[(len(panels),)](numbers, panels, slots.fold_end, tallies, weight, many, folds, BLOCK_D=side)
+    add_columns_kernel[(len(panels),)](numbers, panels, slots.fold_end, tallies, many, folds, BLOCK_D=side)
 
     at_once = max(1, WORKSPACE // (many * side * side * 8))
     partials = torch.empty(many, min(at_once, len(tiles)), side, side, dtype=torch.float64, device=device)
@@ -301,7 +301,7 @@ def _add(
                 BLOCK_N=config.block_n, BLOCK_D=side, num_warps=config.num_warps, num_stages=config.num_stages,
             )  # fmt: skip
         add_products_kernel[(count, side // 16)](
-            numbers, tiles, slots.fold_end, partials, weight, len(blocks) * FIELDS.value, first, count, folds,
+            numbers, tiles, slots.fold_end, partials, len(records) * FIELDS.value, first, count, folds,
             ROWS=16, BLOCK_D=side,
         )  # fmt: skip
 
@@ -318,11 +318,11 @@ def _readable(block: Tensor) -> Tensor:
 
 def _records(
     rows: Sequence[Tensor], origins: Sequence[Tensor], sums: Sequence[Tensor | None], squares: Sequence[Tensor | None]
-) -> list[Block]:
+) -> list[Record]:
     codes = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
     alike = len({block.dtype for block in rows}) == 1
     return [
-        Block(
+        Record(
             address=block.data_ptr(),
             stride=block.stride(0),
             width=len(origin),

@@ -106,7 +106,7 @@ def score_kernel(
     tl.store(out + 3 * N.to(tl.int64), tl.sum(left * left, 1), mask=n < N)
 
 
-def score(
+def launch_score(
     x: Tensor,
     coef: Tensor,
     intercept: Tensor,

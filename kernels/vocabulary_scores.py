@@ -129,7 +129,7 @@ def vocabulary_kernel(
     tl.store(top_ptr + part.to(tl.int64) * N + n, top, mask=counts)
 
 
-def vocabulary_scores(
+def launch_vocabulary_scores(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,

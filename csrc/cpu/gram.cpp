@@ -49,7 +49,7 @@ class Work {
     const std::vector<int>& unmoved() const { return unmoved_; }
     int64_t tasks() const { return int64_t(tasks_.size()); }
 
-    void pack(int which, const int64_t* index, int64_t n, int64_t fold, double weight) {
+    void pack(int which, const int64_t* index, int64_t n, int64_t fold) {
         const Panel& panel = panels_[which];
         Packed& packed = packed_[which];
         const Block& block = *panel.block;
@@ -69,16 +69,16 @@ class Work {
         }
         for (int c = 0; c < packed.width; ++c) {
             const int64_t at = fold * block.rows.width + panel.column + c;
-            if (block.sums) block.sums[at] += weight * sums[c];
-            if (block.squares) block.squares[at] += weight * squares[c];
+            if (block.sums) block.sums[at] += sums[c];
+            if (block.squares) block.squares[at] += squares[c];
         }
     }
 
-    void multiply(int64_t which, int64_t n, int64_t fold, double weight) const {
+    void multiply(int64_t which, int64_t n, int64_t fold) const {
         const auto& [pair, product] = tasks_[which];
         double* out = pair->gram + fold * pair->fold_stride + panels_[product.left].column * pair->row_stride +
                       panels_[product.right].column;
-        product.add_to(out, pair->row_stride, packed_.data(), n, weight, kernels_);
+        product.add_to(out, pair->row_stride, packed_.data(), n, kernels_);
     }
 
    private:
@@ -158,7 +158,7 @@ class Work {
 }  // namespace
 
 void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, const int64_t* fold, int64_t n,
-          int64_t folds, double weight, int threads, const Kernels& kernels) {
+          int64_t folds, int threads, const Kernels& kernels) {
     std::vector<std::vector<int64_t>> rows_of(folds);
     for (int64_t i = 0; i < n; ++i)
         if (fold[i] >= 0) rows_of[fold[i]].push_back(i);
@@ -175,10 +175,10 @@ void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, cons
             {
                 for (const auto* panels : {&work.moved(), &work.unmoved()}) {
 #pragma omp for schedule(dynamic)
-                    for (size_t p = 0; p < panels->size(); ++p) work.pack((*panels)[p], index, length, f, weight);
+                    for (size_t p = 0; p < panels->size(); ++p) work.pack((*panels)[p], index, length, f);
                 }
 #pragma omp for schedule(dynamic)
-                for (int64_t task = 0; task < work.tasks(); ++task) work.multiply(task, length, f, weight);
+                for (int64_t task = 0; task < work.tasks(); ++task) work.multiply(task, length, f);
             }
         }
     }

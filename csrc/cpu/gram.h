@@ -21,10 +21,10 @@ struct Pair {
     int64_t row_stride;
 };
 
-// gram[f] += weight * sum_{n: fold[n] = f} (left[n] - origin) (right[n] - origin)^T for every pair, and the sums and
+// gram[f] += sum_{n: fold[n] = f} (left[n] - origin) (right[n] - origin)^T for every pair, and the sums and
 // squares of every block that wants them. Rows whose fold is negative are left out. The result does not depend on the
 // number of threads.
 void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, const int64_t* fold, int64_t n,
-          int64_t folds, double weight, int threads, const Kernels& kernels);
+          int64_t folds, int threads, const Kernels& kernels);
 
 }  // namespace fastprobe

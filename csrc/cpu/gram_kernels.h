@@ -133,18 +133,18 @@ void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool p
     multiply_panels<false>(a, b, n, height, width, total, next);
 }
 
-void flush(const float* total, double weight, double* out, int64_t stride, int height, int width) {
+void flush(const float* total, double* out, int64_t stride, int height, int width) {
     if (width == PANEL)
         for (int r = 0; r < height; ++r)
 #pragma GCC unroll 8
             for (int d = 0; d < PANEL / DOUBLES; ++d) {
                 double* sum = out + r * stride + d * DOUBLES;
                 const vec added = load<vec>(total + r * PANEL + d / 2 * LANES);
-                store(sum, load<doubles>(sum) + weight * half_of(added, d % 2));
+                store(sum, load<doubles>(sum) + half_of(added, d % 2));
             }
     else
         for (int r = 0; r < height; ++r)
-            for (int c = 0; c < width; ++c) out[r * stride + c] += weight * total[r * PANEL + c];
+            for (int c = 0; c < width; ++c) out[r * stride + c] += total[r * PANEL + c];
 }
 
 }  // namespace

@@ -59,8 +59,8 @@ struct Kernels {
     void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, int height, int width, float* total,
                      const float* next);
 
-    // out[r * stride + c] += weight * total[r * PANEL + c] for r < height, c < width.
-    void (*flush)(const float* total, double weight, double* out, int64_t stride, int height, int width);
+    // out[r * stride + c] += total[r * PANEL + c] for r < height, c < width.
+    void (*flush)(const float* total, double* out, int64_t stride, int height, int width);
 
     // Score p = x weights + bias against rows [row, row + height) of y. x holds these rows, dense, with zeros up to
     // PANEL of them; weights are y.width columns in panels of depth rows, bias is as wide as the panels. Unless residual

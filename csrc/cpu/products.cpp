@@ -18,8 +18,7 @@ const float* at(const Packed& panel, bool pairs, int64_t token) {
 
 }  // namespace
 
-void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t n, double weight,
-                     const Kernels& kernels) const {
+void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t n, const Kernels& kernels) const {
     alignas(64) float totals[GROUP][GROUP][PANEL * PANEL] = {};
     const auto sums = [&](int l, int r) { return out + PANEL * ((l - left) * stride + r - right); };
     const int lefts = left_end - left, both = lefts + right_end - right;
@@ -42,7 +41,7 @@ void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t 
     }
     for (int r = right; r < right_end; ++r)
         for (int l = left; l < left_end && has(l, r); ++l)
-            kernels.flush(totals[l - left][r - right], weight, sums(l, r), stride, panels[l].width, panels[r].width);
+            kernels.flush(totals[l - left][r - right], sums(l, r), stride, panels[l].width, panels[r].width);
 }
 
 }  // namespace fastprobe

@@ -23,9 +23,8 @@ struct Product {
 
     bool has(int l, int r) const { return !upper || l <= r; }
 
-    // out += weight * left^T right over n <= CHUNK tokens; out is where the first columns of both meet.
-    void add_to(double* out, int64_t stride, const Packed* panels, int64_t n, double weight,
-                const Kernels& kernels) const;
+    // out += left^T right over n <= CHUNK tokens; out is where the first columns of both meet.
+    void add_to(double* out, int64_t stride, const Packed* panels, int64_t n, const Kernels& kernels) const;
 };
 
 }  // namespace fastprobe

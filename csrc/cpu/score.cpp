@@ -87,8 +87,7 @@ void score(const Rows& x, const float* coef, const float* intercept, const Rows&
                 for (int64_t left = 0; left < x_panels; left += GROUP) {
                     const Product product{int(left), int(std::min(left + GROUP, x_panels)), int(x_panels + right),
                                           int(x_panels + std::min(right + GROUP, panels)), false};
-                    product.add_to(sums.cross + PANEL * (left * y.width + right), y.width, packed.data(), length, 1.0,
-                                   kernels);
+                    product.add_to(sums.cross + PANEL * (left * y.width + right), y.width, packed.data(), length, kernels);
                 }
         }
     }

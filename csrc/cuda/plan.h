@@ -92,7 +92,6 @@ struct Plan {
     int folds;
     const int* fold_slabs;  // (folds + 1), on the device
     double* workspace;      // (units, splits, tile, tile) where splits > 1
-    double weight;
 
     FASTPROBE_HD int items() const { return units * splits; }
 };
@@ -129,22 +128,21 @@ struct Output {
     double* first;
     int64_t stride;
     int height, width;  // how far it is to the matrix's edges
-    bool adds;          // weight * value to what is there
-    double weight;
+    bool adds;          // value is added to what is there, else written
 
     FASTPROBE_HD void put(int row, int column, double value) const {
         if (row >= height || column >= width) return;
         double& here = first[row * stride + column];
         if (adds)
-            add(here, weight * value);
+            add(here, value);
         else
             here = value;
     }
 };
 
-FASTPROBE_HD inline Output matrix_of(const Pair& pair, const Item& item, double weight) {
+FASTPROBE_HD inline Output matrix_of(const Pair& pair, const Item& item) {
     return {pair.gram + item.fold * pair.fold_stride + item.row * pair.row_stride + item.column, pair.row_stride,
-            pair.left_width - item.row, pair.right_width - item.column, true, weight};
+            pair.left_width - item.row, pair.right_width - item.column, true};
 }
 
 FASTPROBE_HD inline double* part_of(const Plan& plan, int tile, int unit, int split) {
@@ -152,15 +150,15 @@ FASTPROBE_HD inline double* part_of(const Plan& plan, int tile, int unit, int sp
 }
 
 FASTPROBE_HD inline Output output_of(const Plan& plan, int tile, const Work& work) {
-    if (plan.splits == 1) return matrix_of(work.pair, work.item, plan.weight);
-    return {part_of(plan, tile, work.item.unit, work.item.split), tile, tile, tile, false, plan.weight};
+    if (plan.splits == 1) return matrix_of(work.pair, work.item);
+    return {part_of(plan, tile, work.item.unit, work.item.split), tile, tile, tile, false};
 }
 
-// matrix += weight * the sum of one element's parts, in their order.
+// matrix += the sum of one element's parts, in their order.
 FASTPROBE_HD inline void add_parts(const Plan& plan, int tile, const Item& item, int row, int column) {
     double total = 0;
     for (int split = 0; split < plan.splits; ++split) total += part_of(plan, tile, item.unit, split)[row * tile + column];
-    matrix_of(plan.pairs[item.pair], item, plan.weight).put(row, column, total);
+    matrix_of(plan.pairs[item.pair], item).put(row, column, total);
 }
 
 }  // namespace fastprobe

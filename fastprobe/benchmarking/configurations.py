@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastprobe.errors import BackendError
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.score import score
 from fastprobe.ops.tune import tuning
 
@@ -51,10 +51,11 @@ def tune(
         for width in widths:
             x, y = (torch.randn(rows, width, device=device).to(dtype) for _ in range(2))
             with tuning(**timer) as found:
-                grams = [torch.zeros(1, width, width, dtype=torch.float64, device=device) for _ in range(2)]
+                origin = torch.zeros(width, dtype=torch.float64, device=device)
+                grams = torch.zeros(2, 1, width, width, dtype=torch.float64, device=device)
                 fold = torch.zeros(rows, dtype=torch.int64, device=device)
-                origins = [torch.zeros(width, dtype=torch.float64, device=device)] * 2
-                gram_.on("triton")(grams, [None] * 2, [None] * 2, [x, y], [(0, 0), (0, 1)], fold, origins)
+                pairs = [Pair(0, 0, grams[0]), Pair(0, 1, grams[1])]
+                gram_.on("triton")([Block(x, origin), Block(y, origin)], pairs, fold)
                 score.on("triton")(x, torch.eye(width, device=device), torch.zeros(width, device=device), y)
             for one in found:
                 yield {

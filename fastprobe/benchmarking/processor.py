@@ -15,7 +15,7 @@ import torch
 
 from fastprobe.errors import BackendError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets, peak_operations
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.score import score
 
 TOKENS = 16_384
@@ -47,7 +47,7 @@ def cpu(rounds: int = ROUNDS, tokens: int = TOKENS) -> Iterator[dict[str, Any]]:
     """
     sets = instruction_sets()
     if not sets:
-        raise BackendError(f"bench cpu: {gram_.refusals([], [], [], [], [], torch.zeros(0), [])['cpu']}")
+        raise BackendError(f"bench cpu: {gram_.refusals([], [], torch.zeros(0, dtype=torch.int64))['cpu']}")
     cases = [(sets[0], dtype, width) for dtype in (torch.float32, torch.bfloat16) for width in WIDTHS]
     cases += [(isa, torch.float32, WIDTHS[0]) for isa in sets[1:]]
     for isa, dtype, width in cases:
@@ -94,12 +94,13 @@ def _gram(tokens: int, width: int, dtype: torch.dtype) -> _Task:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(tokens, width, generator=generator).to(dtype) for _ in range(2))
     fold = torch.zeros(tokens, dtype=torch.int64)
-    origins = [torch.zeros(width, dtype=torch.float64)] * 2
+    origin = torch.zeros(width, dtype=torch.float64)
 
     def run(backend: str) -> list[torch.Tensor]:
         grams = [torch.zeros(1, width, width, dtype=torch.float64) for _ in range(2)]
         sums, squares = ([torch.zeros(1, width, dtype=torch.float64) for _ in range(2)] for _ in range(2))
-        gram_.on(backend)(grams, sums, squares, [x, y], [(0, 0), (0, 1)], fold, origins)
+        blocks = [Block(rows, origin, *totals) for rows, *totals in zip((x, y), sums, squares, strict=True)]
+        gram_.on(backend)(blocks, [Pair(0, 0, grams[0]), Pair(0, 1, grams[1])], fold)
         return [grams[0][0].triu(), grams[1][0]]
 
     def error(got: list[torch.Tensor]) -> float:

@@ -1,6 +1,8 @@
 """``linearity``, ``points``, ``merge`` and ``plot`` as a user types them."""
 
 import json
+import os
+import signal
 
 import pytest
 from safetensors import SafetensorError
@@ -55,13 +57,13 @@ def test_points_lists_the_identities(run, model_folder):
 
 
 def interrupt_at(monkeypatch, call):
-    """Make the ``call``-th pass through an FFN of the runner raise KeyboardInterrupt."""
+    """Press Ctrl-C in the ``call``-th pass through an FFN of the runner."""
     plain, calls = EncoderLayer.ffn, []
 
     def ffn(*args):
         calls.append(1)
         if len(calls) == call:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return plain(*args)
 
     monkeypatch.setattr(EncoderLayer, "ffn", ffn)

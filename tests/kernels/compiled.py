@@ -25,7 +25,7 @@ CAPABILITIES = [(8, 0), (9, 0), (10, 0)]
 SHARED = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
 """Bytes of shared memory that a program may have, by compute capability."""
 
-_FLOATS = {"weight_ptr", "tallies_ptr", "partials_ptr"}
+_FLOATS = {"tallies_ptr", "partials_ptr"}
 _TYPES = {
     "any_origin_ptr": "*i1",
     "planes_ptr": "*bf16",

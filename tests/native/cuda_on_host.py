@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pybind11
 
-from fastprobe.ops.gram.cuda import SLAB
+from fastprobe.ops.gram.cuda_launches import SLAB
 from tests.native.cuda_resources import nvcc
 
 HERE = Path(__file__).parent

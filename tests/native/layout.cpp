@@ -20,7 +20,7 @@ class PlanOnHost {
     using PairArguments = std::tuple<int, int, int, int, uintptr_t, int64_t, int64_t, int>;
 
     PlanOnHost(const std::vector<PairArguments>& pairs, int tile, int splits, int folds, uintptr_t fold_slabs,
-               uintptr_t workspace, double weight)
+               uintptr_t workspace)
         : tile_(tile) {
         for (const auto& [left, right, left_width, right_width, gram, fold_stride, row_stride, pair_folds] : pairs)
             plan_.pairs[plan_.pair_count++] = {left,        right,      left_width, right_width, (double*)gram,
@@ -30,7 +30,6 @@ class PlanOnHost {
         plan_.folds = folds;
         plan_.fold_slabs = reinterpret_cast<const int*>(fold_slabs);
         plan_.workspace = reinterpret_cast<double*>(workspace);
-        plan_.weight = weight;
     }
 
     int items() const { return plan_.items(); }
@@ -86,9 +85,9 @@ double sum_of_chains(py::array_t<float> chains) {
 
 PYBIND11_MODULE(layout, m) {
     py::class_<PlanOnHost>(m, "Plan")
-        .def(py::init<std::vector<PlanOnHost::PairArguments>, int, int, int, uintptr_t, uintptr_t, double>(),
+        .def(py::init<std::vector<PlanOnHost::PairArguments>, int, int, int, uintptr_t, uintptr_t>(),
              py::arg("pairs"), py::arg("tile"), py::arg("splits"), py::arg("folds"), py::arg("fold_slabs"),
-             py::arg("workspace"), py::arg("weight"))
+             py::arg("workspace"))
         .def_property_readonly("items", &PlanOnHost::items)
         .def_property_readonly("units", &PlanOnHost::units)
         .def("work", &PlanOnHost::work)

@@ -5,7 +5,7 @@ import torch
 
 from fastprobe.errors import BackendError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.score import score
 
 ISAS = instruction_sets()
@@ -21,14 +21,15 @@ def isa(request):
         yield request.param
 
 
-def gram_of(x, y, fold=None, origins=(None, None), folds=1, weight=1.0):
+def gram_of(x, y, fold=None, origins=(None, None), folds=1):
     """x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
     fold = torch.zeros(len(x), dtype=torch.int64) if fold is None else fold
     widths, pairs = (x.shape[1], y.shape[1]), [(0, 0), (0, 1)]
     grams = [torch.zeros(folds, widths[i], widths[j], dtype=torch.float64) for i, j in pairs]
     sums, squares = ([torch.zeros(folds, w, dtype=torch.float64) for w in widths] for _ in range(2))
     origins = [torch.zeros(w, dtype=torch.float64) if o is None else o for o, w in zip(origins, widths, strict=True)]
-    gram_.on("cpu")(grams, sums, squares, [x, y], pairs, fold, origins, weight=weight)
+    blocks = [Block(*block) for block in zip((x, y), origins, sums, squares, strict=True)]
+    gram_.on("cpu")(blocks, [Pair(*pair, gram) for pair, gram in zip(pairs, grams, strict=True)], fold)
     return [grams[0].triu(), grams[1], *sums, *squares]
 
 
@@ -131,13 +132,13 @@ def test_what_lies_beside_the_rows_is_never_part_of_them(isa, dtype, residual_ro
 
 def test_nothing_is_written_outside_the_sums(isa, randn):
     around = torch.full((2, 50, 60), -1.0, dtype=torch.float64)
-    grams = [around[:, 5:45, 3:43]]
-    grams[0].zero_()
-    x = randn(200, 40, dtype=torch.float32)
+    gram = around[:, 5:45, 3:43]
+    gram.zero_()
+    block = Block(randn(200, 40, dtype=torch.float32), torch.zeros(40, dtype=torch.float64))
 
-    gram_.on("cpu")(grams, [None], [None], [x], [(0, 0)], torch.arange(200) % 2, [torch.zeros(40, dtype=torch.float64)])
+    gram_.on("cpu")([block], [Pair(0, 0, gram)], torch.arange(200) % 2)
 
-    grams[0].fill_(-1.0)
+    gram.fill_(-1.0)
     assert (around == -1.0).all()
 
 

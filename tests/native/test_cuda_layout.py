@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastprobe.ops.gram.cuda import SLAB, TILE, parts_of, slabs_of, tiles_of
+from fastprobe.ops.gram.cuda_launches import SLAB, TILE, parts_of, slabs_of, tiles_of
 from tests.native.cuda_on_host import exact_products, host_layout, poisoned, run_wgmma
 from tests.native.cuda_resources import DYNAMIC_SHARED
 
@@ -14,7 +14,7 @@ def layout():
     return host_layout() or pytest.skip("no C++ compiler")
 
 
-def plan_of(layout, pairs, tile, splits, fold_slabs, weight=1.0):
+def plan_of(layout, pairs, tile, splits, fold_slabs):
     """A plan of (left, right, gram), and the memory that it points to."""
     fold_slabs = np.asarray(fold_slabs, np.int32)
     units = sum(len(gram) * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
@@ -29,7 +29,6 @@ def plan_of(layout, pairs, tile, splits, fold_slabs, weight=1.0):
         len(fold_slabs) - 1,
         fold_slabs.ctypes.data,
         workspace.ctypes.data,
-        weight,
     )
     return plan, (fold_slabs, workspace)
 
@@ -59,14 +58,14 @@ def test_a_replay_of_the_kernel_gives_the_products(layout, splits, folds, randn)
     outs = [randn(1 if pair == (2, 0) else folds, WIDTHS[pair[0]], WIDTHS[pair[1]]).numpy() for pair in PAIRS]
     before = [out.copy() for out in outs]
     pairs = [(*pair, out) for pair, out in zip(PAIRS, outs, strict=True)]
-    plan, _kept = plan_of(layout, pairs, TILE, splits, fold_slabs, weight=-1.0)
+    plan, _kept = plan_of(layout, pairs, TILE, splits, fold_slabs)
 
     run_wgmma(layout, plan, [gathered(block, index) for block in rows])
 
     for (i, j), out, old in zip(PAIRS, outs, before, strict=True):
         for f in range(len(out)):
             kept = fold.numpy() == f if len(out) > 1 else fold.numpy() >= 0
-            exact = old[f] - rows[i][kept].T @ rows[j][kept]
+            exact = old[f] + rows[i][kept].T @ rows[j][kept]
             some = np.triu if i == j else np.asarray
             np.testing.assert_allclose(some(out[f]), some(exact), rtol=1e-12, atol=1e-10)
 

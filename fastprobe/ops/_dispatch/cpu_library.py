@@ -24,7 +24,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PAIRS = "avx512-bf16"
 """The instruction set that multiplies pairs of bfloat16."""
 
-INTERFACE = 4
+INTERFACE = 5
 """What this Python calls; the same number in ``csrc/cpu/module.cpp``. It goes up when a call there changes."""
 
 _forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)
