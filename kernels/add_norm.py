@@ -1,8 +1,8 @@
-"""The sum of two states and its LayerNorm, row by row, in Triton; the sum is never written.
+"""``add_norm`` in Triton: the LayerNorm of the sum of two states, row by row; the sum is never written to memory.
 
-Layout     x and residual are (N, D), rows of any stride, columns adjacent; out is (N, D), contiguous.
-Work       one program for ROWS rows, which are in registers from end to end.
-Precision  Sum, mean and variance are float32, the variance of what the mean leaves; out is rounded once.
+Layout     x and residual are (N, D), rows of any stride with adjacent columns; out is (N, D), contiguous.
+Work       one program for ROWS whole rows, which stay in registers.
+Precision  Sum, mean and variance are float32; the variance is computed from the centred rows; out is rounded once.
 Floor      2 N D reads, N D writes.
 
 This kernel has never run on a GPU; tests run it in Triton's interpreter and compile it for three architectures.
@@ -72,7 +72,10 @@ def add_norm(
     *,
     config: AddNormConfig = AddNormConfig(),
 ) -> Tensor:
-    """Launch: the LayerNorm of ``x + residual``, (N, D) in the dtype of x. Arguments are already checked."""
+    """Launch the kernel; return the LayerNorm of ``x + residual``, ``(N, D)`` in the dtype of x.
+
+    Arguments are already checked.
+    """
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         x, residual = (rows if rows.stride(1) == 1 else rows.contiguous() for rows in (x, residual))
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -13,9 +13,9 @@ namespace {
 struct Panel {
     const Block* block;
     int64_t column;
-    const float* origin;        // of the whole block; nullptr where this panel's is zero
-    bool wants_floats = false;  // for a product with a panel that is never pairs
-    std::vector<int> moved;     // panels about an origin that it has a product with
+    const float* origin;        // of the whole block; nullptr if it is zero in this panel
+    bool wants_floats = false;  // a product with a panel that is never pairs needs floats
+    std::vector<int> moved;     // the panels about an origin that this one is multiplied with
 };
 
 struct Task {
@@ -23,11 +23,11 @@ struct Task {
     Product product;
 };
 
-constexpr int TASKS = 4;  // for each thread, so that none waits long for the last one
+constexpr int TASKS = 4;  // least number for each thread: more tasks shorten the wait for the last one
 
 class Work {
    public:
-    // For chunks of at most so many tokens.
+    // For chunks of at most `tokens` tokens.
     Work(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, int64_t tokens, int threads,
          const Kernels& kernels)
         : kernels_(kernels) {
@@ -44,7 +44,7 @@ class Work {
         take_memory((tokens + 1) / 2 * 2);
     }
 
-    // Panels about an origin come first: whether they are pairs says in which form others are needed.
+    // Panels about an origin are packed first: whether they are pairs decides in which form others are needed.
     const std::vector<int>& moved() const { return moved_; }
     const std::vector<int>& unmoved() const { return unmoved_; }
     int64_t tasks() const { return int64_t(tasks_.size()); }
@@ -100,8 +100,8 @@ class Work {
                                   {left, std::min(left + group, lefts), right, std::min(right + group, rights), upper}});
     }
 
-    // Rows of bfloat16 are, about zero. About an origin those of a chunk may be, as a bfloat16 number near the origin less
-    // it has few digits. A register sums products of pairs exactly as they are.
+    // bfloat16 rows about zero are pairs. About an origin the rows of a chunk may be: the difference of two bfloat16
+    // numbers that are close has few digits. Products of pairs are exact in the register that sums them.
     bool may_be_pairs(const Panel& panel) const {
         return kernels_.multiplies_pairs && panel.block->rows.dtype == Dtype::BFLOAT16;
     }

@@ -1,4 +1,4 @@
-// The Python door: addresses, strides and shapes, which fastprobe.ops has checked.
+// The Python module: its functions take addresses, strides and shapes that fastprobe.ops has checked.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -67,7 +67,8 @@ void call_gram(const std::vector<BlockArguments>& block_arguments, const std::ve
 }
 
 void call_score(const RowsArguments& x, uintptr_t coef, uintptr_t intercept, const RowsArguments& y, int64_t n,
-                uintptr_t out, const std::tuple<uintptr_t, uintptr_t, uintptr_t>& residual, int threads, const std::string& isa) {
+                uintptr_t out, const std::tuple<uintptr_t, uintptr_t, uintptr_t>& residual, int threads,
+                const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     float* sums = pointer<float>(out);
     const auto& [cross, residuals, squares] = residual;
@@ -170,7 +171,7 @@ int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Kernels in C++ for a CPU; fastprobe.ops calls them.";
     m.attr("INTERFACE") = 5;  // fastprobe/ops/_dispatch/cpu_library.py has the same number
-    m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
+    m.def("instruction_sets", &instruction_sets, "Instruction sets of this build and this processor, fastest first.");
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
           py::arg("threads"), py::arg("isa"));
     m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),

@@ -1,4 +1,4 @@
-// The Python door: addresses, strides and sizes, which fastprobe/ops/gram/cuda.py has checked.
+// The Python module: its functions take addresses, strides and sizes that fastprobe/ops/gram/cuda.py has checked.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -21,7 +21,7 @@ T* pointer(uintptr_t address) {
 
 // left, right, their widths, address, fold stride, row stride, folds
 using PairArguments = std::tuple<int, int, int, int, uintptr_t, int64_t, int64_t, int>;
-// address and row stride of the rows (0: only gathered ones) and of the gathered rows, width
+// address (0: only gathered) and row stride of the rows, the same of the gathered rows, width
 using BlockArguments = std::tuple<uintptr_t, int64_t, uintptr_t, int64_t, int>;
 // address, row stride, column stride, width, dtype, address of the origin (0: zero)
 using RowsArguments = std::tuple<uintptr_t, int64_t, int64_t, int, int, uintptr_t>;

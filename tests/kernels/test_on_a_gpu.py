@@ -177,8 +177,8 @@ def test_torch_compile_takes_both_as_they_are(residual_rows, randn):
 
     @torch.compile(fullgraph=True)
     def both():
-        gram_(*args, backend="triton")
-        return score(x, coef, intercept, y, backend="triton").error
+        gram_.on("triton")(*args)
+        return score.on("triton")(x, coef, intercept, y).error
 
     assert torch.equal(both(), score.on("triton")(x, coef, intercept, y).error)
     assert_within_gate(args, 1)

@@ -1,4 +1,4 @@
-// The host half of the CUDA kernels' index arithmetic, for tests/native/test_cuda_layout.py.
+// The index arithmetic of the CUDA kernels, compiled for the CPU, for tests/native/test_cuda_layout.py.
 #include "layout.h"
 
 #include <pybind11/numpy.h>
@@ -13,10 +13,10 @@ using namespace fastprobe;
 
 namespace {
 
-// What a launch does, with the numbers that a kernel would have in its registers handed in.
+// A launch; the caller passes the numbers that a kernel would have in its registers.
 class PlanOnHost {
    public:
-    // As csrc/cuda/module.cpp has it: left, right, their widths, address, fold stride, row stride, folds
+    // As in csrc/cuda/module.cpp: left, right, their widths, address, fold stride, row stride, folds
     using PairArguments = std::tuple<int, int, int, int, uintptr_t, int64_t, int64_t, int>;
 
     PlanOnHost(const std::vector<PairArguments>& pairs, int tile, int splits, int folds, uintptr_t fold_slabs,
@@ -35,7 +35,7 @@ class PlanOnHost {
     int items() const { return plan_.items(); }
     int units() const { return plan_.units; }
 
-    // pair, first column on the left and on the right, first slab and end, whether on the diagonal
+    // pair, first column of the left and of the right block, first slab and end, true on the diagonal
     std::tuple<int, int, int, int, int, bool> work(int index) const {
         const Work work = work_at(plan_, tile_, index);
         return {work.item.pair, work.item.row, work.item.column, work.slabs.begin, work.slabs.end, work.diagonal};

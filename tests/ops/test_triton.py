@@ -26,10 +26,9 @@ CPU = torch.device("cpu")
 
 def arguments(dtype=torch.float32, n=40, device=CPU):
     x, y = (torch.linspace(-1, 2, n * width, device=device).reshape(n, width).to(dtype) for width in (5, 3))
-    blocks = [
-        Block(rows, *(torch.zeros(*shape, rows.shape[1]).double() for shape in ((), (1,), (1,)))) for rows in (x, y)
-    ]
-    pairs = [Pair(0, 0, torch.zeros(1, 5, 5).double()), Pair(0, 1, torch.zeros(1, 5, 3).double())]
+    zeros = functools.partial(torch.zeros, dtype=torch.float64)
+    blocks = [Block(rows, zeros(d), zeros(1, d), zeros(1, d)) for rows, d in ((x, 5), (y, 3))]
+    pairs = [Pair(0, 0, zeros(1, 5, 5)), Pair(0, 1, zeros(1, 5, 3))]
     return blocks, pairs, torch.zeros(n, dtype=torch.int64)
 
 
@@ -108,8 +107,8 @@ def test_score_is_an_operator_that_torch_can_trust(residual):
 
 def test_one_graph_of_torch_compile_holds_both():
     def both(args, coef, intercept):
-        gram_(*args, backend="triton")
-        return score(args[0][0].rows, coef, intercept, args[0][1].rows, backend="triton").error
+        gram_.on("triton")(*args)
+        return score.on("triton")(args[0][0].rows, coef, intercept, args[0][1].rows).error
 
     coef, intercept = torch.full((5, 3), 0.5), torch.ones(3)
     eager, compiled = arguments(), arguments()

@@ -79,7 +79,7 @@ def vocabulary_scores_agree(device: torch.device) -> bool:
     for dtype in (torch.float32, torch.bfloat16):
         rows, words = x.to(dtype), weight.to(dtype)
         logits = rows.double() @ words.double().mT + bias.to(dtype).double()
-        log_sum_exp, at_target, top = launch_vocabulary_scores(rows, words, bias.to(dtype), target)
+        log_sum_exp, at_target, top = vocabulary_scores_operator(rows, words, bias.to(dtype), target)
         found = torch.stack([log_sum_exp, at_target, logits.gather(1, top[:, None])[:, 0]])
         exact = torch.stack([logits.logsumexp(1), logits.gather(1, target[:, None])[:, 0], logits.amax(1)])
         if not near(found, exact):

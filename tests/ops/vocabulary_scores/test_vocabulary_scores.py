@@ -151,7 +151,7 @@ def test_the_peak_of_memory_is_lower_by_all_logits_at_least(randn):
     ("change", "message"),
     [
         ({"x": torch.ones(3)}, r"x must be \(N, D\) and weight \(V, D\), got \(3,\)"),
-        ({"weight": torch.ones(0, 4)}, r"weight must have a row a word, got \(0, 4\)"),
+        ({"weight": torch.ones(0, 4)}, r"weight must have at least one row, got \(0, 4\)"),
         ({"bias": torch.ones(3)}, r"bias must be \(5,\), got \(3,\)"),
         ({"target": torch.ones(2)}, r"target must be \(2,\) int64, got \(2,\) torch.float32"),
     ],
