@@ -25,12 +25,12 @@ class AddNormConfig:
     numbers: int = 8  # of a program's rows a thread has: 16 bytes of 16-bit ones
 
     def warps(self, block_d: int) -> int:
-        """Warps of a program whose rows are padded to this many columns."""
+        """Return the warps of a program whose rows are padded to ``block_d`` columns."""
         return max(1, min(16, self.rows * block_d // (32 * self.numbers)))
 
 
 def configs(capability: tuple[int, int] | None) -> list[AddNormConfig]:
-    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter."""
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter."""
     if capability is None:
         return [AddNormConfig(rows=4)]
     return [AddNormConfig(), AddNormConfig(rows=4), AddNormConfig(numbers=16), AddNormConfig(rows=4, numbers=32)]

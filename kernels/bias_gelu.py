@@ -28,7 +28,7 @@ class BiasGeluConfig:
 
 
 def configs(capability: tuple[int, int] | None) -> list[BiasGeluConfig]:
-    """Return the configurations to try on a GPU of this compute capability, the default first; ``None``: interpreter."""
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter."""
     if capability is None:
         return [BiasGeluConfig()]
     return [BiasGeluConfig(), BiasGeluConfig(rows=1, block_d=1024), BiasGeluConfig(rows=8, num_warps=8)]

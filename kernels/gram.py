@@ -77,7 +77,7 @@ class GramConfig:
 
 
 def configs(capability: tuple[int, int] | None) -> list[GramConfig]:
-    """Return the configurations to try on a GPU of this compute capability, the default first; ``None``: interpreter.
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter.
 
     They differ in how far ahead rows are fetched, so that the choice never changes a bit of a result. Tiles of another
     width would: a panel of float16 rows with an origin consists of planes as a whole. The default was chosen by the

@@ -40,7 +40,7 @@ class ScoreConfig:
 
 
 def configs(capability: tuple[int, int] | None) -> list[ScoreConfig]:
-    """Return the configurations to try on a GPU of this compute capability, the default first; ``None``: interpreter.
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter.
 
     They differ in how far ahead rows are fetched, so that the choice never changes a bit of a result.
     """

@@ -1,4 +1,4 @@
-"""``vocabulary_scores`` in Triton: log-sum-exp, target logit and top word of a head; logits are never written to memory.
+"""``vocabulary_scores`` in Triton: log-sum-exp, target logit and top word of a head. No logit is written to memory.
 
 Layout     x is (N, D), the weight (V, D), rows of any stride with adjacent columns. float32 numbers are split into
            bfloat16 planes (``_planes.py``).
@@ -51,12 +51,10 @@ class VocabularyConfig:
 
 
 def configs(capability: tuple[int, int] | None) -> list[VocabularyConfig]:
-    """Return the configurations to try on a GPU of this compute capability, the default first; ``None``: interpreter."""
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter."""
     if capability is None:
         return [VocabularyConfig(block_n=32, block_v=32, chain=64, block_d=32)]
-    wide = VocabularyConfig(
-        block_v=128, block_d=64
-    )  # spills registers except on Hopper, whose operands stay in shared memory
+    wide = VocabularyConfig(block_v=128, block_d=64)  # except on Hopper it spills registers
     narrow = [VocabularyConfig(), VocabularyConfig(num_stages=2), VocabularyConfig(block_n=64)]
     return [wide, *narrow] if capability[0] == 9 else narrow
 
@@ -147,7 +145,7 @@ def launch_vocabulary_scores(
         weight: the same.
         bias: the same.
         target: the same.
-        processors: multiprocessors of the device: with few rows each program gets fewer words, to keep all of them busy.
+        processors: multiprocessors of the device, all of which get programs: with few rows, each of fewer words.
         config: sizes of the kernel's programs.
 
     Returns:

@@ -8,10 +8,10 @@ The way of a call from its arguments to a kernel::
     gram_(blocks, pairs, fold, exact=)     api.py: Block, Pair, the check of the arguments, and the definition in torch
       |                                    chains.py: the definition's products of rows, in short chains
       v
-    choice of a backend                    fastprobe/ops/_dispatch/operation.py: the first of cuda, triton, cpu and torch
-      |                                    that does not refuse; each backend file below has one predicate that refuses,
-      |                                    with the help of layout.py (devices and strides) and trial.py (a GPU kernel
-      |                                    must agree with torch before it is chosen)
+    choice of a backend                    fastprobe/ops/_dispatch/operation.py: the first of cuda, triton, cpu, torch that
+      |                                    does not refuse. Each backend file below has one predicate that refuses. They
+      |                                    share layout.py (devices and strides) and trial.py (a GPU kernel must agree with
+      |                                    torch before it is chosen)
       |
       +-- cuda.py: launch_gram             cuda_launches.py: slabs, tiles, planes and the launches of one call
       |     |                              kernels/_slots.py: rows in the order of their folds
@@ -42,11 +42,20 @@ The way of a call from its arguments to a kernel::
 
 A new backend is one file here, with a predicate and a ``launch_gram`` that ``gram_.register`` adds, imported below.
 
-Tests: ``tests/ops/gram/test_gram.py`` compares every backend with float64 and checks the contract; ``test_trial.py`` and
-``test_accumulation.py`` beside it; ``tests/native`` for C++ and CUDA (on a CPU: ``test_cpu.py``, ``test_cuda_launch.py``);
-``tests/kernels/test_gram_triton.py`` and ``test_compiles.py`` for Triton; ``tests/kernels/test_on_a_gpu.py`` and
-``tests/native/test_cuda_gpu.py`` for GPUs (``make gpu``). Benchmarks: ``benchmarks/bench_gram.py``,
-``benchmarks/bench_gpu.py``, and ``fastprobe bench`` (``fastprobe/benchmarking``).
+Tests::
+
+    tests/ops/gram/test_gram.py            every backend against float64, and the contract
+    tests/ops/gram/test_trial.py, tests/ops/gram/test_accumulation.py
+    tests/native/test_cpu.py               the C++ kernels on every instruction set
+    tests/native/test_cuda_layout.py       the index arithmetic of the CUDA kernels, on a CPU
+    tests/native/test_cuda_launch.py       the CUDA kernels on a CPU, over a model of the hardware units
+    tests/native/test_cuda.py              their machine code
+    tests/kernels/test_gram_triton.py      the Triton kernels in the interpreter
+    tests/kernels/test_compiles.py         their machine code
+    tests/kernels/test_on_a_gpu.py, tests/native/test_cuda_gpu.py: both on a GPU (`make gpu`)
+
+Benchmarks: ``benchmarks/bench_gram.py`` on a CPU, ``benchmarks/bench_gpu.py`` on a GPU, and ``fastprobe bench``
+(``fastprobe/benchmarking/processor.py``).
 """
 
 from fastprobe.ops.gram import cpu as cpu
