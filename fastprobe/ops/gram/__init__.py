@@ -8,10 +8,10 @@ The way of a call from its arguments to a kernel::
     gram_(blocks, pairs, fold, exact=)     api.py: Block, Pair, the check of the arguments, and the definition in torch
       |                                    chains.py: the definition's products of rows, in short chains
       v
-    choice of a backend                    fastprobe/ops/_dispatch/operation.py: the first of cuda, triton, cpu, torch that
-      |                                    does not refuse. Each backend file below has one predicate that refuses. They
-      |                                    share layout.py (devices and strides) and trial.py (a GPU kernel must agree with
-      |                                    torch before it is chosen)
+    choice of a backend                    fastprobe/ops/_dispatch/operation.py: the first of cuda, triton, cpu and
+      |                                    torch that does not refuse. Each backend file below has one predicate that
+      |                                    refuses. They share layout.py (devices and strides) and trial.py (a GPU
+      |                                    kernel must agree with torch before it is chosen)
       |
       +-- cuda.py: launch_gram             cuda_launches.py: slabs, tiles, planes and the launches of one call
       |     |                              kernels/_slots.py: rows in the order of their folds
