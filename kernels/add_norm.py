@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AddNormConfig:
-    """How the kernel is cut into programs. Never changes what it computes beyond rounding."""
+    """Sizes of the kernel's programs. They never change a result beyond rounding."""
 
     rows: int = 1
     numbers: int = 8  # of a program's rows a thread has: 16 bytes of 16-bit ones

@@ -73,10 +73,10 @@ class MomentPass:
     sequences: int = 0
     batches: int = 0
     complete: bool = field(init=False, default=True)
-    """Whether the moments hold whole batches only: false while a batch is added, and after one that failed."""
+    """True while the moments hold whole batches only; false while a batch is added, and after one that failed."""
     _fold: Tensor = field(init=False)
     _looking: bool = field(init=False, default=False)
-    """Whether rows are only checked, and not added."""
+    """True while rows are checked without adding them."""
 
     @contextmanager
     def recording(self) -> Iterator[MomentPass]:

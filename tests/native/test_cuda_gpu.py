@@ -1,4 +1,4 @@
-"""The CUDA kernels on a GPU, against float64 and against the promises of ``gram_``. ``make gpu`` runs this."""
+"""The CUDA kernels on a GPU: accuracy against float64, and the contract of ``gram_``. ``make gpu`` runs this."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def run(args, exact=False):
 
 
 def assert_within_gate(args, exact=False):
-    """Every entry, of the product of its columns' norms in its fold."""
+    """Check the error of every entry, relative to the norms of its columns in its fold."""
     blocks, pairs, fold = args
     for f in range(len(pairs[0].gram)):
         kept = [block.rows[fold == f].double() for block in blocks]
@@ -105,7 +105,7 @@ def test_the_same_input_gives_the_same_bits(rows, exact):
 
 @pytest.mark.parametrize("power", range(12, 23, 2))
 def test_a_column_of_one_sign_does_not_come_out_low(power):
-    """What long chains in the tensor core would do: see csrc/cuda/gram.cuh, Precision."""
+    """Long chains in the tensor core would make it low: see csrc/cuda/gram.cuh, Precision."""
     block = (1 + torch.rand(2**power, 8, device="cuda") / 8).bfloat16()
     args = arguments([block], [(0, 0)])
 

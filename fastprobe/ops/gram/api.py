@@ -53,7 +53,7 @@ def _check(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, exac
     if fold.ndim != 1 or fold.dtype != torch.int64:
         raise ShapeError(f"gram_: fold must be (N,) int64, got {tuple(fold.shape)} {fold.dtype}")
     for b, block in enumerate(blocks):
-        _check_block(f"gram_: blocks[{b}]", block, len(fold))
+        _check_block(b, block, len(fold))
     folds = lengths_by_fold(blocks, pairs)
     if folds and len(fold) and may_wait_for(fold) and int(fold.max()) >= min(folds):
         raise ShapeError(f"gram_: fold must be below {min(folds)}, the folds of the sums, got {int(fold.max())}")
@@ -68,16 +68,19 @@ def _check(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, exac
             )
 
 
-def _check_block(name: str, block: Block, n: int) -> None:
+def _check_block(b: int, block: Block, n: int) -> None:
     rows, origin, *totals = block
     if rows.ndim != 2 or rows.shape[0] != n or not rows.dtype.is_floating_point:
-        raise ShapeError(f"{name}.rows must be ({n}, D) floating to match fold, got {tuple(rows.shape)} {rows.dtype}")
-    if origin.shape != rows.shape[1:]:
-        raise ShapeError(f"{name}.origin must be {tuple(rows.shape[1:])}, got {tuple(origin.shape)}")
-    for field, total in zip(("sum", "square"), totals, strict=True):
-        if total is not None and (total.shape[1:] != rows.shape[1:] or total.dtype != torch.float64):
+        raise ShapeError(
+            f"gram_: blocks[{b}].rows must be ({n}, D) floating to match fold, got {tuple(rows.shape)} {rows.dtype}"
+        )
+    width = rows.shape[1:]
+    if origin.shape != width:
+        raise ShapeError(f"gram_: blocks[{b}].origin must be {tuple(width)}, got {tuple(origin.shape)}")
+    for name, total in zip(("sum", "square"), totals, strict=True):
+        if total is not None and (total.shape[1:] != width or total.dtype != torch.float64):
             raise ShapeError(
-                f"{name}.{field} must be (folds, {rows.shape[1]}) float64, got {tuple(total.shape)} {total.dtype}"
+                f"gram_: blocks[{b}].{name} must be (folds, {width[0]}) float64, got {tuple(total.shape)} {total.dtype}"
             )
 
 

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from fastprobe.ops._dispatch import cpu_library
-from fastprobe.ops.gram.api import Block, Pair, gram_
-from fastprobe.ops.gram.layout import address_of, strides_refusal, tensors_of
+from fastprobe.ops.gram.api import Block, Pair, gram_, wanted_totals
+from fastprobe.ops.gram.layout import address_of, strides_refusal
 
 
 def _refuses(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, exact: bool = False) -> str | None:
     if exact:
         return "the C++ kernels multiply in float32"
-    elsewhere = cpu_library.not_on_a_cpu(tensors_of(blocks, pairs, fold))
+    outputs = [*(pair.gram for pair in pairs), *wanted_totals(blocks)]
+    elsewhere = cpu_library.not_on_a_cpu([fold, *outputs, *(block.origin for block in blocks)])
     return elsewhere or strides_refusal(blocks, pairs) or cpu_library.cpu_refuses([block.rows for block in blocks])
 
 
