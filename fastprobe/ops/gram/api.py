@@ -97,25 +97,25 @@ def gram_(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, exact
     rows are summed in float32 over at most ``FLUSH`` rows, and everything else in float64. With ``exact``, or beside a
     block of float64 rows, all rows are widened to float64 first.
 
+    An origin should be near the mean of a column whose mean is many standard deviations from zero: float32 then holds
+    the digits that vary. It should be zero for other columns. Rows about zero are not copied.
+
     Args:
         blocks: the column blocks, each with N rows.
         pairs: the products that are wanted, by the numbers of their blocks.
         fold: ``(N,)`` int64: the fold of each row; rows with a negative fold are left out, whatever they hold.
         exact: for audits: multiply in float64 whatever the dtype of the rows.
 
-    A block's origin should be near the mean of its columns where that is many standard deviations from zero, so that
-    the digits of float32 go to what varies. It should be zero elsewhere: rows about zero are not copied.
-
     Raises:
         ShapeError: an argument does not match the rows or ``fold``.
     """
     wide = torch.float64 if in_float64(blocks, exact) else torch.float32
-    dtypes, scratch = {block.rows.dtype for block in blocks}, Scratch(fold.device)
+    dtypes, memory = {block.rows.dtype for block in blocks}, [Scratch(fold.device) for _ in blocks]
     for f in fold.unique().tolist():
         if f < 0:
             continue
         for chunk in (fold == f).nonzero().flatten().split(FLUSH):
-            z = [rows_about(b.origin, b.rows, chunk, wide, scratch, use) for use, b in enumerate(blocks)]
+            z = [rows_about(b.origin, b.rows, chunk, wide, scratch) for b, scratch in zip(blocks, memory, strict=True)]
             chains = [rows.split(chain_length(dtypes, len(chunk))) for rows in z]
             for i, j, gram in pairs:
                 out = gram[f if len(gram) > 1 else 0]

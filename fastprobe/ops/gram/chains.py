@@ -34,18 +34,18 @@ FAINT = 1e-30
 
 
 class Scratch:
-    """Memory that a call takes once and uses again for every chunk of rows: fresh pages cost more than filling them."""
+    """Memory of one block that is used again for every chunk of rows: fresh pages cost more than filling them."""
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._memory: dict[int, Tensor] = {}
+        self._memory: Tensor | None = None
 
-    def empty(self, use: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """Return an uninitialised matrix, valid until the next one for the same ``use``."""
-        size = shape[0] * shape[1]
-        if use not in self._memory or len(self._memory[use]) < size:
-            self._memory[use] = torch.empty(size, dtype=dtype, device=self._device)
-        return self._memory[use][:size].view(shape)
+    def empty(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Return an uninitialised matrix, valid until the next call."""
+        size = rows * width
+        if self._memory is None or len(self._memory) < size:
+            self._memory = torch.empty(size, dtype=dtype, device=self._device)
+        return self._memory[:size].view(rows, width)
 
 
 def chain_length(dtypes: Collection[torch.dtype], n: int) -> int:
@@ -55,13 +55,20 @@ def chain_length(dtypes: Collection[torch.dtype], n: int) -> int:
     return CHAIN if all(dtype.itemsize > 2 for dtype in dtypes) else CHAIN_16BIT
 
 
-def rows_about(origin: Tensor, rows: Tensor, index: Tensor, wide: torch.dtype, scratch: Scratch, use: int) -> Tensor:
-    """Return ``rows[index] - origin`` in a dtype: the caller's own memory where that is already what it holds."""
+def rows_about(origin: Tensor, rows: Tensor, index: Tensor, wide: torch.dtype, scratch: Scratch) -> Tensor:
+    """Return ``rows[index] - origin`` in the dtype ``wide``, without a copy where ``rows`` already hold that.
+
+    Args:
+        origin: ``(D,)``.
+        rows: ``(N, D)``.
+        index: ascending.
+        wide: dtype of the result, the same in every call with this ``scratch``.
+        scratch: memory for a copy.
+    """
     raw = pick_rows(rows, index)
     if raw.dtype == wide and not origin.any():
         return raw
-    out = scratch.empty(use, (raw.shape[0], raw.shape[1]), wide)
-    return torch.sub(raw, origin.to(wide), out=out)
+    return torch.sub(raw, origin.to(wide), out=scratch.empty(len(raw), raw.shape[1], wide))
 
 
 def product(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
