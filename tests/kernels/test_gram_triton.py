@@ -1,4 +1,4 @@
-"""The Triton kernels behind ``gram_`` at the edges of how they cut their work, in Triton's interpreter."""
+"""The Triton kernels of ``gram_`` at the limits of their programs, in Triton's interpreter."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def moments(x, y, fold=None, origins=None, folds=1, pooled=False, config=SHORT):
-    """x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
+    """Return x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
     fold = torch.zeros(len(x), dtype=torch.int64) if fold is None else fold
     widths, pairs = (x.shape[1], y.shape[1]), [(0, 0), (0, 1)]
     grams = [torch.zeros(1 if pooled else folds, widths[i], widths[j], dtype=torch.float64) for i, j in pairs]
@@ -32,7 +32,7 @@ def moments(x, y, fold=None, origins=None, folds=1, pooled=False, config=SHORT):
 
 
 def assert_within_gate(got, x, y, gate=GATE):
-    """Every entry within the gate of the product of its columns' norms; rows are float64."""
+    """Check the error of every entry relative to the norms of its columns; rows are float64."""
     norms, other = torch.linalg.vector_norm(x, dim=0), torch.linalg.vector_norm(y, dim=0)
     exact = [(x.mT @ x).triu(), x.mT @ y, x.sum(0), y.sum(0), x.square().sum(0), y.square().sum(0)]
     many = len(x) ** 0.5

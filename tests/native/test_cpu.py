@@ -1,4 +1,4 @@
-"""The C++ kernels on every instruction set that this processor has, at the edges of what they read and write."""
+"""The C++ kernels on every instruction set of this processor, at the limits of what they read and write."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from fastprobe.ops.score import score
 ISAS = instruction_sets()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 WIDTHS = [1, 3, 32, 65, 385]  # under a panel, exactly one, ragged over several
-TOKENS = [1, 2, 127, 129, 1025, 2500]  # around a chain of 128 and a chunk of 1,024
+TOKENS = [1, 2, 127, 129, 1025, 2500]  # around a chain of 128 and a chunk of 2,048
 GATE = 1e-6
 
 
@@ -22,7 +22,7 @@ def isa(request):
 
 
 def gram_of(x, y, fold=None, origins=(None, None), folds=1):
-    """x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
+    """Return x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
     fold = torch.zeros(len(x), dtype=torch.int64) if fold is None else fold
     widths, pairs = (x.shape[1], y.shape[1]), [(0, 0), (0, 1)]
     grams = [torch.zeros(folds, widths[i], widths[j], dtype=torch.float64) for i, j in pairs]
@@ -39,7 +39,7 @@ def exact_of(x, y):
 
 
 def assert_within_gate(got, x, y):
-    """Every entry within the gate of the product of its columns' norms; sums of sqrt(N) of a norm."""
+    """Check the error of products and squares relative to the norms of their columns, of sums relative to sqrt(N) norm."""
     x_norm, y_norm = (torch.linalg.vector_norm(rows.double(), dim=0) for rows in (x, y))
     many = len(x) ** 0.5
     sizes = [x_norm[:, None] * x_norm, x_norm[:, None] * y_norm, many * x_norm, many * y_norm, x_norm**2, y_norm**2]
@@ -78,7 +78,7 @@ def test_blocks_of_two_dtypes(isa, left, right, residual_rows):
 
 
 def test_an_origin_in_one_panel_only(isa, randn):
-    """Panels about zero are multiplied as pairs of bfloat16, those about an origin are not; some are needed as both."""
+    """Panels about zero are multiplied as pairs of bfloat16, panels about an origin as floats; some are needed as both."""
     x, y = randn(500, 100, dtype=torch.bfloat16), randn(500, 70, dtype=torch.bfloat16)
     x[:, 40] += 200
     origin = torch.zeros(100, dtype=torch.float64)
@@ -107,7 +107,7 @@ def test_rows_may_lie_beyond_two_to_the_31_elements(isa, residual_rows):
     torch.testing.assert_close(out.y_squares, rows.float().square().sum(1))
 
 
-def test_rows_may_lie_in_columns(isa, residual_rows):
+def test_rows_may_be_stored_by_column(isa, residual_rows):
     x, y = residual_rows(40, 150).mT, residual_rows(50, 150).mT
 
     assert_within_gate(gram_of(x, y), x, y)
@@ -120,8 +120,8 @@ def test_a_row_may_be_repeated_by_a_stride_of_zero(isa, randn):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_what_lies_beside_the_rows_is_never_part_of_them(isa, dtype, residual_rows):
-    """NaN on all sides of a view: of its rows, its columns and its last vector."""
+def test_memory_beside_the_rows_is_never_used(isa, dtype, residual_rows):
+    """The view has NaN on all sides: before and after its rows and columns, and after its last vector."""
     around = torch.full((170, 90), float("nan"), dtype=dtype)
     around[10:160, 7:82] = residual_rows(150, 75, dtype)
     x = around[10:160, 7:82]
@@ -190,6 +190,6 @@ def test_score_at_any_size(isa, n, depth, randn):
         assert ((got - exact.sum(1)).abs() <= 1e-6 * size).all()
 
 
-def test_an_instruction_set_that_is_not_there_is_named():
+def test_a_missing_instruction_set_is_named():
     with pytest.raises(BackendError, match=r"'mmx' is not one of"), instruction_set("mmx"):
         pass

@@ -1,4 +1,4 @@
-"""The CUDA backend of ``gram_``, from its arguments to its sums: its own kernels, run by threads of the CPU."""
+"""The CUDA backend of ``gram_``, from its arguments to its sums, with its kernels run by threads of the CPU."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -15,10 +15,10 @@ from tests.native.cuda_on_host import simulator
 
 @pytest.fixture
 def library(monkeypatch):
-    """A simulated GPU of three multiprocessors, in the place of ``fastprobe._cuda``."""
+    """Replace ``fastprobe._cuda`` by a simulated GPU of three multiprocessors."""
     library = simulator() or pytest.skip("no nvcc")
     monkeypatch.setattr(cuda, "library", lambda: library)
-    monkeypatch.setattr(cuda_launches, "PART", 1)  # parts even of the few rows of a test
+    monkeypatch.setattr(cuda_launches, "PART", 1)  # several parts even for the few rows of a test
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=3))
@@ -27,7 +27,7 @@ def library(monkeypatch):
 
 
 def arguments(rows, pairs, fold, folds, pooled=()):
-    """Blocks and pairs whose sums are not zero before and whose origins are, and the folds."""
+    """Return blocks and pairs whose sums are ones and whose origins are zero, and the folds."""
     widths = [block.shape[1] for block in rows]
 
     def ones(*shape):
@@ -115,7 +115,7 @@ def test_two_planes_hold_every_digit_of_16_bit_rows_about_origins(library, dtype
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_gram_of_all_folds_beside_some_by_fold(library, exact, randn):
+def test_a_gram_of_all_folds_beside_grams_by_fold(library, exact, randn):
     rows = [randn(500, 130, dtype=torch.bfloat16), randn(500, 20, dtype=torch.bfloat16)]
     pairs, fold = [(0, 0), (0, 1), (1, 1)], torch.arange(500) % 3 - 1
     (first, second), *rest = arguments(rows, pairs, fold, folds=2, pooled=[(0, 1), (1, 1)])
@@ -161,7 +161,7 @@ def test_a_gram_may_be_part_of_a_wider_matrix(library, randn):
 
 
 @pytest.mark.slow
-def test_a_trial_finds_what_is_right_and_what_is_not(library, monkeypatch):
+def test_a_trial_tells_right_sums_from_wrong_ones(library, monkeypatch):
     cpu = torch.device("cpu")
 
     assert error_of_a_trial(cuda.launch_gram, cpu) < 1e-7
@@ -175,7 +175,7 @@ def test_a_trial_finds_what_is_right_and_what_is_not(library, monkeypatch):
 
 
 def reason(rows, exact=False, gram=None, device="cuda:0"):
-    """The refusal of rows on a GPU, which need not exist."""
+    """Return the refusal of rows on a GPU, which need not exist."""
     fold = torch.zeros(len(rows[0]), dtype=torch.int64, device=device)
     if gram is None:
         gram = torch.zeros(1, rows[0].shape[1], rows[0].shape[1], dtype=torch.float64, device=device)
@@ -185,7 +185,7 @@ def reason(rows, exact=False, gram=None, device="cuda:0"):
 
 @pytest.fixture
 def hopper(library, monkeypatch):
-    """A GPU of compute capability 9.0, as far as one is asked about."""
+    """Make torch report a GPU of compute capability 9.0."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(cuda, "error_of_a_trial", lambda launch, device: 1e-13)
     exactly = cuda_launches.Moved(torch.empty(0), frozenset({torch.float16, torch.bfloat16}), 0)
@@ -210,11 +210,11 @@ def test_any_rows_are_taken_in_float64(hopper, on_gpu, dtype):
     assert reason([on_gpu(10, 7, dtype=dtype)], exact=True) is None
 
 
-def test_float64_rows_are_exact_by_themselves(hopper, on_gpu):
+def test_float64_rows_are_multiplied_in_float64(hopper, on_gpu):
     assert reason([on_gpu(10, 7, dtype=torch.float64)]) is None
 
 
-def test_every_refusal_says_why(hopper, on_gpu, monkeypatch):
+def test_every_refusal_has_its_reason(hopper, on_gpu, monkeypatch):
     x, y = on_gpu(10, 8), on_gpu(10, 8, dtype=torch.float32)
     gram = on_gpu(1, 8, 8, dtype=torch.float64)
 
@@ -241,13 +241,13 @@ def test_a_kernel_that_differs_from_torch_is_not_used(hopper, on_gpu, monkeypatc
     assert reason([on_gpu(10, 8)]) == "on cuda:0 its sums differ from torch's by 2.0e-06 of their size"
 
 
-def test_what_was_not_built_says_how_it_is(on_gpu, monkeypatch):
+def test_a_missing_build_is_refused_with_the_command_that_builds_it(on_gpu, monkeypatch):
     monkeypatch.setattr(cuda, "library", lambda: None)
 
     assert reason([on_gpu(10, 8)]).startswith("fastprobe._cuda was not built; with nvcc, `FASTPROBE_BUILD=cuda pip")
 
 
-def test_an_origin_is_asked_about_once_unless_it_changes():
+def test_an_origin_is_read_once_unless_it_changes():
     origin = torch.zeros(3)
 
     assert not len(cuda_launches.moved_by(origin).columns)

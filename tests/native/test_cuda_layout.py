@@ -1,4 +1,4 @@
-"""The CUDA kernels' index arithmetic, compiled for the CPU, against models of the units that it is for."""
+"""The index arithmetic of the CUDA kernels, compiled for the CPU, against models of the hardware units."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def layout():
 
 
 def plan_of(layout, pairs, tile, splits, fold_slabs):
-    """A plan of (left, right, gram), and the memory that it points to."""
+    """Return a plan of pairs (left, right, gram), and the memory that it points to."""
     fold_slabs = np.asarray(fold_slabs, np.int32)
     units = sum(len(gram) * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
     workspace = poisoned(units * splits, tile)
@@ -40,7 +40,7 @@ PAIRS = [(0, 0), (0, 1), (2, 0), (2, 2)]  # triangles and rectangles; block 1 is
 
 
 def gathered(rows, index):
-    """Rows by position, zero where there is none."""
+    """Return rows by position, with zeros for empty positions."""
     return np.where(index[:, None] < 0, 0.0, rows[index])
 
 
@@ -81,7 +81,7 @@ def test_nothing_below_the_tiles_of_a_triangle_is_written(layout):
     assert not out[0][tile[:, None] > tile].any()
 
 
-def test_every_number_of_a_float64_tile_finds_its_place(layout, randn):
+def test_a_float64_tile_is_the_product_of_its_operands(layout, randn):
     left, right = randn(16, 64).numpy(), randn(16, 64).numpy()
 
     np.testing.assert_allclose(exact_products(layout, left, right), left.T @ right, rtol=1e-13)
@@ -90,13 +90,13 @@ def test_every_number_of_a_float64_tile_finds_its_place(layout, randn):
 def test_the_ring_fits_into_shared_memory(layout):
     barriers = 2 * 8 * layout.STAGES
 
-    assert layout.GRAM_SHARED >= layout.STAGES * layout.STAGE_BYTES + 1023  # its begin is moved to a multiple of 1,024
+    assert layout.GRAM_SHARED >= layout.STAGES * layout.STAGE_BYTES + 1023  # the ring begins at a multiple of 1,024
     assert layout.GRAM_SHARED + barriers <= 227 * 1024
     assert DYNAMIC_SHARED["gram_kernel"] == layout.GRAM_SHARED
 
 
 @pytest.mark.parametrize("half", [0, 1])
-def test_float64_fragments_meet_every_bank_once(layout, half):
+def test_float64_fragments_read_every_bank_once(layout, half):
     lanes = np.arange(16 * half, 16 * half + 16)  # 16 doubles are what one pass reads
 
     for i in range(8):
@@ -105,7 +105,7 @@ def test_float64_fragments_meet_every_bank_once(layout, half):
         assert len(set((layout.b_token(lanes, i) * layout.EXACT_STRIDE + layout.b_column(lanes)) % 16)) == 16
 
 
-# -- who does what ----------------------------------------------------------------------------------------------------
+# -- division of work -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tile", [64, 128])
@@ -148,7 +148,7 @@ class Barrier:
         self._end()
 
     def passed(self, parity):
-        """``mbarrier.try_wait.parity``: whether the phase of this parity has ended, taking phase -1 for ended."""
+        """Return whether the phase of this parity has ended; phase -1 has (``mbarrier.try_wait.parity``)."""
         return self.phase % 2 != parity
 
     def _end(self):
@@ -158,7 +158,7 @@ class Barrier:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_ring_never_stops_and_never_overwrites_what_is_read(layout, seed):
-    """Producer, copies and consumer warps take turns at random; some are far ahead for a while."""
+    """Producer, copies and consumer warps advance at random; some are far ahead for a while."""
     random, slabs, warps = np.random.default_rng(seed), 40, 8
     full, empty = ([Barrier(count) for _ in range(layout.STAGES)] for count in (1, warps))
     holds = [None] * layout.STAGES  # which slab lies in a stage

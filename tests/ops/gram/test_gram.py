@@ -1,4 +1,4 @@
-"""``gram_``: every backend against float64, then the promises of its contract."""
+"""``gram_``: every backend against float64, then its contract."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fastprobe.ops._dispatch.operation import BACKENDS
 from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.regression.spectrum import ACCUMULATION_ERROR
 
-GATE = 1e-6  # of sqrt(G_ii G_jj): beyond it no backend is timed or believed
+GATE = 1e-6  # largest error, relative to sqrt(G_ii G_jj)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [
     pytest.param((1, 1), id="one-number"),
@@ -22,7 +22,7 @@ PAIRS = [(0, 0), (0, 1), (1, 0)]
 
 
 def arguments(x, y, fold, folds=1, pairs=PAIRS, pooled=False):
-    """Two blocks and some pairs of them with cleared sums, and the folds: what ``gram_`` takes."""
+    """Return the arguments of ``gram_`` for two blocks, with sums of zero."""
     widths = [x.shape[1], y.shape[1]]
     return (
         [
@@ -43,14 +43,14 @@ def one_fold(x):
 
 
 def added(x, y, fold, folds=1, backend="auto", **kwargs):
-    """Grams with their upper triangles where only those count, sums and squares, after one call."""
+    """Return the outputs of one call: grams, then sums, then squares."""
     args = arguments(x, y, fold, folds, **kwargs)
     gram_.on(backend)(*args)
     return defined(*args)
 
 
 def defined(blocks, pairs, _):
-    """Grams, then sums, then squares: what the contract says of them."""
+    """Return grams, sums and squares, of pairs (i, i) only the upper triangle."""
     grams = [gram.triu() if i == j else gram for i, j, gram in pairs]
     return [*grams, *(block.sum for block in blocks), *(block.square for block in blocks)]
 
@@ -88,7 +88,7 @@ def test_within_the_gate(backend, dtype, shape, residual_rows, randn):
 @pytest.mark.parametrize("mean", [0, 30])
 @pytest.mark.parametrize("n", [300, 2048, 5000])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_entry_has_the_accuracy_that_error_bounds_are_made_of(dtype, n, mean, randn):
+def test_every_entry_has_the_accuracy_that_error_bounds_assume(dtype, n, mean, randn):
     x, y = (randn(n, 40) + mean).to(dtype), randn(n, 24, dtype=dtype)
 
     xx, xy, _, _, _, square_x, _ = (t[0].numpy() for t in added(x, y, one_fold(x)))
@@ -158,7 +158,7 @@ def test_rows_may_have_any_strides(dtype, residual_rows):
     same(added(*views, fold, folds=2), added(*(v.contiguous() for v in views), fold, folds=2), rtol=1e-6)
 
 
-def test_every_second_row_of_a_matrix_is_a_matrix(residual_rows):
+def test_every_second_row_of_a_matrix_may_be_given(residual_rows):
     x, y = residual_rows(200, 6, torch.float64), residual_rows(200, 6, torch.float64)
 
     same(added(x[::2], y[::2], one_fold(x[::2])), added(x[::2].clone(), y[::2].clone(), one_fold(x[::2])))
@@ -184,7 +184,7 @@ def test_a_pooled_gram_sums_all_folds(randn):
     same((xx[0], xy[0]), ((x[kept].mT @ x[kept]).triu(), x[kept].mT @ y[kept]))
 
 
-def test_adds_to_what_is_there(randn):
+def test_sums_are_added_to_the_outputs(randn):
     x, y, fold = randn(40, 5), randn(40, 3), torch.arange(40) % 2
     args = arguments(x, y, fold, folds=2)
     for tensor in [t for block in args[0] for t in (block.sum, block.square)] + [pair.gram for pair in args[1]]:
@@ -235,7 +235,7 @@ def test_products_are_about_the_origins(dtype, randn):
 
     xx, xy, _, sum_x, _, square_x, _ = (t[0] for t in defined(*args))
     a, b = x.double() - 1000, y.double() + 50
-    # About zero the digits of float32 would end at 1e6 * 6e-8 of what varies.
+    # With a zero origin, the rounding of float32 would be 1e6 * 6e-8 of what varies.
     size = float(a.square().sum(0).max())
     for got, exact in ((xx, (a.mT @ a).triu()), (xy, a.mT @ b), (square_x, a.square().sum(0))):
         assert (got - exact).abs().max() <= GATE * size

@@ -21,7 +21,7 @@ def test_the_definition_passes():
 
 
 @pytest.mark.parametrize("factor", [0.0, 1 + 1e-5, float("nan")])
-def test_wrong_sums_do_not(factor):
+def test_wrong_sums_fail(factor):
     def wrong(blocks, pairs, fold):
         by_definition(blocks, pairs, fold)
         pairs[1].gram.mul_(factor)
@@ -30,7 +30,7 @@ def test_wrong_sums_do_not(factor):
 
 
 @pytest.mark.parametrize(("right", "taken"), [(True, True), (False, False)])
-def test_auto_takes_on_a_gpu_what_agrees(right, taken):
+def test_auto_takes_a_gpu_kernel_that_agrees(right, taken):
     on_gpu = type("OnGpu", (), {"device": torch.device("cuda:0")})()
 
     with pytest.MonkeyPatch.context() as patch:
