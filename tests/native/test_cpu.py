@@ -39,7 +39,7 @@ def exact_of(x, y):
 
 
 def assert_within_gate(got, x, y):
-    """Check the error of products and squares relative to the norms of their columns, of sums relative to sqrt(N) norm."""
+    """Check errors: of products and squares relative to the norms of their columns, of sums to sqrt(N) norms."""
     x_norm, y_norm = (torch.linalg.vector_norm(rows.double(), dim=0) for rows in (x, y))
     many = len(x) ** 0.5
     sizes = [x_norm[:, None] * x_norm, x_norm[:, None] * y_norm, many * x_norm, many * y_norm, x_norm**2, y_norm**2]
@@ -78,7 +78,7 @@ def test_blocks_of_two_dtypes(isa, left, right, residual_rows):
 
 
 def test_an_origin_in_one_panel_only(isa, randn):
-    """Panels about zero are multiplied as pairs of bfloat16, panels about an origin as floats; some are needed as both."""
+    """Panels about zero are multiplied as pairs of bfloat16, those about an origin as floats; some are needed as both."""
     x, y = randn(500, 100, dtype=torch.bfloat16), randn(500, 70, dtype=torch.bfloat16)
     x[:, 40] += 200
     origin = torch.zeros(100, dtype=torch.float64)

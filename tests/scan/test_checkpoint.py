@@ -99,15 +99,27 @@ def test_a_first_ctrl_c_waits_for_the_end_of_the_batch_and_loses_nothing(tmp_pat
     assert scan.run(folder=tmp_path, resume=True).rows == FailingScan(None).run().rows
 
 
-def test_of_batches_that_run_together_the_one_that_fails_is_named(tmp_path):
+@pytest.fixture
+def together():
+    """A model and batches that its runner takes in one pass; one of them has a token whose embedding is NaN."""
     model, batches = tiny_model("bert"), [{k: v.clone() for k, v in batch.items()} for batch in BATCHES]
     for number, batch in enumerate(batches):
         batch["input_ids"].clamp_(max=97)
         batch["input_ids"][0, 0] = 99 if number == BAD else 1
     with torch.no_grad():
-        model.embeddings.word_embeddings.weight[99] = torch.nan  # the runner takes all batches in one pass
+        model.embeddings.word_embeddings.weight[99] = torch.nan
+    return model, batches
 
+
+def test_of_batches_that_run_together_the_one_that_fails_is_named(together, tmp_path):
     with pytest.raises(NumericalError, match=rf"^batch {BAD}: resid_pre\.0: .*NaN"):
-        fp.linearity(model, batches, checkpoint=Checkpoint(tmp_path), **OPTIONS)
+        fp.linearity(*together, checkpoint=Checkpoint(tmp_path), **OPTIONS)
 
     assert saved_batches(tmp_path) == 0
+
+
+def test_batches_that_fail_only_together_are_all_named(together, monkeypatch):
+    monkeypatch.setattr("fastprobe.scan.passes.unit_sums", lambda *args, **options: {})  # one by one all are finite
+
+    with pytest.raises(NumericalError, match=r"^batches 0 to 3, only when run together: resid_pre\.0: .*NaN"):
+        fp.linearity(*together, **OPTIONS)
