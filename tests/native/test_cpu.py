@@ -78,7 +78,7 @@ def test_blocks_of_two_dtypes(isa, left, right, residual_rows):
 
 
 def test_an_origin_in_one_panel_only(isa, randn):
-    """Panels about zero are multiplied as pairs of bfloat16, those about an origin as floats; some are needed as both."""
+    """Panels about zero are multiplied as pairs of bfloat16, others as floats; some are needed as both."""
     x, y = randn(500, 100, dtype=torch.bfloat16), randn(500, 70, dtype=torch.bfloat16)
     x[:, 40] += 200
     origin = torch.zeros(100, dtype=torch.float64)
