@@ -21,14 +21,16 @@ struct Pair {
     int64_t row_stride;
 };
 
+// Add products and sums, in place:
+//
 //     gram[f]    += sum_{n: fold[n] = f} (left[n] - origin) (right[n] - origin)^T    for every pair
 //     sums[f]    += sum_{n: fold[n] = f} (rows[n] - origin)                          for every block
 //     squares[f] += sum_{n: fold[n] = f} (rows[n] - origin)^2
 //
 // Rows with a negative fold are left out. The result does not depend on the number of threads.
 //
-// Layout     A chunk of CHUNK rows of one fold is packed into panels of PANEL columns, each row where the panel needs
-//            it; bfloat16 rows about zero become pairs where the instruction set multiplies pairs.
+// Layout     CHUNK rows of one fold at a time are packed into panels of PANEL columns. Panels of bfloat16 rows hold pairs
+//            where the instruction set multiplies pairs.
 // Work       One task is GROUP x GROUP panels of one pair. Threads pack all panels of a chunk, then take tasks.
 // Precision  CHAIN products in one float32 register, CHUNK in float32 memory, the rest in float64.
 // Floor      2 N sum_pairs(D_i D_j) operations, half of that for a triangle, and N sum D_i reads.
