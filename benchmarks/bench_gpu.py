@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.models import DEVICE, generator, residual_rows
 from fastprobe.benchmarking.configurations import tune
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.score import score
 from fastprobe.testing import tensor_core
 
@@ -51,8 +51,8 @@ def _grams(rows: list[Tensor], pairs: Pairs, backend: str, exact: bool = False) 
     """Return the products by one of our backends, (D, D) float64 each. Skip the benchmark if the backend refuses."""
     grams = [torch.zeros(1, WIDTH, WIDTH, dtype=torch.float64, device=DEVICE) for _ in pairs]
     fold = torch.zeros(len(rows[0]), dtype=torch.int64, device=DEVICE)
-    origins = [torch.zeros(WIDTH, dtype=torch.float64, device=DEVICE) for _ in rows]
-    arguments = grams, [None] * len(rows), [None] * len(rows), rows, pairs, fold, origins
+    blocks = [Block(block, torch.zeros(WIDTH, dtype=torch.float64, device=DEVICE)) for block in rows]
+    arguments = blocks, [Pair(i, j, gram) for (i, j), gram in zip(pairs, grams, strict=True)], fold
     if reason := gram_.refusals(*arguments, exact=exact)[backend]:
         pytest.skip(f"{backend}: {reason}")
     gram_.on(backend)(*arguments, exact=exact)
@@ -105,9 +105,9 @@ def bench_chain_model(benchmark: Any) -> None:
         # One stage, because the whole chain is in shared memory.
         config = kernels.GramConfig(block_d=64, num_warps=4, num_stages=1, chain=chain)
         out = torch.zeros(1, 32, 32, dtype=torch.float64, device=DEVICE)
-        none = [torch.zeros(32, dtype=torch.float64, device=DEVICE)]
+        zero = torch.zeros(32, dtype=torch.float64, device=DEVICE)
         fold = torch.zeros(len(rows), dtype=torch.int64, device=DEVICE)
-        kernels.gram_([out], [None], [None], [rows], [(0, 0)], fold, none, config=config)
+        kernels.launch_gram([Block(rows, zero)], [Pair(0, 0, out)], fold, config=config)
         model = torch.from_numpy(tensor_core.gram(host, host, chain=chain)).to(DEVICE).triu()
         got, exact = out[0].triu(), (rows.double().mT @ rows.double()).triu()
         sizes = exact.diagonal().sqrt()
@@ -137,7 +137,7 @@ def bench_length(benchmark: Any, column: str) -> None:
         (plain,) = _torch([rows], [(0, 0)], torch.bfloat16)
         out, zero = (torch.zeros(*shape, dtype=torch.float64, device=DEVICE) for shape in ((1, 64, 64), (64,)))
         fold = torch.zeros(n, dtype=torch.int64, device=DEVICE)
-        gram_.on("triton")([out], [None], [None], [rows], [(0, 0)], fold, [zero])
+        gram_.on("triton")([Block(rows, zero)], [Pair(0, 0, out)], fold)
         biases = (float((got.diagonal().double() / exact - 1).mean()) for got in (plain, out[0]))
         found.append(dict(zip(("rows", "torch bf16", "triton"), (n, *biases), strict=True)))
     _keep(benchmark, f"Sums in the tensor core, a {column} column", found)
@@ -168,7 +168,7 @@ def bench_ceiling(benchmark: Any) -> None:
 def bench_configurations(benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Compare the fastest configuration with the default. Other benchmarks use the default."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    timer = {} if ON_GPU else {"timer": lambda run: run() or 1.0}
+    timer = {} if ON_GPU else {"timer": lambda run: (run(), 1.0)[1]}
     rows = tune([WIDTH], TOKENS // 8, [torch.bfloat16], DEVICE, **timer)
     columns = ("kernel", "rows", "width", "times_default", "configuration")
     _keep(benchmark, "Configurations", [{name: row[name] for name in columns} for row in rows])

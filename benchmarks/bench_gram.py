@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.models import DEVICE, TOKENS, WIDTHS, generator, residual_rows
 from fastprobe import Moments
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.regression.moment_plan import MomentPlan
 
 Sums = tuple[Tensor, ...]
@@ -66,8 +66,9 @@ def _gram(x: Tensor, y: Tensor, fold: Tensor, origins: list[Tensor]) -> tuple[Su
         return torch.zeros(1, *shape, dtype=torch.float64, device=x.device)
 
     d, k = x.shape[1], y.shape[1]
-    grams, sums, squares = [zeros(d, d), zeros(d, k)], [zeros(d), zeros(k)], [None, zeros(k)]
-    gram_(grams, sums, squares, [x, y], [(0, 0), (0, 1)], fold, origins)
+    grams, sums = [zeros(d, d), zeros(d, k)], [zeros(d), zeros(k)]
+    blocks = [Block(x, origins[0], sums[0]), Block(y, origins[1], sums[1], zeros(k))]
+    gram_(blocks, [Pair(0, 0, grams[0]), Pair(0, 1, grams[1])], fold)
     return (*grams, *sums), origins
 
 

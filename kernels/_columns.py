@@ -1,9 +1,9 @@
-"""What is to be known of a column before it is multiplied: its sums, and its digits as bfloat16 numbers.
+"""Sums of columns and their bfloat16 planes, computed before the columns are multiplied.
 
-Layout     a panel is BLOCK_D columns of one block; a slot some rows of one fold (``_slots.py``).
-Work       one program a panel and slot. Rows are read once, and only where something is wanted of them.
+Layout     a panel is BLOCK_D columns of one block, a slot some rows of one fold (``_slots.py``).
+Work       one program a panel and slot. Rows are read once, and only if sums or planes of them are wanted.
 Precision  z = x - origin in float32; sums and squares in float64; the planes of z are exact (``_planes.py``).
-Floor      N D reads of x; for float32 rows, and 16-bit ones about an origin, three planes of N D bfloat16 numbers.
+Floor      N D reads of x; for float32 rows, and for 16-bit rows about an origin, 3 N D bfloat16 writes.
 
 This kernel has never run on a GPU; tests run it in Triton's interpreter.
 """
@@ -20,20 +20,20 @@ FLOAT16 = tl.constexpr(1)
 FLOAT32 = tl.constexpr(2)
 
 NATIVE = tl.constexpr(8)
-"""Flag in a panel's forms: its rows are 16-bit and about zero, and are multiplied as they are."""
+"""Flag in a panel's forms: its rows are 16-bit numbers about zero, and are multiplied without planes."""
 
 FIELDS = tl.constexpr(8)
-"""Numbers in a block's record, see ``Block``."""
+"""Numbers of a ``Record``."""
 
 
-class Block(NamedTuple):
-    """A block's record in the table of int64 numbers, which kernels read at the places below."""
+class Record(NamedTuple):
+    """A block in the table of int64 numbers. Kernels read the fields at the places below."""
 
-    address: int  # of rows at multiples of 16 bytes, columns side by side, with zeros to a multiple of 8
+    address: int  # of rows at multiples of 16 bytes, with adjacent columns, and zeros to a multiple of 8
     stride: int
     width: int
     dtype: int
-    planed: int  # 1: its planes are wanted in any case
+    planed: int  # 1: its planes are always needed
     origin: int  # address of (width,) float64
     sums: int  # address of (folds, width) float64, or 0
     squares: int  # the same
@@ -50,14 +50,14 @@ SQUARES = tl.constexpr(7)
 
 @triton.jit(do_not_specialize=["N", "S"])
 def columns_kernel(
-    table_ptr,  # int64: a Block each
+    table_ptr,  # int64: a Record each
     panels_ptr,  # (panels, 2) int32: block, first column
     order_ptr,  # (N,) int64
     start_ptr,  # (S,) int64
     end_ptr,  # (S,) int64
-    any_origin_ptr,  # () bool: some block has an origin that is not zero
+    any_origin_ptr,  # () bool: a block has an origin that is not zero
     planes_ptr,  # (panels, 3, N, BLOCK_D) bfloat16
-    forms_ptr,  # (panels, S) int32: how many planes there are, and NATIVE
+    forms_ptr,  # (panels, S) int32: the number of planes, plus NATIVE
     tallies_ptr,  # (panels, S, 2, BLOCK_D) float64: sums, squares
     N,
     S,
@@ -81,7 +81,7 @@ def columns_kernel(
     near = tl.max(tl.abs(origin), 0) == 0
     native = near & (DTYPE_HERE != FLOAT32)
     planed = (tl.load(record + PLANED) != 0) | (native == 0)
-    if DTYPE_HERE == FLOAT16:  # multiplied with a panel about an origin it has to be bfloat16, too
+    if DTYPE_HERE == FLOAT16:  # a product with a panel about an origin takes bfloat16 planes
         planed = planed | tl.load(any_origin_ptr).to(tl.int1)
     tallied = (tl.load(record + SUMS) != 0) | (tl.load(record + SQUARES) != 0)
     forms = tl.where(native, NATIVE, 0)
@@ -132,11 +132,10 @@ def columns_kernel(
 
 @triton.jit(do_not_specialize=["S", "F"])
 def add_columns_kernel(
-    table_ptr,  # int64: a Block each
+    table_ptr,  # int64: a Record each
     panels_ptr,  # (panels, 2) int32
     fold_end_ptr,  # (F,) int64
     tallies_ptr,  # (panels, S, 2, BLOCK_D) float64
-    weight_ptr,  # () float64
     S,
     F,
     BLOCK_D: tl.constexpr,
@@ -148,7 +147,6 @@ def add_columns_kernel(
     d = tl.load(panels_ptr + 2 * panel + 1) + column
     width = tl.load(record + WIDTH)
     inside = d < width
-    weight = tl.load(weight_ptr)
     for which in tl.static_range(2):  # sums, squares
         address = tl.load(record + SUMS + which)
         if address != 0:
@@ -161,5 +159,5 @@ def add_columns_kernel(
                 for slot in range(first, last):
                     total += tl.load(tallies + slot * 2 * BLOCK_D)
                 here = out + f * width
-                tl.store(here, tl.load(here, mask=inside) + weight * total, mask=inside)
+                tl.store(here, tl.load(here, mask=inside) + total, mask=inside)
                 first = last

@@ -1,7 +1,7 @@
-"""Float32 numbers as sums of bfloat16 ones, their planes, whose products a tensor core takes without rounding.
+"""Planes: bfloat16 numbers whose sum is a float32 number, and whose products a tensor core computes without rounding.
 
-Three planes hold all 24 digits, two those of a float16 number. Of the products of planes i and j only those
-with i + j < 3 matter: what is left out is below 2^-26 of the product.
+Three planes hold all 24 bits of a float32 number, two planes those of a float16 number. Only products of planes i and j
+with i + j < 3 are computed: the others are below 2^-26 of the product.
 """
 
 import torch
@@ -10,18 +10,18 @@ import triton.language as tl
 from torch import Tensor
 
 CHAIN = 128
-"""Products that the tensor core adds up before the sum is rounded to nearest: tests/ops/gram/test_accumulation.py.
+"""Products that the tensor core sums before the sum is rounded to nearest (tests/ops/gram/test_accumulation.py).
 
-It rounds toward zero, so a chain of positive terms comes out low, by more the longer it is.
+The tensor core rounds toward zero, so that a sum of positive terms is low, and lower the longer the chain.
 """
 
 NEEDED = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
-"""Planes that hold every digit of a number."""
+"""Planes that hold every bit of a number."""
 
 
 @triton.jit
 def to_bfloat16(x):
-    """Float32 numbers rounded to the nearest that bfloat16 has, ties to even, still float32."""
+    """Return float32 numbers rounded to bfloat16, to nearest with ties to even; still float32."""
     bits = x.to(tl.uint32, bitcast=True)
     bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
     return bits.to(tl.float32, bitcast=True)
@@ -29,7 +29,7 @@ def to_bfloat16(x):
 
 @triton.jit
 def products_of(left, right, MOST: tl.constexpr):
-    """How many products of planes there are with the first, the second and the third plane on the left.
+    """Return the number of products whose left plane is the first, the second and the third one.
 
     Args:
         left: planes of the left number.
@@ -44,7 +44,7 @@ def products_of(left, right, MOST: tl.constexpr):
 
 @triton.jit
 def planes_of_product(product, first, second):
-    """The planes, left and right, of a product, given how many there are with the first and the second on the left."""
+    """Return the left and the right plane of a product, given the numbers of products of the first two left planes."""
     left = (product >= first).to(tl.int32) + (product >= first + second).to(tl.int32)
     return left, product - tl.where(left > 0, first, 0) - tl.where(left > 1, second, 0)
 
@@ -69,9 +69,9 @@ def _planes_kernel(
 
 
 def planes_of(rows: Tensor, count: int) -> Tensor:
-    """The first planes of a matrix (N, D): (count, N, width) bfloat16, with zeros to a width that 16 divides.
+    """Return the first planes of a matrix ``(N, D)``: ``(count, N, width)`` bfloat16.
 
-    bfloat16 rows, of which one is asked for, are their own plane.
+    The width is D rounded up to a multiple of 16, with zeros. One plane of bfloat16 rows is the rows themselves.
     """
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
     if count == 1 and rows.dtype == torch.bfloat16:

@@ -1,6 +1,7 @@
-"""Rows in the order of their folds, cut into slots: what one program adds up holds rows of one fold only.
+"""Rows in the order of their folds, cut into slots, so that one program adds up rows of one fold only.
 
-Nothing of Triton is here: the kernels in CUDA C++ take slots as long as their slabs (``fastprobe/ops/_cuda_gram.py``).
+This file does not use Triton. The CUDA kernels use it too, with slots of one slab each
+(``fastprobe/ops/gram/cuda_launches.py``).
 """
 
 from typing import NamedTuple
@@ -10,21 +11,21 @@ from torch import Tensor
 
 
 class Slots(NamedTuple):
-    """Where the rows of every fold are. Made on the device, without waiting for it: N and F give the shapes."""
+    """The places of the rows of every fold. N and F give the shapes, so that nothing waits for the device."""
 
-    order: Tensor  # (N,) int64: rows sorted by fold, stably; those of no fold are in no slot
+    order: Tensor  # (N,) int64: rows sorted by fold, stably; rows of no fold are in no slot
     start: Tensor  # (S,) int64: a slot's first place in the order
-    end: Tensor  # (S,) int64: one past its last; equal to start in slots that are left over
-    fold_end: Tensor  # (F,) int64: one past the last slot of a fold; its first is the end of the fold before
+    end: Tensor  # (S,) int64: one past its last place; equal to start in unused slots
+    fold_end: Tensor  # (F,) int64: one past the last slot of a fold; its first slot is the end of the fold before
 
 
 def slots_of(fold: Tensor, folds: int, length: int) -> Slots:
-    """Slots of at most ``length`` rows.
+    """Cut rows into slots of at most ``length`` rows.
 
     Args:
         fold: ``(N,)`` int64; rows below 0 or not below ``folds`` are left out.
-        folds: F.
-        length: rows.
+        folds: F, the number of folds.
+        length: of a slot, in rows.
     """
     device, n = fold.device, len(fold)
     key = fold.clamp(-1, folds)

@@ -1,6 +1,6 @@
-"""Numbers on the device, without a copy from the host: a CUDA graph may hold what is launched here.
+"""Write numbers to the device without a copy from the host, so that a CUDA graph may capture it.
 
-A copy would have to read host memory that is still there when the graph runs again; arguments of a kernel are in it.
+A copy reads host memory, which may be gone when the graph is replayed. Arguments of a kernel are part of the graph.
 """
 
 import torch
@@ -9,10 +9,10 @@ import triton.language as tl
 from torch import Tensor
 
 BATCH = 32
-"""Numbers that one launch writes."""
+"""Numbers of one launch."""
 
 _OFFSET = 2**62 + 1
-"""A number n travels as 2 n + _OFFSET: always int64, and odd, or Triton would compile a kernel for multiples of 16."""
+"""Each number n is passed as 2 n + _OFFSET: an odd int64, as Triton compiles another kernel for multiples of 16."""
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def _write_kernel(
 
 
 def table(numbers: list[int], device: torch.device) -> Tensor:
-    """The numbers, each below 2^60 in size, as an int64 tensor whose length is a multiple of ``BATCH``."""
+    """Return numbers, of size below 2^60, as an int64 tensor whose length is a multiple of ``BATCH``."""
     padded = numbers + [0] * (-len(numbers) % BATCH)
     out = torch.empty(len(padded), dtype=torch.int64, device=device)
     for start in range(0, len(padded), BATCH):

@@ -1,8 +1,8 @@
-"""The sum of two states and its LayerNorm, row by row, in Triton; the sum is never written.
+"""``add_norm`` in Triton: the LayerNorm of the sum of two states, row by row; the sum is never written to memory.
 
-Layout     x and residual are (N, D), rows of any stride, columns adjacent; out is (N, D), contiguous.
-Work       one program for ROWS rows, which are in registers from end to end.
-Precision  Sum, mean and variance are float32, the variance of what the mean leaves; out is rounded once.
+Layout     x and residual are (N, D), rows of any stride with adjacent columns; out is (N, D), contiguous.
+Work       one program for ROWS whole rows, which stay in registers.
+Precision  Sum, mean and variance are float32; the variance is computed from the centred rows; out is rounded once.
 Floor      2 N D reads, N D writes.
 
 This kernel has never run on a GPU; tests run it in Triton's interpreter and compile it for three architectures.
@@ -19,18 +19,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AddNormConfig:
-    """How the kernel is cut into programs. Never changes what it computes beyond rounding."""
+    """Sizes of the kernel's programs. They never change a result beyond rounding."""
 
     rows: int = 1
     numbers: int = 8  # of a program's rows a thread has: 16 bytes of 16-bit ones
 
     def warps(self, block_d: int) -> int:
-        """Warps of a program whose rows are padded to this many columns."""
+        """Return the warps of a program whose rows are padded to ``block_d`` columns."""
         return max(1, min(16, self.rows * block_d // (32 * self.numbers)))
 
 
 def configs(capability: tuple[int, int] | None) -> list[AddNormConfig]:
-    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter."""
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter."""
     if capability is None:
         return [AddNormConfig(rows=4)]
     return [AddNormConfig(), AddNormConfig(rows=4), AddNormConfig(numbers=16), AddNormConfig(rows=4, numbers=32)]
@@ -72,7 +72,10 @@ def add_norm(
     *,
     config: AddNormConfig = AddNormConfig(),
 ) -> Tensor:
-    """Launch: the LayerNorm of ``x + residual``, (N, D) in the dtype of x. Arguments are already checked."""
+    """Launch the kernel; return the LayerNorm of ``x + residual``, ``(N, D)`` in the dtype of x.
+
+    Arguments are already checked.
+    """
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         x, residual = (rows if rows.stride(1) == 1 else rows.contiguous() for rows in (x, residual))
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -1,10 +1,10 @@
-"""The GELU of a matrix and a bias, in place, in Triton.
+"""``bias_gelu_`` in Triton: the GELU of a matrix plus a bias, in place.
 
-Layout     x is (N, D), rows of any stride, columns adjacent.
-Work       one program for ROWS rows and BLOCK_D columns, each number by itself.
+Layout     x is (N, D), rows of any stride with adjacent columns.
+Work       one program for ROWS rows and BLOCK_D columns, element by element.
 Precision  Sum and GELU are float32, so a 16-bit number is rounded once, at the end. ``1 + erf`` cancels where z is far
-           below 0: what is left of it there is off by 6e-8 of z, as torch's is.
-Floor      N D reads and writes: what a GELU takes after a product that adds the bias itself, but for a second matrix.
+           below 0, with an error of 6e-8 z, as in torch.
+Floor      N D reads and writes.
 
 This kernel has never run on a GPU; tests run it in Triton's interpreter and compile it for three architectures.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BiasGeluConfig:
-    """How the kernel is cut into programs. Never changes what it computes."""
+    """Sizes of the kernel's programs. They never change a result."""
 
     rows: int = 4
     block_d: int = 512
@@ -28,7 +28,7 @@ class BiasGeluConfig:
 
 
 def configs(capability: tuple[int, int] | None) -> list[BiasGeluConfig]:
-    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter."""
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter."""
     if capability is None:
         return [BiasGeluConfig()]
     return [BiasGeluConfig(), BiasGeluConfig(rows=1, block_d=1024), BiasGeluConfig(rows=8, num_warps=8)]
@@ -54,7 +54,7 @@ def bias_gelu_kernel(
 
 
 def bias_gelu_(x: Tensor, bias: Tensor, *, config: BiasGeluConfig = BiasGeluConfig()) -> None:
-    """Launch: replace ``x``, whose columns are adjacent, by the GELU of ``x + bias``. Arguments are already checked."""
+    """Launch the kernel, which replaces ``x`` by the GELU of ``x + bias``. Arguments are already checked."""
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         n, d = x.shape
         block_d = min(config.block_d, triton.next_power_of_2(d))

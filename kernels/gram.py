@@ -1,18 +1,19 @@
-"""Products of column blocks, fold by fold, ``gram[f] += x_f^T y_f``, in Triton.
+"""``gram_`` in Triton: products of column blocks, fold by fold, ``gram[f] += x_f^T y_f``.
 
-Layout     blocks are (N, D_i) rows, columns adjacent; a panel is BLOCK_D of their columns, a tile the product of two
-           panels. Rows are read in the order of their folds, which is made on the device (``_slots.py``).
-Work       one program a tile and slot, a slot being some thousand rows of one fold; of x^T x only tiles on and above
-           the diagonal. Tiles of a slot run side by side, so its rows are read from the L2 cache. A second kernel adds
-           the slots of a tile in order, and nothing is added by atomics: same input, same bits.
+Layout     blocks are (N, D_i) rows with adjacent columns. A panel is BLOCK_D of their columns, a tile the product of
+           two panels. Rows are read in the order of their folds, which is computed on the device (``_slots.py``).
+Work       one program a tile and slot; a slot is some thousand rows of one fold. Of x^T x only tiles on and above the
+           diagonal are computed. Tiles of a slot run at the same time, so that its rows are read from the L2 cache. A
+           second kernel adds the slots of a tile in order, without atomics: the same input gives the same bits.
 Precision  16-bit products are exact in float32. The tensor core truncates as it adds, a bias that grows with the chain,
-           so a chain is CHAIN rows; chains add up in float32 outside of it, and every FLUSH rows that sum goes to
-           float64. Float32 rows, and 16-bit rows about an origin, are sums of bfloat16 planes (``_columns.py``), and as
-           many products as there are planes that matter.
+           so a chain is CHAIN rows. Chains are summed in float32 outside of it, and every FLUSH rows that sum is added
+           to float64. Float32 rows, and 16-bit rows about an origin, are split into bfloat16 planes (``_columns.py``),
+           with one product for each pair of planes that matters.
 Floor      sum over tiles of 2 N BLOCK_D^2 FLOP times the products of their planes; N sum D_i reads.
 
-This kernel has never run on a GPU. Tests run it in Triton's interpreter, compile it for three architectures and run an
-emulator of the tensor core on its chains (tests/kernels, tests/ops/gram/test_accumulation.py).
+This kernel has never run on a GPU. Tests run it in Triton's interpreter, compile it for three architectures, and run an
+emulator of the tensor core on its chains (tests/kernels, tests/ops/gram/test_accumulation.py). How a call gets here:
+fastprobe/ops/gram/__init__.py.
 """
 
 import functools
@@ -33,7 +34,7 @@ from fastprobe.kernels._columns import (
     NATIVE,
     STRIDE,
     WIDTH,
-    Block,
+    Record,
     add_columns_kernel,
     columns_kernel,
 )
@@ -41,25 +42,31 @@ from fastprobe.kernels._planes import CHAIN, planes_of_product, products_of
 from fastprobe.kernels._slots import slots_of
 from fastprobe.kernels._table import table
 
+Block = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Rows, origin, sum and square, as ``fastprobe.ops.gram.Block`` has them."""
+
+Pair = tuple[int, int, Tensor]
+"""Left block, right block and gram, as ``fastprobe.ops.gram.Pair`` has them."""
+
 FLUSH = 2048
-"""Rows added up in float32."""
+"""Rows that are summed in float32 before the sum is added to float64."""
 
 WORKSPACE = 2**29
-"""Bytes of sums that wait for the second kernel."""
+"""Bytes of sums between the first and the second kernel."""
 
 PLANES = 2**31
-"""Bytes of planes; more rows than fit are added part by part."""
+"""Bytes of planes; rows that need more are added part by part."""
 
 
 @dataclass(frozen=True)
 class GramConfig:
-    """How the kernels are cut into programs. Only ``planes`` changes results beyond rounding."""
+    """Sizes of the kernels' programs. Only ``planes`` changes results beyond rounding."""
 
     block_d: int = 128
-    block_n: int = 64  # rows that are loaded at once, half a chain or less: the compiler makes one chain of whole ones
+    block_n: int = 64  # rows of one load, at most half a chain: the compiler joins chains of one load each
     chain: int = CHAIN
     flush: int = FLUSH
-    planes: int = 3  # of float32 rows: 3 for all their digits, 2 for a preview with 16 bits of them at half the price
+    planes: int = 3  # of float32 rows: 3 for all their bits, 2 for a preview with 16 bits at half the cost
     num_warps: int = 8
     num_stages: int = 3
 
@@ -70,22 +77,22 @@ class GramConfig:
 
 
 def configs(capability: tuple[int, int] | None) -> list[GramConfig]:
-    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter.
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter.
 
-    They differ in how far rows are fetched ahead, so a measurement never changes a bit of a result. Tiles of another
-    width would: of float16 rows about an origin a panel is planes as a whole or not at all. Registers and shared memory
-    of the compiled kernels decided about the default (tests/kernels); none of it was measured.
+    They differ in how far ahead rows are fetched, so that the choice never changes a bit of a result. Tiles of another
+    width would: a panel of float16 rows with an origin consists of planes as a whole. The default was chosen by the
+    registers and shared memory of the compiled kernels (tests/kernels), not by measurements.
     """
     if capability is None:
         return [GramConfig(block_d=64)]
-    # From 10.0 on a tile of 128 columns takes more registers than there are.
+    # From 10.0 on a tile of 128 columns needs more registers than a thread has.
     default = GramConfig(block_d=64, num_warps=4) if capability >= (10, 0) else GramConfig()
     return [default, replace(default, num_stages=2)]  # 4 stages compile to what 3 do (benchmarks/NOTES.md)
 
 
 @triton.jit
 def _panel(table_ptr, tile_ptr, forms_ptr, slot, S):
-    """The panel that a tile's record begins with: its number, block, first column and forms, and if it is float16."""
+    """Return a panel of a tile: its number, its block's record, its first column, its forms, true if float16."""
     panel = tl.load(tile_ptr)
     record = table_ptr + FIELDS * tl.load(tile_ptr + 1)
     forms = tl.load(forms_ptr + panel * S + slot)
@@ -97,8 +104,8 @@ def _panel(table_ptr, tile_ptr, forms_ptr, slot, S):
 def _operand(
     panel, record, column, forms, planes_ptr, N, HALF: tl.constexpr, MOST: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    """A panel as it is multiplied: address, row stride, how many columns are there, how many planes."""
-    # What _readable sees to, said where it is read: else every number would be loaded by itself.
+    """Return the operand of a panel: address, row stride, number of columns, number of planes."""
+    # The alignment that _readable ensures, repeated for the compiler: without it every number is loaded by itself.
     address = tl.load(record) + 2 * column  # 2 bytes a number
     stride = tl.multiple_of(tl.load(record + STRIDE), 8)
     width = tl.multiple_of((tl.load(record + WIDTH) + 7) // 8 * 8 - column, 8)
@@ -119,7 +126,7 @@ def _operand(
 
 @triton.jit(do_not_specialize=["N", "S", "first_tile", "tiles"])
 def products_kernel(
-    table_ptr,  # int64: a Block each, then a pair each
+    table_ptr,  # int64: a Record each, then a pair each
     tiles_ptr,  # (T, 8) int32: left panel, its block, its first column, the same of the right one, pair, 0
     forms_ptr,  # (panels, S) int32
     order_ptr,  # (N,) int64
@@ -131,15 +138,15 @@ def products_kernel(
     S,
     first_tile,
     tiles,
-    HALF: tl.constexpr,  # does the tiles of float16 rows as they are, and no others
-    OPERAND: tl.constexpr,  # what is multiplied: float16 or bfloat16, and float32 in the interpreter
+    HALF: tl.constexpr,  # compute the tiles of float16 rows without planes, and no others
+    OPERAND: tl.constexpr,  # dtype of the operands: float16 or bfloat16, and float32 in the interpreter
     PLANES: tl.constexpr,
     CHAIN: tl.constexpr,
     FLUSH: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The products of ``tiles`` tiles from the first one on, in every slot."""
+    """Compute the products of ``tiles`` tiles, from ``first_tile`` on, in every slot."""
     tile, slot = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     start, end = tl.load(start_ptr + slot), tl.load(end_ptr + slot)
     if start >= end:
@@ -181,7 +188,7 @@ def products_kernel(
         total += part
         full = (chain % (FLUSH // CHAIN) == FLUSH // CHAIN - 1) & (product == products - 1)
         if full | (step == steps - 1):
-            before = (d * 0 + chain)[:, None] >= FLUSH // CHAIN  # a mask of one truth value stops the interpreter
+            before = (d * 0 + chain)[:, None] >= FLUSH // CHAIN  # the interpreter does not take a scalar mask
             done = tl.load(here, mask=before, other=0.0)
             tl.store(here, done + total.to(tl.float64))
             total = tl.zeros((BLOCK_D, BLOCK_D), dtype=tl.float32)
@@ -193,7 +200,6 @@ def add_products_kernel(
     tiles_ptr,  # (T, 8) int32
     fold_end_ptr,  # (F,) int64
     partials_ptr,  # (S, tiles, BLOCK_D, BLOCK_D) float64
-    weight_ptr,  # () float64
     pairs_at,
     first_tile,
     tiles,
@@ -201,7 +207,7 @@ def add_products_kernel(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Add the slots of a tile, one after the other, to the gram of its pair: ROWS rows of it a program."""
+    """Add the slots of a tile, one after the other, to the gram of its pair: ROWS rows of the tile a program."""
     tile = tl.program_id(0)
     tile_ptr = tiles_ptr + 8 * (first_tile + tile)
     pair = table_ptr + pairs_at + 3 * tl.load(tile_ptr + 6)
@@ -213,7 +219,6 @@ def add_products_kernel(
     inside = (row < height)[:, None] & (column < width)[None, :]
     gram = tl.load(pair).to(tl.pointer_type(tl.float64)) + row[:, None] * row_stride + column[None, :]
     partials = partials_ptr + tile.to(tl.int64) * BLOCK_D * BLOCK_D + r[:, None] * BLOCK_D + c[None, :]
-    weight = tl.load(weight_ptr)
     first = tl.zeros((), dtype=tl.int64)
     for f in range(F):
         last = tl.load(fold_end_ptr + f)
@@ -222,61 +227,57 @@ def add_products_kernel(
             for slot in range(first, last):
                 total += tl.load(partials + slot * tiles * BLOCK_D * BLOCK_D)
             here = gram + f * fold_stride
-            tl.store(here, tl.load(here, mask=inside, other=0.0) + weight * total, mask=inside)
+            tl.store(here, tl.load(here, mask=inside, other=0.0) + total, mask=inside)
         first = last
 
 
-def gram_(
-    grams: Sequence[Tensor],
-    sums: Sequence[Tensor | None],
-    squares: Sequence[Tensor | None],
-    rows: Sequence[Tensor],
-    pairs: Sequence[tuple[int, int]],
-    fold: Tensor,
-    origins: Sequence[Tensor],
-    *,
-    weight: float = 1.0,
-    config: GramConfig = GramConfig(),
+def launch_gram(
+    blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, config: GramConfig = GramConfig()
 ) -> None:
-    """Launch what the operation of this name says, on the current stream. Arguments are already checked.
+    """Launch the kernels of ``gram_`` on the current stream. Arguments are already checked.
 
-    Once a call with these widths was made nothing is copied to the device or waited for: further ones may go into a
-    CUDA graph.
+    After one call with the same widths, further calls copy nothing to the device and wait for nothing: a CUDA graph may
+    capture them.
+
+    Args:
+        blocks: see :func:`fastprobe.ops.gram.gram_`.
+        pairs: the same.
+        fold: the same.
+        config: how the kernels are cut into programs.
     """
     device = fold.device
-    folds = max([len(total) for total in (*sums, *squares, *grams) if total is not None], default=1)
+    rows, origins, sums, squares = zip(*blocks, strict=True)
+    folds = max([len(out) for out in (*sums, *squares, *(gram for *_, gram in pairs)) if out is not None], default=1)
     if folds == 1:
-        fold = fold.clamp(max=0)  # one matrix takes the rows of all
+        fold = fold.clamp(max=0)  # one matrix takes the rows of all folds
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        panels, tiles = _cut(tuple(map(len, origins)), tuple(pairs), config.block_d, device)
+        panels, tiles = _cut(tuple(map(len, origins)), tuple((i, j) for i, j, _ in pairs), config.block_d, device)
         fitting = PLANES // (len(panels) * 3 * config.block_d * 2) // config.flush * config.flush
-        origins = [origin.contiguous() for origin in origins]
-        rows = [_readable(block) for block in rows]
-        scale = torch.full((), weight, dtype=torch.float64, device=device)
-        outputs = [(gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1)) for gram in grams]
+        origins = tuple(origin.contiguous() for origin in origins)
+        rows = tuple(map(_readable, rows))
+        outputs = [(gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1)) for *_, gram in pairs]
         for part in range(0, len(fold), max(fitting, config.flush)):
             here = slice(part, part + max(fitting, config.flush))
-            blocks = _records([block[here] for block in rows], origins, sums, squares)
-            _add(blocks, outputs, panels, tiles, fold[here], folds, origins, scale, config)
+            records = _records([block[here] for block in rows], origins, sums, squares)
+            _add(records, outputs, panels, tiles, fold[here], folds, origins, config)
 
 
 def _add(
-    blocks: list[Block],
+    records: list[Record],
     outputs: list[tuple[int, int, int]],
     panels: Tensor,
     tiles: Tensor,
     fold: Tensor,
     folds: int,
     origins: Sequence[Tensor],
-    weight: Tensor,
     config: GramConfig,
 ) -> None:
     """Add rows whose planes fit into memory."""
     device, n, side = fold.device, len(fold), config.block_d
-    numbers = table([number for record in (*blocks, *outputs) for number in record], device)
+    numbers = table([number for record in (*records, *outputs) for number in record], device)
     slots = slots_of(fold, folds, _slot_length(n, len(tiles), _multiprocessors(device), config.flush))
     many = len(slots.start)
-    dtypes = {block.dtype for block in blocks}
+    dtypes = {record.dtype for record in records}
 
     planes = torch.empty(len(panels), 3, n, side, dtype=torch.bfloat16, device=device)
     forms = torch.empty(len(panels), many, dtype=torch.int32, device=device)
@@ -287,7 +288,7 @@ def _add(
             numbers, panels, *slots[:3], any_origin, planes, forms, tallies, n, many,
             DTYPE_HERE=dtype, ROWS=128 if device.type == "cpu" else 16, BLOCK_D=side,
         )  # fmt: skip
-    add_columns_kernel[(len(panels),)](numbers, panels, slots.fold_end, tallies, weight, many, folds, BLOCK_D=side)
+    add_columns_kernel[(len(panels),)](numbers, panels, slots.fold_end, tallies, many, folds, BLOCK_D=side)
 
     at_once = max(1, WORKSPACE // (many * side * side * 8))
     partials = torch.empty(many, min(at_once, len(tiles)), side, side, dtype=torch.float64, device=device)
@@ -301,13 +302,13 @@ def _add(
                 BLOCK_N=config.block_n, BLOCK_D=side, num_warps=config.num_warps, num_stages=config.num_stages,
             )  # fmt: skip
         add_products_kernel[(count, side // 16)](
-            numbers, tiles, slots.fold_end, partials, weight, len(blocks) * FIELDS.value, first, count, folds,
+            numbers, tiles, slots.fold_end, partials, len(records) * FIELDS.value, first, count, folds,
             ROWS=16, BLOCK_D=side,
         )  # fmt: skip
 
 
 def _readable(block: Tensor) -> Tensor:
-    """The block itself where 16 bytes of a row can be read at once, else a copy with zeros up to such a width."""
+    """Return a block whose rows can be read 16 bytes at a time: the argument, or a copy with zeros to such a width."""
     strides = block.stride(1) == 1 and block.stride(0) % 8 == 0
     if strides and block.data_ptr() % 16 == 0 and block.shape[1] % 8 == 0:
         return block
@@ -318,11 +319,11 @@ def _readable(block: Tensor) -> Tensor:
 
 def _records(
     rows: Sequence[Tensor], origins: Sequence[Tensor], sums: Sequence[Tensor | None], squares: Sequence[Tensor | None]
-) -> list[Block]:
+) -> list[Record]:
     codes = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
     alike = len({block.dtype for block in rows}) == 1
     return [
-        Block(
+        Record(
             address=block.data_ptr(),
             stride=block.stride(0),
             width=len(origin),
@@ -340,7 +341,7 @@ def _records(
 def _cut(
     widths: tuple[int, ...], pairs: tuple[tuple[int, int], ...], side: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The panels of all blocks, (panels, 2) int32, and the tiles of all pairs, (tiles, 8) int32."""
+    """Return the panels of all blocks, ``(panels, 2)`` int32, and the tiles of all pairs, ``(tiles, 8)`` int32."""
     panels = [(block, column) for block, width in enumerate(widths) for column in range(0, width, side)]
     of_block = [[p for p, (block, _) in enumerate(panels) if block == b] for b in range(len(widths))]
     tiles = [
@@ -355,7 +356,7 @@ def _cut(
 
 
 def _slot_length(n: int, tiles: int, multiprocessors: int, flush: int) -> int:
-    """Rows of a slot: so many that there are four programs for every multiprocessor, but whole flushes, 32 at most."""
+    """Return the rows of a slot: 1 to 32 flushes, for about four programs a multiprocessor."""
     flushes = n * tiles / (4 * multiprocessors * flush)
     return flush * min(max(1, round(flushes)), 32)
 

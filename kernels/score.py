@@ -1,13 +1,13 @@
-"""An affine map and its score row by row, ``p = x W + b`` against y, in Triton; p is never written.
+"""``score`` in Triton: compare an affine map ``p = x W + b`` with y row by row; p is never written to memory.
 
-Layout     x is (N, D), y (N, K), rows of any stride, columns adjacent. W, and x where it is not bfloat16, come as
-           bfloat16 planes (``_planes.py``).
-Work       one program for BLOCK_N rows and BLOCK_K columns of y; those of the same rows run side by side, so x is read
-           from the L2 cache, as W is. A tile's four sums of a row are written, and added up by torch.
-Precision  Products of planes are exact in float32; the tensor core truncates as it adds, so its chains are CHAIN long
-           and add up in float32 outside of it. The error is summed from y - p, never made from the other three sums.
-Floor      2 N D K FLOP times the products of planes, 3 for bfloat16 rows, 5 for float16, 6 for float32; N (D + K)
-           reads, and for rows that are not bfloat16 their planes, written and read.
+Layout     x is (N, D), y (N, K), rows of any stride with adjacent columns. W, and x unless it is bfloat16, are split
+           into bfloat16 planes (``_planes.py``).
+Work       one program for BLOCK_N rows and BLOCK_K columns of y. Programs of the same rows run at the same time, so
+           that x and W are read from the L2 cache. A program writes four sums a row; torch adds those of all tiles.
+Precision  Products of planes are exact in float32. The tensor core truncates as it adds, so its chains are CHAIN long
+           and are summed in float32 outside of it. The error is summed from y - p, not from the other three sums.
+Floor      2 N D K FLOP for each product of planes, 3 for bfloat16 rows, 5 for float16, 6 for float32; N (D + K) reads,
+           and one write and read of the planes of rows that are not bfloat16.
 
 This kernel has never run on a GPU; tests run it in Triton's interpreter and compile it for three architectures.
 """
@@ -25,7 +25,7 @@ from fastprobe.kernels._planes import CHAIN, NEEDED, planes_of, planes_of_produc
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """How the kernel is cut into programs. Never changes what it computes beyond rounding."""
+    """Sizes of the kernel's programs. They never change a result beyond rounding."""
 
     block_n: int = 128
     block_k: int = 64
@@ -40,9 +40,9 @@ class ScoreConfig:
 
 
 def configs(capability: tuple[int, int] | None) -> list[ScoreConfig]:
-    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter.
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter.
 
-    They differ in how far rows are fetched ahead, so a measurement never changes a bit of a result.
+    They differ in how far ahead rows are fetched, so that the choice never changes a bit of a result.
     """
     if capability is None:
         return [ScoreConfig(block_n=64)]
@@ -66,7 +66,7 @@ def score_kernel(
     stride_y,
     X_PLANES: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    OPERAND: tl.constexpr,  # what is multiplied: bfloat16, and float32 in the interpreter
+    OPERAND: tl.constexpr,  # dtype of the operands: bfloat16, and float32 in the interpreter
     CHAIN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -74,7 +74,7 @@ def score_kernel(
 ):
     many = tl.cdiv(K, BLOCK_K)
     tile = tl.program_id(0) % many
-    # int64: a number of rows or planes times what one takes may pass 2^31.
+    # int64: offsets may exceed 2^31.
     n = (tl.program_id(0) // many).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
     counts = (n < N)[:, None]
@@ -106,7 +106,7 @@ def score_kernel(
     tl.store(out + 3 * N.to(tl.int64), tl.sum(left * left, 1), mask=n < N)
 
 
-def score(
+def launch_score(
     x: Tensor,
     coef: Tensor,
     intercept: Tensor,
@@ -115,9 +115,18 @@ def score(
     *,
     config: ScoreConfig = ScoreConfig(),
 ) -> Tensor:
-    """Launch: the four sums of every row, (4, N) float32; ``residual``, (N, K) float32, is filled with y - p.
+    """Launch the kernel on the current stream. Arguments are already checked.
 
-    Arguments are already checked.
+    Args:
+        x: see :func:`fastprobe.ops.score.score`.
+        coef: the same.
+        intercept: the same.
+        y: the same.
+        residual: ``(N, K)`` float32, filled with y - p.
+        config: sizes of the kernel's programs.
+
+    Returns:
+        The four sums of every row, ``(4, N)`` float32.
     """
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         x_planes = planes_of(x, NEEDED[x.dtype])

@@ -1,15 +1,15 @@
-"""What a language-model head says of its tokens, in Triton; no logit is ever written.
+"""``vocabulary_scores`` in Triton: log-sum-exp, target logit and top word of a head. No logit is written to memory.
 
-Layout     x is (N, D), the weight (V, D), rows of any stride, columns adjacent; float32 ones come as bfloat16 planes
-           (``_planes.py``).
-Work       one program for BLOCK_N rows and some tiles of BLOCK_V words, one after the other; those of the same words
-           run side by side, so the weight is read from the L2 cache. A program writes four numbers a row: the largest
-           logit and where it is, the sum of exponentials about it, and the logit of the target. torch brings those of
-           all programs about one largest logit and adds them up.
-Precision  Products are exact in float32; the tensor core truncates as it adds, so its chains are CHAIN long and add up
-           in float32 outside of it. Logits are never rounded to 16 bits, and neither are sums over words.
-Floor      2 N D V FLOP, six times as many for float32; (N + V) D reads, and for float32 three planes of as many
-           bfloat16 numbers, written and read.
+Layout     x is (N, D), the weight (V, D), rows of any stride with adjacent columns. float32 numbers are split into
+           bfloat16 planes (``_planes.py``).
+Work       one program for BLOCK_N rows and some tiles of BLOCK_V words, one after the other. Programs of the same
+           words run at the same time, so that the weight is read from the L2 cache. A program writes four numbers a
+           row: the largest logit and its word, the sum of exponentials relative to it, and the logit of the target.
+           torch merges those of all programs.
+Precision  Products are exact in float32. The tensor core truncates as it adds, so its chains are CHAIN long and are
+           summed in float32 outside of it. Neither logits nor sums over words are rounded to 16 bits.
+Floor      2 N D V FLOP, six times as many for float32; (N + V) D reads, and for float32 one write and read of three
+           bfloat16 planes.
 
 This kernel has never run on a GPU; tests run it in Triton's interpreter and compile it for three architectures.
 """
@@ -25,18 +25,18 @@ from torch import Tensor
 from fastprobe.kernels._planes import CHAIN, planes_of, planes_of_product, products_of
 
 PROGRAMS = 4
-"""A processor's share of programs, at least, where there is work for so many: the last ones leave few idle."""
+"""Least number of programs a multiprocessor, if there is enough work: more programs leave fewer idle at the end."""
 
 
 @dataclass(frozen=True)
 class VocabularyConfig:
-    """How the kernel is cut into programs. Never changes what it computes beyond rounding."""
+    """Sizes of the kernel's programs. They never change a result beyond rounding."""
 
     block_n: int = 128
     block_v: int = 64
     block_d: int = 32
     chain: int = CHAIN
-    most_tiles: int = 16  # of words a program goes through
+    most_tiles: int = 16  # of words in one program
     num_warps: int = 8
     num_stages: int = 3
 
@@ -45,16 +45,16 @@ class VocabularyConfig:
         assert self.chain >= 2 * self.block_d, "the compiler joins a chain of one piece to the next"
 
     def tiles(self, rows: int, words: int, processors: int) -> int:
-        """Tiles of words a program goes through: as many as leave enough programs for all processors."""
+        """Return the tiles of words of one program: the most that leave enough programs for all processors."""
         programs = triton.cdiv(rows, self.block_n) * triton.cdiv(words, self.block_v)
         return max(1, min(self.most_tiles, programs // (PROGRAMS * processors)))
 
 
 def configs(capability: tuple[int, int] | None) -> list[VocabularyConfig]:
-    """What is worth trying on a GPU of this compute capability, the default first; ``None`` is the interpreter."""
+    """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter."""
     if capability is None:
         return [VocabularyConfig(block_n=32, block_v=32, chain=64, block_d=32)]
-    wide = VocabularyConfig(block_v=128, block_d=64)  # but for Hopper, whose operands stay in shared memory, it spills
+    wide = VocabularyConfig(block_v=128, block_d=64)  # except on Hopper it spills registers
     narrow = [VocabularyConfig(), VocabularyConfig(num_stages=2), VocabularyConfig(block_n=64)]
     return [wide, *narrow] if capability[0] == 9 else narrow
 
@@ -65,8 +65,8 @@ def vocabulary_kernel(
     weight_ptr,  # (PLANES, V, D), columns adjacent
     bias_ptr,  # (V,), where BIAS
     target_ptr,  # (N,) int64
-    found_ptr,  # (parts, 3, N) float32: largest logit, sum of exponentials about it, logit of the target
-    top_ptr,  # (parts, N) int32: where the largest logit is
+    found_ptr,  # (parts, 3, N) float32: largest logit, sum of exponentials relative to it, logit of the target
+    top_ptr,  # (parts, N) int32: word of the largest logit
     N,
     D,
     V,
@@ -77,7 +77,7 @@ def vocabulary_kernel(
     stride_weight,
     PLANES: tl.constexpr,
     BIAS: tl.constexpr,
-    OPERAND: tl.constexpr,  # what is multiplied: a 16-bit dtype, and float32 in the interpreter
+    OPERAND: tl.constexpr,  # dtype of the operands: 16-bit, and float32 in the interpreter
     CHAIN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -85,7 +85,7 @@ def vocabulary_kernel(
 ):
     blocks = tl.cdiv(N, BLOCK_N)
     part = tl.program_id(0) // blocks
-    # int64: a number of rows, words or planes times what one takes may pass 2^31.
+    # int64: offsets may exceed 2^31.
     n = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     counts = n < N
     target = tl.load(target_ptr + n, mask=counts, other=-1)
@@ -129,7 +129,7 @@ def vocabulary_kernel(
     tl.store(top_ptr + part.to(tl.int64) * N + n, top, mask=counts)
 
 
-def vocabulary_scores(
+def launch_vocabulary_scores(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -138,9 +138,18 @@ def vocabulary_scores(
     processors: int = 1,
     config: VocabularyConfig = VocabularyConfig(),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch: log-sum-exp, logit of the target and top word, (N,) each. Arguments are already checked.
+    """Launch the kernel on the current stream. Arguments are already checked.
 
-    The fewer rows, the fewer words a program gets, so that all ``processors`` of the device have something to do.
+    Args:
+        x: see :func:`fastprobe.ops.vocabulary_scores.vocabulary_scores`.
+        weight: the same.
+        bias: the same.
+        target: the same.
+        processors: multiprocessors of the device, all of which get programs: with few rows, each of fewer words.
+        config: sizes of the kernel's programs.
+
+    Returns:
+        Log-sum-exp, logit of the target and top word, ``(N,)`` each.
     """
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         x_planes, weight_planes = _planes(x), _planes(weight)
@@ -176,7 +185,7 @@ def vocabulary_scores(
         most, total, at_target = found.unbind(1)
         highest = most.amax(0)
         log_sum_exp = highest + (total * (most - highest).exp()).sum(0).log()
-        first = torch.where(most == highest, top, len(weight) - 1).amin(0)  # a row of NaN has none
+        first = torch.where(most == highest, top, len(weight) - 1).amin(0)  # a row of NaN has no top word
         return log_sum_exp, at_target.sum(0), first.long()
 
 
@@ -184,7 +193,7 @@ _OPERANDS = {torch.float32: tl.bfloat16, torch.bfloat16: tl.bfloat16, torch.floa
 
 
 def _planes(rows: Tensor) -> Tensor:
-    """What is multiplied, (planes, N, D): 16-bit rows as they are."""
+    """Return the operands ``(planes, N, D)``: 16-bit rows are their own plane."""
     if rows.dtype == torch.float32:
         return planes_of(rows, 3)
     return (rows if rows.stride(1) == 1 else rows.contiguous())[None]

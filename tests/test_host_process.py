@@ -32,7 +32,7 @@ import transformers
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 import fastprobe as fp
-from fastprobe.data.text import demo_model_path, demo_text
+from fastprobe.data.demo import demo_model_path, demo_text
 from fastprobe.runtime import memory
 
 pytest.importorskip("accelerate")

@@ -15,7 +15,7 @@ std::vector<Sequence> sequences_of(const Runs& runs) {
     return sequences;
 }
 
-constexpr float LOG2E = 1.44269504f;  // so that weights are powers of two, which take fewer operations than those of e
+constexpr float LOG2E = 1.44269504f;  // the weights are powers of two, which take fewer operations than powers of e
 
 void Heads::attend(int64_t head, Sequence sequence, float* memory, const Kernels& kernels) const {
     const auto [first, length] = sequence;
@@ -33,7 +33,7 @@ int64_t Heads::memory_for(int64_t length) const {
 
 void attention(const Heads& heads, const Runs& runs, int threads, const Kernels& kernels) {
     std::vector<Sequence> sequences = sequences_of(runs);
-    // The longest first, so that no thread is left with one at the end.
+    // The longest first, so that no thread starts one at the end.
     std::stable_sort(sequences.begin(), sequences.end(), [](auto a, auto b) { return a.length > b.length; });
     const int64_t tasks = int64_t(sequences.size()) * heads.count;
     if (!tasks) return;

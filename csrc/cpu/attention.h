@@ -1,4 +1,4 @@
-// Attention inside each of many sequences that lie side by side.
+// Attention within each of many sequences that follow each other.
 #pragma once
 
 #include <utility>
@@ -16,18 +16,18 @@ struct Sequence {
 
 std::vector<Sequence> sequences_of(const Runs& runs);
 
-// Rows of queries, keys, values and of what comes out, each as wide as all heads, which are width wide.
+// Rows of queries, keys, values and outputs, each as wide as all heads; a head is `width` columns wide.
 struct Heads {
     Matrix q, k, v;
     float* out;  // dense
     int64_t count, width;
 
-    // One head of one sequence, which begins at a row. memory has room for memory_for(length).
+    // One head of one sequence; memory holds memory_for(length) floats.
     void attend(int64_t head, Sequence sequence, float* memory, const Kernels& kernels) const;
     int64_t memory_for(int64_t length) const;
 };
 
-// heads.out: softmax(q k^T / sqrt(width)) v within each sequence and head.
+// heads.out = softmax(q k^T / sqrt(width)) v within each sequence and head.
 void attention(const Heads& heads, const Runs& runs, int threads, const Kernels& kernels);
 
 }  // namespace fastprobe

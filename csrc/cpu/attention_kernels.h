@@ -1,4 +1,4 @@
-// attend, for one instruction set.
+// attend of kernels.h, for one instruction set.
 #pragma once
 
 #include "math.h"
@@ -7,7 +7,7 @@
 namespace fastprobe {
 namespace {
 
-// Rows of numbers as panels of PANEL columns, zero where there is no such column.
+// Copy rows to panels of PANEL columns, with zeros for missing columns.
 INLINE void to_panels(const float* from, int64_t stride, int64_t rows, int64_t width, float* panels) {
     for (int64_t column = 0; column < width; column += PANEL)
         for (int64_t i = 0; i < rows; ++i, panels += PANEL) {
@@ -20,7 +20,7 @@ INLINE void to_panels(const float* from, int64_t stride, int64_t rows, int64_t w
         }
 }
 
-// Scores, with room for whole vectors of them, become 2 to the power of (score - the largest); returns their sum.
+// Replace scores by 2^(score - largest score), and return their sum. scores has room for whole vectors.
 INLINE float powers(float* scores, int64_t length) {
     for (int64_t c = length; c % LANES; ++c) scores[c] = -__builtin_inff();
     vec most = load<vec>(scores);
@@ -38,7 +38,7 @@ INLINE float powers(float* scores, int64_t length) {
     return joined(sum, [](vec a, vec b) { return a + b; })[0];
 }
 
-// TILE_ROWS rows, depth wide, times a panel.
+// Multiply TILE_ROWS rows, depth wide, by a panel.
 INLINE void multiply_tile(const float* rows, int64_t stride, int64_t depth, const float* panel, float* out,
                           int64_t out_stride) {
     constexpr float nothing[PANEL] = {};
@@ -46,7 +46,7 @@ INLINE void multiply_tile(const float* rows, int64_t stride, int64_t depth, cons
         multiply_rows(rows, stride, depth, panel + c, nothing, 0, out + c, out_stride, {panel, 0});
 }
 
-// Rows of one head lie a whole state's width apart, too far for the processor to foresee.
+// Prefetch the rows of one head: hardware does not prefetch over the distance between them, the width of a state.
 INLINE void fetch(const float* rows, int64_t stride, int64_t length, int64_t width) {
     constexpr int LINE = 64 / sizeof(float);
     for (int64_t i = 0; i < length; ++i)
@@ -63,7 +63,7 @@ void attend(const Head& head, float* memory) {
     float* scores = queries + TILE_ROWS * width;
     fetch(head.v, head.v_stride, length, width);
     fetch(head.q, head.q_stride, length, width);
-    to_panels_turned(head.k, head.k_stride, length, width, keys);
+    to_transposed_panels(head.k, head.k_stride, length, width, keys);
     to_panels(head.v, head.v_stride, length, width, values);
     for (int64_t first = 0; first < length; first += TILE_ROWS) {
         const int height = length - first < TILE_ROWS ? int(length - first) : TILE_ROWS;

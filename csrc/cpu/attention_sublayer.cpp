@@ -9,7 +9,7 @@ namespace {
 
 thread_local KeptMemory weights, between;
 
-// Whole sequences in blocks of about so many rows, and no block of fewer than FEWEST_ROWS.
+// Group whole sequences into blocks of about `rows` rows, none with fewer than FEWEST_ROWS.
 std::vector<std::vector<Sequence>> blocks_of(const std::vector<Sequence>& sequences, int64_t rows) {
     std::vector<std::vector<Sequence>> blocks;
     int64_t left = 0;

@@ -1,4 +1,4 @@
-// The FFN half of an encoder's layer: linear layers with GELU between them, skip connection, LayerNorm.
+// The FFN half of an encoder layer: linear layers with GELU between them, skip connection, LayerNorm.
 #pragma once
 
 #include <vector>
@@ -7,8 +7,8 @@
 
 namespace fastprobe {
 
-// norm.out: LayerNorm of the residual and the last layer's output, each layer being on the GELU of the one before, the
-// first on n rows of x, depth wide. n is at least FEWEST_ROWS.
+// norm.out = LayerNorm(residual + h), where h is the output of the last layer. The first layer reads n rows of x, depth
+// wide; each other layer reads the GELU of the one before. n is at least FEWEST_ROWS.
 void ffn_sublayer(Matrix x, int64_t n, int64_t depth, const std::vector<Linear>& layers, Matrix residual,
                   const Norm& norm, int threads, const Kernels& kernels);
 

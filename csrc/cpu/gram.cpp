@@ -13,9 +13,9 @@ namespace {
 struct Panel {
     const Block* block;
     int64_t column;
-    const float* origin;        // of the whole block; nullptr where this panel's is zero
-    bool wants_floats = false;  // for a product with a panel that is never pairs
-    std::vector<int> moved;     // panels about an origin that it has a product with
+    const float* origin;        // of the whole block; nullptr if it is zero in this panel
+    bool wants_floats = false;  // a product with a panel that is never pairs needs floats
+    std::vector<int> moved;     // the panels about an origin that this one is multiplied with
 };
 
 struct Task {
@@ -23,11 +23,11 @@ struct Task {
     Product product;
 };
 
-constexpr int TASKS = 4;  // for each thread, so that none waits long for the last one
+constexpr int TASKS = 4;  // least number for each thread: more tasks shorten the wait for the last one
 
 class Work {
    public:
-    // For chunks of at most so many tokens.
+    // For chunks of at most `tokens` tokens.
     Work(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, int64_t tokens, int threads,
          const Kernels& kernels)
         : kernels_(kernels) {
@@ -44,12 +44,12 @@ class Work {
         take_memory((tokens + 1) / 2 * 2);
     }
 
-    // Panels about an origin come first: whether they are pairs says in which form others are needed.
+    // Panels about an origin are packed first: whether they are pairs decides in which form others are needed.
     const std::vector<int>& moved() const { return moved_; }
     const std::vector<int>& unmoved() const { return unmoved_; }
     int64_t tasks() const { return int64_t(tasks_.size()); }
 
-    void pack(int which, const int64_t* index, int64_t n, int64_t fold, double weight) {
+    void pack(int which, const int64_t* index, int64_t n, int64_t fold) {
         const Panel& panel = panels_[which];
         Packed& packed = packed_[which];
         const Block& block = *panel.block;
@@ -69,16 +69,16 @@ class Work {
         }
         for (int c = 0; c < packed.width; ++c) {
             const int64_t at = fold * block.rows.width + panel.column + c;
-            if (block.sums) block.sums[at] += weight * sums[c];
-            if (block.squares) block.squares[at] += weight * squares[c];
+            if (block.sums) block.sums[at] += sums[c];
+            if (block.squares) block.squares[at] += squares[c];
         }
     }
 
-    void multiply(int64_t which, int64_t n, int64_t fold, double weight) const {
+    void multiply(int64_t which, int64_t n, int64_t fold) const {
         const auto& [pair, product] = tasks_[which];
         double* out = pair->gram + fold * pair->fold_stride + panels_[product.left].column * pair->row_stride +
                       panels_[product.right].column;
-        product.add_to(out, pair->row_stride, packed_.data(), n, weight, kernels_);
+        product.add_to(out, pair->row_stride, packed_.data(), n, kernels_);
     }
 
    private:
@@ -100,8 +100,8 @@ class Work {
                                   {left, std::min(left + group, lefts), right, std::min(right + group, rights), upper}});
     }
 
-    // Rows of bfloat16 are, about zero. About an origin those of a chunk may be, as a bfloat16 number near the origin less
-    // it has few digits. A register sums products of pairs exactly as they are.
+    // bfloat16 rows about zero are pairs. About an origin the rows of a chunk may be: the difference of two bfloat16
+    // numbers that are close has few digits. Products of pairs are exact in the register that sums them.
     bool may_be_pairs(const Panel& panel) const {
         return kernels_.multiplies_pairs && panel.block->rows.dtype == Dtype::BFLOAT16;
     }
@@ -158,7 +158,7 @@ class Work {
 }  // namespace
 
 void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, const int64_t* fold, int64_t n,
-          int64_t folds, double weight, int threads, const Kernels& kernels) {
+          int64_t folds, int threads, const Kernels& kernels) {
     std::vector<std::vector<int64_t>> rows_of(folds);
     for (int64_t i = 0; i < n; ++i)
         if (fold[i] >= 0) rows_of[fold[i]].push_back(i);
@@ -175,10 +175,10 @@ void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, cons
             {
                 for (const auto* panels : {&work.moved(), &work.unmoved()}) {
 #pragma omp for schedule(dynamic)
-                    for (size_t p = 0; p < panels->size(); ++p) work.pack((*panels)[p], index, length, f, weight);
+                    for (size_t p = 0; p < panels->size(); ++p) work.pack((*panels)[p], index, length, f);
                 }
 #pragma omp for schedule(dynamic)
-                for (int64_t task = 0; task < work.tasks(); ++task) work.multiply(task, length, f, weight);
+                for (int64_t task = 0; task < work.tasks(); ++task) work.multiply(task, length, f);
             }
         }
     }

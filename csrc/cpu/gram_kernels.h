@@ -1,4 +1,4 @@
-// pack and multiply, for one instruction set.
+// pack, pair_up, multiply and flush of kernels.h, for one instruction set: the inner loops of gram_.
 #pragma once
 
 #include "panels.h"
@@ -6,7 +6,7 @@
 namespace fastprobe {
 namespace {
 
-constexpr int AHEAD = 16;  // rows: the next ones lie a row's width apart, too far for the processor to foresee
+constexpr int AHEAD = 16;  // rows to prefetch: hardware does not prefetch over the distance between two rows
 
 template <class T>
 INLINE void prefetch_row(const T* base, const Rows& rows, const int64_t* index, int64_t i, int64_t n) {
@@ -16,7 +16,7 @@ INLINE void prefetch_row(const T* base, const Rows& rows, const int64_t* index, 
     if (sizeof(T) * PANEL > 64) __builtin_prefetch(row + 64);
 }
 
-// Sums and squares of a panel's columns, in registers and in double: squares of dead columns underflow in float32.
+// Sums and squares of a panel's columns, in registers, in double: squares of dead columns underflow in float32.
 struct Tally {
     doubles sums[PANEL / DOUBLES] = {}, squares[PANEL / DOUBLES] = {};
 
@@ -133,18 +133,18 @@ void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool p
     multiply_panels<false>(a, b, n, height, width, total, next);
 }
 
-void flush(const float* total, double weight, double* out, int64_t stride, int height, int width) {
+void flush(const float* total, double* out, int64_t stride, int height, int width) {
     if (width == PANEL)
         for (int r = 0; r < height; ++r)
 #pragma GCC unroll 8
             for (int d = 0; d < PANEL / DOUBLES; ++d) {
                 double* sum = out + r * stride + d * DOUBLES;
                 const vec added = load<vec>(total + r * PANEL + d / 2 * LANES);
-                store(sum, load<doubles>(sum) + weight * half_of(added, d % 2));
+                store(sum, load<doubles>(sum) + half_of(added, d % 2));
             }
     else
         for (int r = 0; r < height; ++r)
-            for (int c = 0; c < width; ++c) out[r * stride + c] += weight * total[r * PANEL + c];
+            for (int c = 0; c < width; ++c) out[r * stride + c] += total[r * PANEL + c];
 }
 
 }  // namespace

@@ -8,21 +8,14 @@ BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
 #define LANES 16
 #define TILE_ROWS 8
 #define TILE_VECTORS 2
-#include "attention_kernels.h"
-#include "gram_kernels.h"
-#include "linear_kernels.h"
-#include "peak_kernels.h"
-#include "rowwise_kernels.h"
-#include "score_kernels.h"
-#include "unit_sum_kernels.h"
+#include "kernel_table.h"
 
 END_TARGET
 
 namespace fastprobe {
 
 const Kernels* avx512() {
-    static const Kernels kernels{"avx512", false, pack, pair_up, multiply, flush, score,
-                                 widen, unit_sum, attend, turn_weight, linear, add_norm, bias_gelu, burn};
+    static constexpr Kernels kernels = kernel_table("avx512", false);
     const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     return runs && avx2() ? &kernels : nullptr;

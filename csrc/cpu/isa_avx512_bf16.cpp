@@ -25,21 +25,14 @@ INLINE vec add_pairs(vec sum, const float* a, vec b) {
 }  // namespace
 }  // namespace fastprobe
 
-#include "attention_kernels.h"
-#include "gram_kernels.h"
-#include "linear_kernels.h"
-#include "peak_kernels.h"
-#include "rowwise_kernels.h"
-#include "score_kernels.h"
-#include "unit_sum_kernels.h"
+#include "kernel_table.h"
 
 END_TARGET
 
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static const Kernels kernels{"avx512-bf16", true, pack, pair_up, multiply, flush, score,
-                                 widen, unit_sum, attend, turn_weight, linear, add_norm, bias_gelu, burn};
+    static constexpr Kernels kernels = kernel_table("avx512-bf16", true);
     return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
 }
 

@@ -5,7 +5,7 @@
 namespace fastprobe {
 namespace {
 
-constexpr int64_t NUMBERS = 3 << 17;  // 1.5 MB, of a second cache of 2 MB where this was measured
+constexpr int64_t NUMBERS = 3 << 17;  // of a block: 1.5 MB of a second-level cache of 2 MB, where this was measured
 
 }  // namespace
 
@@ -20,7 +20,8 @@ void Panels::pack(const Kernels& kernels) const {
 #pragma omp for schedule(static) nowait
     for (int64_t p = 0; p < count_; ++p) {
         const Matrix& weight = layer_.weight;
-        kernels.turn_weight(weight.data + p * PANEL * weight.row_stride, weight.row_stride, width(p), depth_, panel(p));
+        const float* rows = weight.data + p * PANEL * weight.row_stride;
+        kernels.transpose_weight(rows, weight.row_stride, width(p), depth_, panel(p));
     }
 }
 

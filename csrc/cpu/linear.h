@@ -1,4 +1,4 @@
-// What the linear layers of a model share: their weights as panels, and rows in blocks.
+// Linear layers of a model: their weights as panels, and their rows in blocks.
 #pragma once
 
 #include "kernels.h"
@@ -12,27 +12,27 @@ struct Linear {
     float* out;  // (n, width), dense; nullptr: the output is dropped once it has been used
 };
 
-// A LayerNorm, whose result goes to out, dense.
+// A LayerNorm and its dense result.
 struct Norm {
     const float *weight, *bias;
     float eps;
     float* out;
 };
 
-constexpr int64_t FEWEST_ROWS = 64;  // of a block: a tile of rows must fit, and weights are fetched for each block
+constexpr int64_t FEWEST_ROWS = 64;  // of a block: each block reads all weights, and must hold a tile of rows
 
 // A layer's weight as panels of PANEL outputs each.
 class Panels {
    public:
-    // In memory, which the next layer's panels may begin after.
+    // Takes its memory from `memory`, and advances that pointer for the next layer's panels.
     Panels(const Linear& layer, int64_t depth, float*& memory);
 
     static int64_t size(const Linear& layer, int64_t depth);
 
-    // By all threads of a parallel region together, who meet before they use the panels.
+    // Call it from all threads of a parallel region, with a barrier before the panels are used.
     void pack(const Kernels& kernels) const;
 
-    // out, (n, layer.width), dense: the layer, or GELU of it, on n rows.
+    // Write the layer's output, or its GELU, for n rows to out, a dense (n, layer.width) matrix.
     void apply(Matrix x, int64_t n, bool gelu, float* out, const Kernels& kernels) const;
 
    private:
@@ -44,7 +44,7 @@ class Panels {
     float* const memory_;
 };
 
-// Rows in blocks of like size, as many for each thread, whose numbers stay in a core's second cache.
+// Rows cut into blocks of equal size, a multiple of the threads, whose numbers stay in a core's second-level cache.
 class Blocks {
    public:
     Blocks(int64_t rows, int64_t numbers_a_row, int threads);

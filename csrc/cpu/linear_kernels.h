@@ -1,4 +1,4 @@
-// turn_weight and linear, for one instruction set.
+// transpose_weight and linear of kernels.h, for one instruction set.
 #pragma once
 
 #include "panels.h"
@@ -7,11 +7,11 @@
 namespace fastprobe {
 namespace {
 
-void turn_weight(const float* weight, int64_t stride, int64_t rows, int64_t depth, float* panel) {
-    to_panels_turned(weight, stride, rows, depth, panel);
+void transpose_weight(const float* weight, int64_t stride, int64_t rows, int64_t depth, float* panel) {
+    to_transposed_panels(weight, stride, rows, depth, panel);
 }
 
-// A whole panel of TILE_ROWS rows, in out, which has PANEL columns.
+// One tile of TILE_ROWS rows and a whole panel; out has PANEL columns.
 INLINE void linear_tile(const float* x, int64_t x_stride, int64_t depth, const float* panel, const float* bias,
                         bool gelu, float* out, int64_t out_stride, Ahead ahead) {
     for (int c = 0; c < PANEL; c += TILE_VECTORS * LANES)
@@ -32,8 +32,8 @@ void linear(Matrix x, int64_t n, int64_t depth, const float* panel, const float*
     alignas(64) float offset[PANEL] = {}, tile[TILE_ROWS * PANEL];
     if (bias) memcpy(offset, bias, size_t(width) * sizeof(float));
     for (int64_t first = 0; first < n; first += TILE_ROWS) {
-        const int64_t row = first + TILE_ROWS <= n ? first : n - TILE_ROWS;  // the last tile may do some rows again
-        const int64_t fetched = first / TILE_ROWS * depth * LINE;            // numbers of the next panel
+        const int64_t row = first + TILE_ROWS <= n ? first : n - TILE_ROWS;  // the last tile may repeat some rows
+        const int64_t fetched = first / TILE_ROWS * depth * LINE;            // numbers of the next panel, so far
         const Ahead ahead = fetched < depth * PANEL ? Ahead{next + fetched, LINE} : Ahead{next, 0};
         const float* rows = x.data + row * x.row_stride;
         float* to = out + row * out_stride;

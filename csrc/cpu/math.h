@@ -1,4 +1,4 @@
-// Functions of vectors that the processor has no instruction for.
+// Functions of vectors that have no instruction.
 #pragma once
 
 #include "simd.h"
@@ -6,7 +6,7 @@
 namespace fastprobe {
 namespace {
 
-// 2^x to 2 ulp for x <= 127; below -126 it stays at 2^-126. A NaN stays one.
+// 2^x to 2 ulp for x <= 127, and 2^-126 below -126. A NaN stays a NaN.
 INLINE vec exp2_of(vec x) {
     x = x < -126.0f ? vec{} - 126.0f : x;
     const vec shifted = x + 0x1.8p23f;

@@ -1,4 +1,4 @@
-// Memory for floats, aligned to a cache line and not initialised.
+// Uninitialised memory for floats, aligned to a cache line.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,8 @@ class Memory {
     std::unique_ptr<float, Free> start_;
 };
 
-// Memory that stays for the next call, of the largest size so far: fresh pages cost as much as the products of few rows.
+// Memory that is kept for the next call, at the largest size so far: fresh pages cost as much as the products of few
+// rows.
 class KeptMemory {
    public:
     float* get(int64_t floats) {

@@ -1,4 +1,4 @@
-// The Python door: addresses, strides and shapes, which fastprobe.ops has checked.
+// The Python module: its functions take addresses, strides and shapes that fastprobe.ops has checked.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -54,7 +54,7 @@ using BlockArguments = std::tuple<RowsArguments, uintptr_t, uintptr_t, uintptr_t
 using PairArguments = std::tuple<int, int, uintptr_t, int64_t, int64_t>;
 
 void call_gram(const std::vector<BlockArguments>& block_arguments, const std::vector<PairArguments>& pair_arguments,
-               uintptr_t fold, int64_t n, int64_t folds, double weight, int threads, const std::string& isa) {
+               uintptr_t fold, int64_t n, int64_t folds, int threads, const std::string& isa) {
     std::vector<Block> blocks;
     for (const auto& [rows, origin, sums, squares] : block_arguments)
         blocks.push_back({rows_of(rows), pointer<float>(origin), pointer<double>(sums), pointer<double>(squares)});
@@ -63,11 +63,12 @@ void call_gram(const std::vector<BlockArguments>& block_arguments, const std::ve
         pairs.push_back({left, right, pointer<double>(out), fold_stride, row_stride});
     const Kernels& kernels = kernels_named(isa);
     py::gil_scoped_release release;
-    gram(blocks, pairs, pointer<int64_t>(fold), n, folds, weight, threads, kernels);
+    gram(blocks, pairs, pointer<int64_t>(fold), n, folds, threads, kernels);
 }
 
 void call_score(const RowsArguments& x, uintptr_t coef, uintptr_t intercept, const RowsArguments& y, int64_t n,
-                uintptr_t out, const std::tuple<uintptr_t, uintptr_t, uintptr_t>& residual, int threads, const std::string& isa) {
+                uintptr_t out, const std::tuple<uintptr_t, uintptr_t, uintptr_t>& residual, int threads,
+                const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     float* sums = pointer<float>(out);
     const auto& [cross, residuals, squares] = residual;
@@ -169,10 +170,10 @@ int64_t call_burn(int64_t steps, bool pairs, int threads, const std::string& isa
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Kernels in C++ for a CPU; fastprobe.ops calls them.";
-    m.attr("INTERFACE") = 4;  // fastprobe/ops/_native.py has the same number
-    m.def("instruction_sets", &instruction_sets, "What this build and this processor have, fastest first.");
+    m.attr("INTERFACE") = 5;  // fastprobe/ops/_dispatch/cpu_library.py has the same number
+    m.def("instruction_sets", &instruction_sets, "Instruction sets of this build and this processor, fastest first.");
     m.def("gram", &call_gram, py::arg("blocks"), py::arg("pairs"), py::arg("fold"), py::arg("n"), py::arg("folds"),
-          py::arg("weight"), py::arg("threads"), py::arg("isa"));
+          py::arg("threads"), py::arg("isa"));
     m.def("score", &call_score, py::arg("x"), py::arg("coef"), py::arg("intercept"), py::arg("y"), py::arg("n"),
           py::arg("out"), py::arg("residual"), py::arg("threads"), py::arg("isa"));
     m.def("unit_sum", &call_unit_sum, py::arg("rows"), py::arg("valid"), py::arg("n"), py::arg("total"),

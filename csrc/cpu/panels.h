@@ -1,6 +1,5 @@
-// What the operations share: reading rows of any layout, and the product of two panels over one chain. The including
-// file sets LANES, TILE_ROWS, TILE_VECTORS and, where the processor multiplies pairs of bfloat16, PAIRS and
-// add_pairs().
+// The parts that the operations share: reading rows of any layout, and the micro-kernels. The including file sets
+// LANES, TILE_ROWS, TILE_VECTORS and, where the processor multiplies pairs of bfloat16, PAIRS and add_pairs().
 #pragma once
 
 #include "simd.h"
@@ -10,12 +9,12 @@ namespace {
 
 static_assert(TILE_HEIGHT % TILE_ROWS == 0);
 
-// How many of the PANEL columns from this one on the rows have.
+// The number of columns that rows have from this one on, at most PANEL.
 INLINE int columns_from(const Rows& rows, int64_t column) {
     return rows.width - column < PANEL ? int(rows.width - column) : PANEL;
 }
 
-// PANEL numbers side by side: the row's own memory, or a copy with zeros for the columns that it has not.
+// PANEL adjacent numbers: the row's own memory, or a copy with zeros for missing columns.
 template <class T>
 INLINE const T* whole_row(const T* from, int64_t stride, int have, T (&copy)[PANEL]) {
     if (have == PANEL && stride == 1) return from;
@@ -23,14 +22,14 @@ INLINE const T* whole_row(const T* from, int64_t stride, int have, T (&copy)[PAN
     return copy;
 }
 
-// Memory to fetch into a near cache during a chain: so many numbers a step, far ahead of what the processor foresees.
+// Memory to prefetch into a near cache during a chain, `pace` numbers a step: farther ahead than hardware prefetches.
 struct Ahead {
     const float* from;
     int pace;
 };
 
-// out = from + x panel over some steps, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns. A
-// function of its own, so that the registers are all for the sums: inlined, gcc 12 keeps a vector of the panel in memory.
+// Micro-kernel of rows: out = from + x panel over some steps, summed in registers; TILE_ROWS rows, TILE_VECTORS * LANES
+// columns. Not inlined, so that the sums have all registers: inlined, gcc 12 keeps a vector of the panel in memory.
 __attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, int64_t steps, const float* panel,
                                              const float* from, int64_t from_stride, float* out, int64_t out_stride,
                                              Ahead ahead) {
@@ -52,7 +51,7 @@ __attribute__((noinline)) void multiply_rows(const float* x, int64_t x_stride, i
             store(out + r * out_stride + v * LANES, load<vec>(from + r * from_stride + v * LANES) + sum[r][v]);
 }
 
-// One step of turning a block of LANES x LANES numbers: bit H of the row changes places with bit H of the column.
+// One step of the transpose of a block of LANES x LANES numbers: swap bit H of the row with bit H of the column.
 template <int H>
 INLINE void swap_bit(vec (&block)[LANES]) {
     bits low = {}, high = {};
@@ -69,28 +68,28 @@ INLINE void swap_bit(vec (&block)[LANES]) {
         }
 }
 
-INLINE void turn(vec (&block)[LANES]) {
+INLINE void transpose(vec (&block)[LANES]) {
     swap_bit<1>(block);
     swap_bit<2>(block);
     if constexpr (LANES > 4) swap_bit<4>(block);
     if constexpr (LANES > 8) swap_bit<8>(block);
 }
 
-// Rows of numbers as panels that have PANEL of the rows side by side; width rows a panel.
-INLINE void to_panels_turned(const float* from, int64_t stride, int64_t rows, int64_t width, float* panels) {
+// Transpose rows to panels: each panel holds PANEL of the rows as its columns, and has `width` rows.
+INLINE void to_transposed_panels(const float* from, int64_t stride, int64_t rows, int64_t width, float* panels) {
     for (int64_t first = 0; first < rows; first += PANEL, panels += width * PANEL)
         for (int64_t i = 0; i < PANEL; i += LANES)
             along(width, [&](int64_t t, int have) {
                 vec block[LANES];
                 for (int r = 0; r < LANES; ++r)
                     block[r] = first + i + r < rows ? load_some(from + (first + i + r) * stride + t, have) : vec{};
-                turn(block);
+                transpose(block);
                 for (int r = 0; r < have; ++r) store(panels + (t + r) * PANEL + i, block[r]);
             });
 }
 
-// total += a^T b over one chain, summed in registers: TILE_ROWS rows, TILE_VECTORS * LANES columns; all are panels, a and b
-// of numbers or of pairs.
+// Micro-kernel of panels: total += a^T b over one chain, summed in registers; TILE_ROWS rows, TILE_VECTORS * LANES
+// columns. a, b and total are panels; a and b hold numbers or pairs.
 template <bool OF_PAIRS>
 __attribute__((noinline)) void add_chain(const float* a, const float* b, int64_t steps, float* total, Ahead ahead) {
     vec sum[TILE_ROWS][TILE_VECTORS] = {};

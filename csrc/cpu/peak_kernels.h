@@ -1,4 +1,4 @@
-// burn, for one instruction set: the rate that the other kernels are measured against.
+// burn of kernels.h, for one instruction set: the peak rate that other kernels are compared with.
 #pragma once
 
 #include "simd.h"
@@ -6,15 +6,15 @@
 namespace fastprobe {
 namespace {
 
-constexpr int SUMS = 12;  // independent ones: more than the latency of a multiply-add times how many start in a cycle
+constexpr int SUMS = 12;  // independent sums: more than the latency of a multiply-add times those that start in a cycle
 
-// Multiply-adds in registers and nothing else; returns how many floating-point operations that was.
+// Run only multiply-adds in registers; return the number of floating-point operations.
 template <bool OF_PAIRS>
 __attribute__((noinline)) int64_t burn_registers(int64_t steps, volatile float* numbers) {
     vec sum[SUMS];
 #pragma GCC unroll 12
     for (int i = 0; i < SUMS; ++i) sum[i] = vec{} + float(i);
-    const float half = numbers[0];  // volatile: of known numbers the compiler would work sums out beforehand
+    const float half = numbers[0];  // volatile: with known numbers the compiler would compute the sums
     const vec a = vec{} + half, b = a + a;
     for (int64_t t = 0; t < steps; ++t) {
 #pragma GCC unroll 12
@@ -24,7 +24,7 @@ __attribute__((noinline)) int64_t burn_registers(int64_t steps, volatile float* 
                 sum[i] = add_pairs(sum[i], &half, b);
             else
 #endif
-                sum[i] = sum[i] * a + b;  // to a fixed point: numbers that overflow or fade could run at another rate
+                sum[i] = sum[i] * a + b;  // converges: overflow or underflow could change the rate
         }
     }
 #pragma GCC unroll 12

@@ -5,7 +5,7 @@
 namespace fastprobe {
 namespace {
 
-// Rows of sums lie too far apart for the processor to foresee.
+// Hardware does not prefetch over the distance between two rows of sums.
 void prefetch(const double* out, int64_t stride, const Packed& left, const Packed& right) {
     constexpr int LINE = 64 / sizeof(double);
     for (int r = 0; r < left.width; ++r)
@@ -18,20 +18,19 @@ const float* at(const Packed& panel, bool pairs, int64_t token) {
 
 }  // namespace
 
-void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t n, double weight,
-                     const Kernels& kernels) const {
+void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t n, const Kernels& kernels) const {
     alignas(64) float totals[GROUP][GROUP][PANEL * PANEL] = {};
     const auto sums = [&](int l, int r) { return out + PANEL * ((l - left) * stride + r - right); };
     const int lefts = left_end - left, both = lefts + right_end - right;
     const int64_t chain = n <= FEW ? CHAIN / 4 : CHAIN;
     for (int64_t t = 0; t < n; t += chain) {
         const bool last = t + chain >= n;
-        const int64_t next = last ? t : t + chain;  // after the last chain nothing comes: what is near stays near
-        int halves = 0;                             // of the next chain, fetched so far
+        const int64_t next = last ? t : t + chain;  // no chain follows the last one: stay near
+        int halves = 0;                             // of the next chain that are prefetched so far
         for (int r = right; r < right_end; ++r)
             for (int l = left; l < left_end && has(l, r); ++l, ++halves) {
                 const Packed &a = panels[l], &b = panels[r];
-                if (last) prefetch(sums(l, r), stride, a, b);  // they come while the last chain is multiplied
+                if (last) prefetch(sums(l, r), stride, a, b);  // they arrive while the last chain is multiplied
                 const int which = halves / 2 % both;
                 const Packed& later = panels[which < lefts ? left + which : right + which - lefts];
                 const bool pairs = a.as_pairs && b.as_pairs;
@@ -42,7 +41,7 @@ void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t 
     }
     for (int r = right; r < right_end; ++r)
         for (int l = left; l < left_end && has(l, r); ++l)
-            kernels.flush(totals[l - left][r - right], weight, sums(l, r), stride, panels[l].width, panels[r].width);
+            kernels.flush(totals[l - left][r - right], sums(l, r), stride, panels[l].width, panels[r].width);
 }
 
 }  // namespace fastprobe

@@ -3,7 +3,7 @@
 namespace fastprobe {
 namespace {
 
-constexpr int64_t ALONE = 1 << 15;  // numbers that one thread is done with before another one wakes
+constexpr int64_t ALONE = 1 << 15;  // numbers that one thread computes before another one wakes up
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// add_norm and bias_gelu, for one instruction set.
+// add_norm and bias_gelu of kernels.h, for one instruction set.
 #pragma once
 
 #include "math.h"
@@ -28,9 +28,10 @@ void add_norm(const float* x, const float* residual, const float* weight, const 
     });
 }
 
-// max(z, 0) - |z| T, where T, the normal distribution beyond |z|, is 2^(P - z^2 / (2 ln 2)) and P = log2(erfcx(|z| /
-// sqrt(2)) / 2) is smooth: its interpolant in the Chebyshev points of [0, 6], a polynomial in u = |z| / 3 - 1, is right to
-// 7e-8. Beyond 6, where T is 1e-9, P stays what it is there. So nothing cancels as in 1 + erf(z), and nothing is divided.
+// GELU(z) = max(z, 0) - |z| T, where T = 2^(P - z^2 / (2 ln 2)) is the upper tail of the normal distribution at |z|. P
+// = log2(erfcx(|z| / sqrt(2)) / 2) is smooth. Its interpolant in the Chebyshev points of [0, 6], a polynomial in u =
+// |z| / 3 - 1, is accurate to 7e-8. Beyond 6, where T < 1e-9, P is taken at 6. There is no cancellation as in 1 +
+// erf(z) and no division.
 INLINE vec gelu_of(vec z) {
     const vec size = as_float((bits)z & 0x7fffffff);
     vec u = size * (1.0f / 3) - 1.0f;

@@ -41,7 +41,7 @@ void score(const Rows& x, const float* coef, const float* intercept, const Rows&
     const auto score_rows = [&](int64_t row, int64_t end, float* residual, int64_t residual_panel) {
         float* rows = copies.get() + thread_number() * PANEL * depth;
         const int height = int(std::min<int64_t>(PANEL, end - row));
-        kernels.widen(x, row, height, rows);  // float32 rows too: read once in order, then from a cache
+        kernels.widen(x, row, height, rows);  // float32 rows too: read once from memory, then from a cache
         std::fill(rows + height * depth, rows + PANEL * depth, 0.0f);
         kernels.score(rows, depth, weights.get(), bias.get(), y, row, height, out, residual, residual_panel);
     };
@@ -53,7 +53,7 @@ void score(const Rows& x, const float* coef, const float* intercept, const Rows&
 
     const int64_t panel_size = std::min<int64_t>(CHUNK, n) * PANEL, x_panels = (depth + PANEL - 1) / PANEL;
     const Memory memory((x_panels + panels) * panel_size);
-    std::vector<Packed> packed(x_panels + panels);  // of x, then of the residuals
+    std::vector<Packed> packed(x_panels + panels);  // panels of x, then panels of the residual
     for (int64_t p = 0; p < x_panels + panels; ++p) {
         const int64_t left = p < x_panels ? depth - p * PANEL : y.width - (p - x_panels) * PANEL;
         packed[p] = {memory.get() + p * panel_size, nullptr, false, int(std::min<int64_t>(PANEL, left))};
@@ -74,7 +74,7 @@ void score(const Rows& x, const float* coef, const float* intercept, const Rows&
             for (int64_t p = 0; p < panels; ++p) {
                 float* panel = packed[x_panels + p].floats;
                 double panel_sums[PANEL] = {}, panel_squares[PANEL] = {};
-                // Packed onto itself, for the sums.
+                // Packing the panel onto itself computes its sums.
                 kernels.pack({panel, Dtype::FLOAT32, PANEL, PANEL, 1}, every.data(), length, 0, nullptr, false, panel,
                              panel_sums, panel_squares);
                 for (int c = 0; c < packed[x_panels + p].width; ++c) {
@@ -87,8 +87,8 @@ void score(const Rows& x, const float* coef, const float* intercept, const Rows&
                 for (int64_t left = 0; left < x_panels; left += GROUP) {
                     const Product product{int(left), int(std::min(left + GROUP, x_panels)), int(x_panels + right),
                                           int(x_panels + std::min(right + GROUP, panels)), false};
-                    product.add_to(sums.cross + PANEL * (left * y.width + right), y.width, packed.data(), length, 1.0,
-                                   kernels);
+                    double* cross = sums.cross + PANEL * (left * y.width + right);
+                    product.add_to(cross, y.width, packed.data(), length, kernels);
                 }
         }
     }

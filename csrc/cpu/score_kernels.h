@@ -1,4 +1,4 @@
-// score, for one instruction set.
+// score and widen of kernels.h, for one instruction set.
 #pragma once
 
 #include "panels.h"

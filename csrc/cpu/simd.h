@@ -1,6 +1,6 @@
-// Vectors of LANES numbers, which the including file has set. No function here is shared between instruction sets: all
-// sit in an unnamed namespace and nothing of the standard library is called, so that the linker cannot put code for a
-// newer processor where an older one runs it.
+// Vectors of LANES numbers; the including file sets LANES. No function here is shared between instruction sets: all are
+// in an unnamed namespace and none calls the standard library, so that the linker cannot merge code for a newer
+// processor into what an older one runs.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace {
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float half_vec __attribute__((vector_size(2 * LANES)));
-typedef double doubles __attribute__((vector_size(4 * LANES)));  // half a vec's numbers: gcc keeps longer ones in memory
+typedef double doubles __attribute__((vector_size(4 * LANES)));  // half a vec: gcc keeps longer ones in memory
 typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
@@ -47,7 +47,7 @@ INLINE bits widened(halves h) { return __builtin_convertvector(h, bits); }
 
 INLINE vec from_bfloat16(halves h) { return as_float(widened(h) << 16); }
 
-// The exponent is moved from a bias of 15 to one of 127 by a product, which makes subnormal numbers normal on the way.
+// A product changes the exponent's bias from 15 to 127 and makes subnormal numbers normal.
 INLINE vec from_float16(halves h) {
     bits b = widened(h);
     vec magnitude = as_float((b & 0x7fff) << 13) * 0x1p112f;
@@ -55,7 +55,7 @@ INLINE vec from_float16(halves h) {
     return as_float((bits)magnitude | infinite | (b & 0x8000) << 16);
 }
 
-// Lane i is number from[i] of the numbers of a and then those of b.
+// Lane i is element from[i] of the concatenation of a and b.
 INLINE vec shuffled(vec a, vec b, bits from) {
 #if defined(__clang__)
     vec out;
@@ -66,7 +66,7 @@ INLINE vec shuffled(vec a, vec b, bits from) {
 #endif
 }
 
-// How rows of each dtype become floats: the type they are stored in, and vectors of it widened.
+// Conversion of each dtype to floats: the type that rows are stored in, and the widening of its vectors.
 struct FromFloat32 {
     using Stored = float;
     INLINE_MEMBER vec operator()(vec v) const { return v; }
@@ -80,7 +80,7 @@ struct FromFloat16 {
     INLINE_MEMBER vec operator()(halves h) const { return from_float16(h); }
 };
 
-// body(widen) with the one of these that reads a dtype.
+// Call body(widen) with the conversion of a dtype.
 template <class Body>
 INLINE auto read_as(Dtype dtype, const Body& body) {
     if (dtype == Dtype::FLOAT32) return body(FromFloat32{});
@@ -88,7 +88,7 @@ INLINE auto read_as(Dtype dtype, const Body& body) {
     return body(FromFloat16{});
 }
 
-// Calls body(column, number of columns) for a row, LANES at a time; the last call may be for fewer.
+// Call body(column, number of columns) for a row, LANES columns at a time; the last call may have fewer.
 template <class Body>
 INLINE void along(int64_t width, const Body& body) {
     int64_t c = 0;
@@ -108,7 +108,7 @@ INLINE void store_some(float* to, vec v, int have) {
     memcpy(to, &v, size_t(have) * sizeof(float));
 }
 
-// Every lane: all lanes of v, brought together two by two.
+// Reduce all lanes of v, two by two; every lane holds the result.
 template <class Join>
 INLINE vec joined(vec v, const Join& join) {
 #pragma GCC unroll 4

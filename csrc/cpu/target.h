@@ -1,4 +1,4 @@
-// Compile what lies between for a newer processor than the rest of the build.
+// Compile the code between BEGIN_TARGET and END_TARGET for a newer processor than the rest of the build.
 #pragma once
 
 #define PRAGMA(text) _Pragma(#text)

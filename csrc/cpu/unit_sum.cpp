@@ -5,11 +5,11 @@
 
 namespace fastprobe {
 
-constexpr int64_t PART = 256;  // rows that one thread takes: few, so that none waits long for the last one
+constexpr int64_t PART = 256;  // rows that a thread takes at a time: few rows shorten the wait for the last thread
 
 UnitSum unit_sum(const Rows& rows, const bool* valid, int64_t n, double* total, int threads, const Kernels& kernels) {
     const int64_t parts = (n + PART - 1) / PART, stride = (rows.width + PANEL - 1) / PANEL * PANEL;
-    std::vector<double> totals(parts * stride);  // one a part, added up in order
+    std::vector<double> totals(parts * stride);  // one a part, summed in order
     std::vector<int64_t> counts(parts);
     std::vector<char> finite(parts);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)

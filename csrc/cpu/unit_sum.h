@@ -1,4 +1,4 @@
-// Rows over their norms, summed; and whether all of them are finite.
+// unit_sum on a CPU: the sum of rows divided by their norms, and whether all of them are finite.
 #pragma once
 
 #include "kernels.h"
@@ -6,7 +6,7 @@
 namespace fastprobe {
 
 struct UnitSum {
-    int64_t count;  // rows that have a norm
+    int64_t count;  // valid rows with a nonzero norm
     bool finite;
 };
 

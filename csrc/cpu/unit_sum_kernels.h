@@ -1,4 +1,4 @@
-// unit_sum, for one instruction set.
+// unit_sum of kernels.h, for one instruction set.
 #pragma once
 
 #include "panels.h"
@@ -6,11 +6,11 @@
 namespace fastprobe {
 namespace {
 
-constexpr int TOGETHER = 16;  // rows added up in float32, while they are in a near cache, before the sum goes to float64
-// A sum of squares within is right in float32: nothing overflowed on the way, and what underflowed is not missed.
+constexpr int TOGETHER = 16;  // rows that are summed in float32, from a near cache, before the sum is added to float64
+// A float32 sum of squares in this range is accurate: nothing overflowed, and underflow is negligible.
 constexpr float LEAST = 0x1p-80f, MOST = 0x1p120f;
 
-// body(column, v, values) for the vectors of a row from a column on, one panel: zeros where the row ends before.
+// Call body(v, values) for the vectors of one panel of a row, from a column on, with zeros for missing columns.
 template <class Widen, class Body>
 INLINE void in_panel(const Rows& rows, const typename Widen::Stored* row, int64_t column, Widen widen,
                      const Body& body) {
@@ -31,7 +31,7 @@ INLINE float square_of(const Rows& rows, const typename Widen::Stored* row, Wide
     return sum_of(squares[0]);
 }
 
-// Of a row whose squares float32 may not hold, or which is not finite.
+// The square of a row whose squares float32 may not represent, or which is not finite.
 template <class Widen>
 INLINE double square_in_double(const Rows& rows, const typename Widen::Stored* row, Widen widen) {
     doubles squares[2] = {};
@@ -58,7 +58,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
     using T = typename Widen::Stored;
     const T* base = static_cast<const T*>(rows.data);
     bool finite = true;
-    int64_t counted = 0;  // here, as the counts of other threads lie beside *count
+    int64_t counted = 0;  // a local number: *count shares its cache line with the counts of other threads
     for (int64_t start = first; start < first + n; start += TOGETHER) {
         const T* together[TOGETHER];
         float inverse[TOGETHER];
@@ -73,7 +73,7 @@ INLINE bool sum_unit_rows(const Rows& rows, const bool* valid, int64_t first, in
                 continue;
             }
             const double square = square_in_double(rows, row, widen);
-            if (!(square <= __FLT_MAX__)) {  // as for a NaN: the products of such a row would not fit in float32
+            if (!(square <= __FLT_MAX__)) {  // a NaN, or a row whose products would overflow float32
                 finite = false;
             } else if (square > 0) {
                 ++counted;

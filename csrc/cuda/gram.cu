@@ -17,7 +17,7 @@ void check(cudaError_t error) {
     if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
-// The caller's device is current for as long as this lives.
+// Makes a device current, and restores the caller's device at the end of the scope.
 class Device {
    public:
     explicit Device(int device) {
@@ -32,7 +32,7 @@ class Device {
     int before_;
 };
 
-// From the driver that is loaded already: there is no libcuda to link against where this is built.
+// Look the function up in the loaded driver: machines that build this have no libcuda to link with.
 PFN_cuTensorMapEncodeTiled_v12000 encoder() {
     static const auto encode = [] {
         void* function = nullptr;

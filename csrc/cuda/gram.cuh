@@ -1,19 +1,20 @@
-// Products of column blocks of 16-bit rows, on Hopper's tensor cores.
+// Products of column blocks of 16-bit rows, on Hopper's tensor cores (fastprobe/ops/gram/__init__.py draws the way
+// here).
 //
-// Layout     A block is (tokens, columns), columns side by side. Both operands of a product are read as they lie: the
-//            copy engine puts 64 columns of 128 tokens into one swizzled box, wgmma takes its columns as rows of A and
-//            of B. A tile is 128 columns of one block by 128 of another.
+// Layout     A block is (tokens, columns) with adjacent columns. Operands are not rearranged: the copy engine writes 64
+//            columns of 128 tokens to one swizzled box, and wgmma reads its columns as rows of A and of B. A tile is
+//            128 columns of one block by 128 columns of another.
 // Work       Persistent blocks of threads, one a multiprocessor, take items (tile, fold, part of the rows). One thread
-//            starts the copies; two warpgroups multiply, 64 x 128 each. A tile on the diagonal is loaded once.
-//            Every sum has one owner and one order: same input, same bits.
+//            starts the copies; two warpgroups multiply 64 x 128 each. A tile on the diagonal is loaded once. Every sum
+//            has one owner and one order: the same input gives the same bits.
 // Precision  Products of 16-bit numbers are exact in float32. The tensor core truncates as it accumulates, a bias that
-//            grows with the chain, so a chain is one slab, 128 tokens. Chains are added in two float32 (Kahan), about 48
-//            bits, and reach float64 once, at the end.
-// Floor      tokens x (tiles x 128 x 128) x 2 operations; each tile reads 256 columns from the L2 cache, so that the
-//            tensor cores need 64 operations a byte from there.
+//            grows with the chain, so a chain is one slab, 128 tokens. Chains are summed in two float32 (Kahan), about
+//            48 bits, and the sum is added to float64 once, at the end.
+// Floor      tokens x (tiles x 128 x 128) x 2 operations. Each tile reads 256 columns from the L2 cache: the tensor
+//            cores do 64 operations for each byte.
 //
-// It has never run on a GPU: `make gpu` is to be the first command. On a CPU tests/native/ runs it as it stands, over a
-// model of the units, and reads its machine code.
+// It has never run on a GPU: start with `make gpu`. Tests in tests/native/ run the same code on a CPU, over a model of
+// the hardware units, and read its machine code.
 #pragma once
 
 #include "layout.h"
@@ -24,9 +25,9 @@ namespace fastprobe {
 constexpr int GRAM_THREADS = 3 * 128;  // a producer, two consumers
 
 struct GramArguments {
-    CUtensorMap rows[MAX_BLOCKS];      // as the caller has them
+    CUtensorMap rows[MAX_BLOCKS];      // in the caller's memory
     CUtensorMap gathered[MAX_BLOCKS];  // fold after fold
-    const int* is_gathered;            // whether the second are to be read
+    const int* is_gathered;            // nonzero: read the gathered rows
     Plan plan;
 };
 
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(GRAM_THREADS, 1) gram_kernel(const __grid_cons
     __syncthreads();
 
     const int warpgroup = threadIdx.x / 128;
-    uint32_t n = 0;  // slabs so far; producer and consumers count the same ones
+    uint32_t n = 0;  // slabs so far; producer and consumers count the same slabs
 
     if (warpgroup == 0) {
         give_up_registers<40>();
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(GRAM_THREADS, 1) gram_kernel(const __grid_cons
     }
 
     take_registers<232>();
-    const int thread = threadIdx.x % 128, half = warpgroup - 1;  // the upper or the lower 64 rows of a tile
+    const int thread = threadIdx.x % 128, half = warpgroup - 1;  // upper or lower 64 rows of a tile
     float chain[ACCUMULATORS] = {};
     for (int index = blockIdx.x; index < plan.items(); index += gridDim.x) {
         const Work work = work_at(plan, TILE, index);

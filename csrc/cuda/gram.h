@@ -1,4 +1,4 @@
-// The launches, for module.cpp. Pointers are to device memory; all run on the stream and return at once.
+// The launches, for module.cpp. Pointers are to device memory. Launches run on the stream and return at once.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,14 @@
 
 namespace fastprobe {
 
-// A column block of 16-bit rows, as the caller has it and where it is gathered to; strides count elements.
+// A column block of 16-bit rows, in the caller's memory and gathered; strides count elements.
 struct Block {
     const void *rows, *gathered;
     int64_t row_stride, gathered_stride;
     int width;
 };
 
-// Rows of any dtype and strides: see rows.cuh.
+// Rows of any dtype and any strides: see rows.cuh.
 struct AnyRows {
     const void* data;
     const double* origin;
@@ -28,11 +28,13 @@ struct Launch {
     uintptr_t stream;
 };
 
-// Of at most MAX_PAIRS pairs. Columns of rows lie side by side where is_gathered may be 0, and are multiples of 16 bytes
-// apart; where it is always 1 they are not looked at.
+// Add the products of at most MAX_PAIRS pairs of 16-bit blocks. If *is_gathered may be 0, the columns of block.rows are
+// adjacent and its rows begin at multiples of 16 bytes. If it is always 1, block.rows is not read.
 void gram(const std::vector<Block>& blocks, bool bfloat16, int rows, int positions, const int* is_gathered,
           const Plan& plan, Launch launch);
+// Add the products of at most MAX_PAIRS pairs in float64.
 void gram_exact(const std::vector<AnyRows>& blocks, const int* index, const Plan& plan, Launch launch);
+// Gather rows fold after fold, or one plane of some of their columns, and sum them: see rows.cuh.
 void rows(const AnyRows& block, const int* columns, int width, const int* index, const int* fold_slabs, int folds,
           int splits, const int* is_gathered, void* gathered, int64_t gathered_stride, bool low, double* sums,
           Launch launch);

@@ -1,13 +1,14 @@
-// Products of column blocks in float64, of rows of any floating dtype, on the tensor cores of sm_80 and later: for audits.
+// Products of column blocks in float64, of rows of any floating dtype, on the tensor cores of sm_80 and later: for
+// audits.
 //
-// Layout     Rows are read where they lie, cast and brought about their origins on the way to shared memory. A tile is
-//            64 columns of one block by 64 of another; 16 tokens at a time.
-// Work       A block of threads an item (tile, fold, part of the rows); four warps multiply 32 x 32 each, while the next
-//            16 tokens come in. Every sum has one owner and one order.
+// Layout     Rows are read from the caller's memory, cast, and their origins subtracted, on the way to shared memory. A
+//            tile is 64 columns of one block by 64 columns of another, 16 tokens at a time.
+// Work       One block of threads an item (tile, fold, part of the rows). Four warps multiply 32 x 32 each while the
+//            next 16 tokens are loaded. Every sum has one owner and one order.
 // Precision  float64 throughout.
 // Floor      tokens x (tiles x 64 x 64) x 2 operations of the float64 tensor cores.
 //
-// It has never run on a GPU: `make gpu` is to be the first command. See gram.cuh.
+// It has never run on a GPU: start with `make gpu`. See gram.cuh.
 #pragma once
 
 #include "layout.h"
@@ -24,7 +25,7 @@ struct ExactArguments {
 
 constexpr int EXACT_LOADS = EXACT_TILE * EXACT_DEPTH / EXACT_THREADS;  // of one operand, by one thread
 
-// A thread's share of 16 tokens of one operand: one column of every second token.
+// Load a thread's share of 16 tokens of one operand: one column of every second token.
 __device__ inline void fetch(const Rows& rows, const int* index, int position, int column, double (&values)[EXACT_LOADS]) {
 #pragma unroll
     for (int i = 0; i < EXACT_LOADS; ++i)
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(EXACT_THREADS, 2) gram_exact_kernel(const __gr
         keep(next_right, right[buffer]);
     }
     for (int position = work.slabs.begin * SLAB; position < end; position += EXACT_DEPTH, buffer ^= 1) {
-        __syncthreads();  // these tokens are there, and nobody reads the other buffer any more
+        __syncthreads();  // these tokens have arrived, and no thread reads the other buffer
         const bool goes_on = position + EXACT_DEPTH < end;
         if (goes_on) fetch_next(position + EXACT_DEPTH);
         double a[2][8], b[4][4];

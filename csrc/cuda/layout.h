@@ -1,9 +1,9 @@
-// Where a number lies: in shared memory as the copy engine fills it and wgmma reads it, and in the registers of the
+// The place of each number: in shared memory, which the copy engine fills and wgmma reads, and in the registers of the
 // tensor cores. Compiled for the GPU and for the CPU, where tests replay the kernel with a model of both units.
 //
-// Sources: PTX ISA 9.0, "Matrix fragments for wgmma.mma_async.m64nNk16" (D), "Shared memory matrix layout" and "Strides"
-// (MN-major, 128-byte swizzle), "Matrix descriptor format", "Matrix fragments for mma.m16n8k16" (.f64); the canonical
-// layouts in CUTLASS, cute/atom/mma_traits_sm90_gmma.hpp.
+// Sources: PTX ISA 9.0, "Matrix fragments for wgmma.mma_async.m64nNk16" (D), "Shared memory matrix layout" and
+// "Strides" (MN-major, 128-byte swizzle), "Matrix descriptor format", "Matrix fragments for mma.m16n8k16" (.f64); the
+// canonical layouts in CUTLASS, cute/atom/mma_traits_sm90_gmma.hpp.
 #pragma once
 
 #include "plan.h"
@@ -13,7 +13,7 @@ namespace fastprobe {
 // -- wgmma: tiles of 128 x 128, one slab of both operands a stage ---------------------------------------------------
 
 constexpr int TILE = 128;
-constexpr int BOX = 64;                              // columns of 2 bytes that fill the 128 bytes of one swizzled row
+constexpr int BOX = 64;                              // columns of 2 bytes: 128 bytes, one swizzled row
 constexpr int ROW_BYTES = 128;                       // of a box
 constexpr int BOX_BYTES = SLAB * ROW_BYTES;          // 64 columns of one slab
 constexpr int OPERAND_BYTES = TILE / BOX * BOX_BYTES;
@@ -21,11 +21,11 @@ constexpr int STAGE_BYTES = 2 * OPERAND_BYTES;
 constexpr int STAGES = 3;
 constexpr int STEP = 16;                             // tokens of one wgmma
 constexpr int STEPS = SLAB / STEP;
-constexpr int ATOM_BYTES = 8 * ROW_BYTES;            // 8 rows: the swizzle's period, 1,024 bytes
-constexpr int GRAM_SHARED = STAGES * STAGE_BYTES + ATOM_BYTES;  // the last, so that the ring can begin at an atom
+constexpr int ATOM_BYTES = 8 * ROW_BYTES;            // 8 rows, 1,024 bytes: the period of the swizzle
+constexpr int GRAM_SHARED = STAGES * STAGE_BYTES + ATOM_BYTES;  // the ring begins at an atom
 constexpr int ACCUMULATORS = BOX * TILE / 128;       // float32 registers of a thread for 64 x 128
 
-// One copy: 64 columns of a slab, from column and row of a block on, to an address in shared memory.
+// One copy: 64 columns of a slab of a block, from `column` and `row` on, to an address in shared memory.
 struct Box {
     int block, column, row;
     uint32_t to;
@@ -39,8 +39,8 @@ FASTPROBE_HD inline Box box_at(const Work& work, int slab, uint32_t stage, int i
             (right ? work.item.column : work.item.row) + i % (TILE / BOX) * BOX, slab * SLAB, stage + i * BOX_BYTES};
 }
 
-// An operand whose columns lie side by side ("MN-major": a row of shared memory is a token), from a box on at
-// `address`, which is a multiple of ATOM_BYTES. The leading offset leads to the next 64 columns, the stride offset to
+// The descriptor of an operand with adjacent columns ("MN-major": a row of shared memory is a token) whose first box is
+// at `address`, a multiple of ATOM_BYTES. The leading offset is that of the next 64 columns, the stride offset that of
 // the next 8 tokens.
 FASTPROBE_HD inline uint64_t descriptor(uint32_t address) {
     constexpr uint64_t SWIZZLE_128B = 1;
@@ -48,29 +48,29 @@ FASTPROBE_HD inline uint64_t descriptor(uint32_t address) {
            SWIZZLE_128B << 62;
 }
 
-// What a warpgroup multiplies: 64 columns of the left operand by 128 of the right.
+// The operands of a warpgroup: 64 columns of the left block by 128 columns of the right block.
 FASTPROBE_HD inline uint64_t left_operand(uint32_t stage, int half) { return descriptor(stage + half * BOX_BYTES); }
 FASTPROBE_HD inline uint64_t right_operand(uint32_t stage, bool diagonal) {
     return descriptor(diagonal ? stage : stage + OPERAND_BYTES);
 }
 
-// The same operand, `step` times 16 tokens further.
+// The same operand, 16 `step` tokens further.
 FASTPROBE_HD inline uint64_t further(uint64_t descriptor, int step) {
     return descriptor + uint64_t(step * STEP * ROW_BYTES >> 4);
 }
 
-// Register i of a thread of the warpgroup holds this element of its 64 x 128 products.
+// The row and column, in the 64 x 128 products of a warpgroup, of register i of a thread.
 FASTPROBE_HD inline int accumulator_row(int thread, int i) { return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8; }
 FASTPROBE_HD inline int accumulator_column(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
 
-// The ring of stages. Slab n of a block of threads lies in stage n % STAGES, and it is this stage's pass number
-// n / STAGES: who waits for a barrier waits for the parity of a pass. A fresh barrier lets pass "-1" through, so the
-// producer's first waits for an empty stage return at once.
+// The ring of stages. Slab n of a block of threads is in stage n % STAGES, and is the n / STAGES-th slab there. A wait
+// for a barrier waits for the parity of that number. A new barrier counts number -1 as complete, so that the producer's
+// first waits for an empty stage return at once.
 FASTPROBE_HD inline int stage_of(uint32_t n) { return n % STAGES; }
 FASTPROBE_HD inline uint32_t full_parity(uint32_t n) { return n / STAGES & 1; }
 FASTPROBE_HD inline uint32_t empty_parity(uint32_t n) { return full_parity(n) ^ 1; }
 
-// sum += chain, in two float32: `lost` is what rounding has left out of sum (Kahan). The sum is sum - lost.
+// sum += chain, in two float32 (Kahan): `lost` is the rounding error of `sum`, and the total is sum - lost.
 FASTPROBE_HD inline void add_chain(float& sum, float& lost, float chain) {
     const float addend = chain - lost, total = sum + addend;
     lost = (total - sum) - addend;
@@ -82,9 +82,9 @@ FASTPROBE_HD inline void add_chain(float& sum, float& lost, float chain) {
 constexpr int EXACT_TILE = 64;
 constexpr int EXACT_DEPTH = 16;
 constexpr int EXACT_THREADS = 128;
-constexpr int EXACT_STRIDE = EXACT_TILE + 4;  // doubles: a half-warp that reads 4 tokens of 4 columns meets 16 banks
+constexpr int EXACT_STRIDE = EXACT_TILE + 4;  // doubles: the 4 tokens x 4 columns of a half-warp are in 16 banks
 
-// What a thread brings to shared memory, as its i-th number.
+// The place in shared memory of the i-th number that a thread loads.
 FASTPROBE_HD inline int exact_token(int thread, int i) { return i * (EXACT_THREADS / EXACT_TILE) + thread / EXACT_TILE; }
 FASTPROBE_HD inline int exact_column(int thread) { return thread % EXACT_TILE; }
 

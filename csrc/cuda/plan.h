@@ -1,5 +1,5 @@
-// What is multiplied where: from an item of work to two columns, a fold and a range of rows. Compiled for the GPU and
-// for the CPU, where tests hold every function against a plain model.
+// The division of work: from the number of an item to its tile, its fold and its range of rows. Compiled for the GPU
+// and for the CPU, where tests compare every function with a plain model.
 #pragma once
 
 #include <cstdint>
@@ -12,20 +12,20 @@
 
 namespace fastprobe {
 
-// Rows come in slabs of one fold: where there are several folds, or rows that are left out, rows are gathered into a
-// buffer, fold after fold, each filled up with empty rows to a whole slab.
+// Rows of a slab belong to one fold. With several folds, or with rows that are left out, rows are gathered into a
+// buffer, fold after fold, and each fold is filled up with empty rows to a whole slab.
 constexpr int SLAB = 128;
 
 constexpr int MAX_PAIRS = 32;  // in one launch: its arguments must stay below 32 KB
 constexpr int MAX_BLOCKS = 2 * MAX_PAIRS;
 
 struct Pair {
-    int left, right;  // blocks; of one block with itself only tiles on and above the diagonal are computed
+    int left, right;  // blocks; if they are one block, only tiles on and above the diagonal are computed
     int left_width, right_width;
     double* gram;  // (folds, left_width, right_width)
     int64_t fold_stride, row_stride;
-    int folds;       // 1: rows of all folds go to one matrix
-    int first_unit;  // where this pair's (fold, tile) units begin among those of all pairs
+    int folds;       // 1: one matrix sums the rows of all folds
+    int first_unit;  // number of this pair's first (fold, tile) unit among those of all pairs
 };
 
 FASTPROBE_HD inline int tiles_across(int width, int tile) { return (width + tile - 1) / tile; }
@@ -35,7 +35,7 @@ FASTPROBE_HD inline int tiles_of(const Pair& pair, int tile) {
     return pair.left == pair.right ? rows * (rows + 1) / 2 : rows * columns;
 }
 
-// Gives every pair its first unit; how many there are in all.
+// Set the first unit of every pair; return the number of units.
 inline int number_units(Pair* pairs, int count, int tile) {
     int units = 0;
     for (Pair* pair = pairs; pair < pairs + count; ++pair) {
@@ -45,15 +45,15 @@ inline int number_units(Pair* pairs, int count, int tile) {
     return units;
 }
 
-// One tile of one pair, one fold of its rows, one of the parts that these rows are split into.
+// One tile of one pair, for one part of the rows of one fold.
 struct Item {
     int pair;
     int row, column;  // the tile's first column in the left and in the right block
     int fold, split;
-    int unit;  // what the parts of one sum have in common
+    int unit;  // the same for all parts of one sum
 };
 
-// Tiles are innermost, so that the blocks of threads that run together read the same rows.
+// Tiles are innermost, so that blocks of threads that run at the same time read the same rows.
 FASTPROBE_HD inline Item item_at(const Pair* pairs, int pair_count, int splits, int tile, int item) {
     int p = 0;
     while (p + 1 < pair_count && pairs[p + 1].first_unit * splits <= item) ++p;
@@ -76,23 +76,23 @@ struct Slabs {
     int begin, end;
 };
 
-// Part `split` of the rows of one fold, or of all. fold_slabs[f] is the first slab of fold f, fold_slabs[folds] the end.
+// Part `split` of the rows of folds [first_fold, end_fold). fold_slabs[f] is the first slab of fold f,
+// fold_slabs[folds] the end.
 FASTPROBE_HD inline Slabs slabs_of(const int* fold_slabs, int first_fold, int end_fold, int split, int splits) {
     const int begin = fold_slabs[first_fold];
     const int64_t length = fold_slabs[end_fold] - begin;
     return {begin + int(length * split / splits), begin + int(length * (split + 1) / splits)};
 }
 
-// What a launch computes; the kernels get it by value, so that nothing has to be copied to the device before.
+// The work of one launch. Kernels take it by value, so that nothing is copied to the device first.
 struct Plan {
     Pair pairs[MAX_PAIRS];
     int pair_count;
-    int units;   // (fold, tile) of all pairs
+    int units;   // (fold, tile) units of all pairs
     int splits;  // parts of the rows of every unit
     int folds;
     const int* fold_slabs;  // (folds + 1), on the device
     double* workspace;      // (units, splits, tile, tile) where splits > 1
-    double weight;
 
     FASTPROBE_HD int items() const { return units * splits; }
 };
@@ -114,8 +114,8 @@ FASTPROBE_HD inline Work work_at(const Plan& plan, int tile, int index) {
             pair.left == pair.right && item.row == item.column};
 }
 
-// total += value. On the device as a reduction in the L2 cache, which nobody waits for; every total has one owner, so the
-// order of its additions is fixed.
+// total += value. On the device it is a reduction in the L2 cache, and no thread waits for it. Every total has one
+// owner, so that the order of its additions is fixed.
 FASTPROBE_HD inline void add(double& total, double value) {
 #ifdef __CUDA_ARCH__
     asm volatile("red.relaxed.gpu.global.add.f64 [%0], %1;" ::"l"(__cvta_generic_to_global(&total)), "d"(value) : "memory");
@@ -124,27 +124,26 @@ FASTPROBE_HD inline void add(double& total, double value) {
 #endif
 }
 
-// Where a tile's sums go: to the matrix itself where one part is all, else to the workspace, which add_parts reads.
+// The destination of a tile's sums: the matrix if there is one part, else the workspace, which add_parts reads.
 struct Output {
     double* first;
     int64_t stride;
-    int height, width;  // how far it is to the matrix's edges
-    bool adds;          // weight * value to what is there
-    double weight;
+    int height, width;  // distance to the matrix's edges
+    bool adds;          // value is added to what is there, else written
 
     FASTPROBE_HD void put(int row, int column, double value) const {
         if (row >= height || column >= width) return;
         double& here = first[row * stride + column];
         if (adds)
-            add(here, weight * value);
+            add(here, value);
         else
             here = value;
     }
 };
 
-FASTPROBE_HD inline Output matrix_of(const Pair& pair, const Item& item, double weight) {
+FASTPROBE_HD inline Output matrix_of(const Pair& pair, const Item& item) {
     return {pair.gram + item.fold * pair.fold_stride + item.row * pair.row_stride + item.column, pair.row_stride,
-            pair.left_width - item.row, pair.right_width - item.column, true, weight};
+            pair.left_width - item.row, pair.right_width - item.column, true};
 }
 
 FASTPROBE_HD inline double* part_of(const Plan& plan, int tile, int unit, int split) {
@@ -152,15 +151,15 @@ FASTPROBE_HD inline double* part_of(const Plan& plan, int tile, int unit, int sp
 }
 
 FASTPROBE_HD inline Output output_of(const Plan& plan, int tile, const Work& work) {
-    if (plan.splits == 1) return matrix_of(work.pair, work.item, plan.weight);
-    return {part_of(plan, tile, work.item.unit, work.item.split), tile, tile, tile, false, plan.weight};
+    if (plan.splits == 1) return matrix_of(work.pair, work.item);
+    return {part_of(plan, tile, work.item.unit, work.item.split), tile, tile, tile, false};
 }
 
-// matrix += weight * the sum of one element's parts, in their order.
+// Add the parts of one element, in order, to the matrix.
 FASTPROBE_HD inline void add_parts(const Plan& plan, int tile, const Item& item, int row, int column) {
     double total = 0;
     for (int split = 0; split < plan.splits; ++split) total += part_of(plan, tile, item.unit, split)[row * tile + column];
-    matrix_of(plan.pairs[item.pair], item, plan.weight).put(row, column, total);
+    matrix_of(plan.pairs[item.pair], item).put(row, column, total);
 }
 
 }  // namespace fastprobe

@@ -1,4 +1,4 @@
-// The instructions of Hopper that C++ has no words for, one function each.
+// Instructions of Hopper that CUDA C++ does not offer, one function each.
 #pragma once
 
 #include <cuda.h>
@@ -7,7 +7,7 @@
 
 namespace fastprobe {
 
-// What a launch asked for.
+// The dynamic shared memory of the launch.
 __device__ inline uint8_t* dynamic_shared() {
     extern __shared__ uint8_t memory[];
     return memory;
@@ -21,13 +21,13 @@ __device__ inline void barrier_init(uint64_t* barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));
 }
 
-// Other threads see an initialised barrier after __syncthreads(); the copy engine needs these.
+// Other threads see an initialised barrier after __syncthreads(); the copy engine needs these fences.
 __device__ inline void barriers_are_initialised() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Arrive, and hold the phase open until the copy engine has delivered so many bytes.
+// Arrive, and keep the phase open until the copy engine has delivered `bytes` bytes.
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
@@ -53,7 +53,7 @@ __device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
 
 // -- the copy engine --------------------------------------------------------------------------------------------------
 
-// Columns [column, column + 64) of rows [row, row + 128) to shared memory; what lies outside of the matrix is zero.
+// Copy columns [column, column + 64) of rows [row, row + 128) to shared memory, with zeros outside of the matrix.
 __device__ inline void load_box(uint32_t to, const CUtensorMap* map, int column, int row, uint64_t* barrier) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
@@ -74,14 +74,14 @@ __device__ inline void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-// Before the first wgmma after registers that it adds to were touched.
+// Needed between a write to accumulators and the first wgmma that adds to them.
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
 __device__ inline void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
-// Keeps the compiler from moving what reads or writes these registers across this line.
+// Keep the compiler from moving reads or writes of these registers across this line.
 template <int N>
 __device__ inline void pin(float (&registers)[N]) {
 #pragma unroll
@@ -91,7 +91,7 @@ __device__ inline void pin(float (&registers)[N]) {
 #define FASTPROBE_EIGHT(d, i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 
-// d = a b (+ d), 64 x 128 x 16; the last two ones say that columns of both operands lie side by side.
+// d = a b (+ d), 64 x 128 x 16; the last two 1s: columns of both operands are adjacent.
 #define FASTPROBE_WGMMA(TYPE, d, a, b, adds)                                                                          \
     asm volatile(                                                                                                     \
         "{\n"                                                                                                         \

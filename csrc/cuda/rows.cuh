@@ -1,13 +1,14 @@
-// Rows of any floating dtype and any strides: read as float64 about an origin, gathered fold after fold, summed.
+// Rows of any floating dtype and any strides: read as float64, less an origin, gathered fold after fold, and summed.
 //
-// Layout     index[position] is the row at a position of the gathered order, or -1 for an empty one; slabs of 128
-//            positions belong to one fold. Of 16-bit rows about an origin two planes are gathered.
-// Work       A warp reads 32 columns of one row; a block of threads one part of a fold's rows.
-// Precision  float64 throughout; each (fold, part, column) has one owner, and the caller adds up the parts. The difference
-//            of two 16-bit numbers, rounded to 16 bits, leaves an error that is a 16-bit number: two planes hold it all.
-// Floor      One read of the rows; one write where they are gathered.
+// Layout     index[position] is the row at a position of the gathered order, or -1 for an empty one. The 128 positions
+//            of a slab belong to one fold. Two planes are gathered of 16-bit rows about an origin.
+// Work       A warp reads 32 columns of one row, a block of threads one part of a fold's rows.
+// Precision  float64 throughout. Each (fold, part, column) has one owner, and the caller sums the parts. The rounding
+//            error of the difference of two 16-bit numbers, rounded to 16 bits, is a 16-bit number: two planes are
+//            exact.
+// Floor      One read of the rows, and one write where they are gathered.
 //
-// It has never run on a GPU: `make gpu` is to be the first command. See gram.cuh.
+// It has never run on a GPU: start with `make gpu`. See gram.cuh.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,7 +18,7 @@
 
 namespace fastprobe {
 
-enum class Dtype : int { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT64 = 3 };  // the numbers of fastprobe/ops/_cuda.py
+enum class Dtype : int { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT64 = 3 };  // as in cuda_launches.py
 
 struct Rows {
     const void* data;
@@ -26,7 +27,7 @@ struct Rows {
     int width;
     Dtype dtype;
 
-    // One number about its origin; zero for a row of -1 and for a column that is not there.
+    // One number less its origin; zero for row -1 and for a missing column.
     __device__ double at(int row, int column) const {
         if (row < 0 || column >= width) return 0;
         const int64_t here = row * row_stride + column * column_stride;
@@ -34,7 +35,8 @@ struct Rows {
         return origin ? value - origin[column] : value;
     }
 
-    // The 16-bit number next to a value, or, as the low plane, next to what that one leaves.
+    // The high plane is the 16-bit number next to a value. The low plane is the 16-bit number next to its rounding
+    // error.
     __device__ uint16_t plane(double value, bool low) const {
         if (dtype == Dtype::BFLOAT16) {
             const __nv_bfloat16 high = __float2bfloat16_rn(float(value));
@@ -57,20 +59,20 @@ struct Rows {
 
 struct RowsArguments {
     Rows rows;
-    const int* columns;  // which ones, or nullptr for all
-    int width;           // how many these are
+    const int* columns;  // the columns to read, or nullptr for all
+    int width;           // their number
     const int* index;
     const int* fold_slabs;  // (folds + 1)
     int splits;
-    const int* is_gathered;  // whether a copy is wanted
-    uint16_t* gathered;      // nullptr: never; else (positions, gathered_stride), for 16-bit rows
+    const int* is_gathered;  // nonzero: write the gathered rows
+    uint16_t* gathered;      // (positions, gathered_stride) of 16-bit rows; nullptr: never write them
     int64_t gathered_stride;
-    bool low;      // the low plane
-    double* sums;  // nullptr, or (folds, splits, 2, width): of the numbers, of their squares
+    bool low;      // write the low plane
+    double* sums;  // (folds, splits, 2, width): of the numbers and of their squares; nullptr: not wanted
 };
 
 constexpr int ROWS_WARPS = 8;
-constexpr int ROWS_COLUMNS = 32;  // a lane each
+constexpr int ROWS_COLUMNS = 32;  // one a lane
 
 // Grid: (folds * splits, column groups).
 __global__ void __launch_bounds__(ROWS_WARPS * 32) rows_kernel(const __grid_constant__ RowsArguments arguments) {

@@ -1,1 +1,1 @@
-"""Rates of the kernels on this machine."""
+"""Measure the kernels on this machine: ``fastprobe bench``."""

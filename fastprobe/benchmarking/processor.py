@@ -1,7 +1,7 @@
-"""How close the kernels come to what this machine can do: ``fastprobe bench``.
+"""Compare the C++ kernels with the peak rate of this processor: ``fastprobe bench``.
 
-Comparisons with other libraries are in ``benchmarks/``; here the peer is the processor. The peak is measured, in the
-same rounds, by multiply-adds that never leave the registers of as many threads.
+``benchmarks/`` compares them with other libraries. The peak is measured in the same rounds and with as many threads, by
+multiply-adds that stay in registers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from fastprobe.errors import BackendError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets, peak_operations
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.score import score
 
 TOKENS = 16_384
@@ -31,23 +31,23 @@ class _Task(NamedTuple):
 
 
 def cpu(rounds: int = ROUNDS, tokens: int = TOKENS) -> Iterator[dict[str, Any]]:
-    """Rates of the C++ kernels, row by row as each is measured.
+    """Measure the rates of the C++ kernels, and yield each row when it is measured.
 
     Args:
-        rounds: every number is a median over so many; in each the kernel, the peak and torch take turns.
+        rounds: every number is a median over them; each round measures the kernel, the peak and torch in turn.
         tokens: rows of the matrices.
 
     Yields:
         dicts of ``operation``, ``width``, ``dtype``, ``instruction_set``, ``gflops`` (of the operations that the task
-        needs, the triangle of x^T x counted once), ``peak_gflops``, ``of_peak`` and ``times_torch`` (ratios of the same
-        round) and ``error``.
+        needs, with the triangle of x^T x counted once), ``peak_gflops``, ``of_peak`` and ``times_torch`` (ratios within
+        one round) and ``error``.
 
     Raises:
         BackendError: the kernels were not built.
     """
     sets = instruction_sets()
     if not sets:
-        raise BackendError(f"bench cpu: {gram_.refusals([], [], [], [], [], torch.zeros(0), [])['cpu']}")
+        raise BackendError(f"bench cpu: {gram_.refusals([], [], torch.zeros(0, dtype=torch.int64))['cpu']}")
     cases = [(sets[0], dtype, width) for dtype in (torch.float32, torch.bfloat16) for width in WIDTHS]
     cases += [(isa, torch.float32, WIDTHS[0]) for isa in sets[1:]]
     for isa, dtype, width in cases:
@@ -90,16 +90,17 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _gram(tokens: int, width: int, dtype: torch.dtype) -> _Task:
-    """Moments of one pair x -> y; the error is over sqrt(G_ii G_jj)."""
+    """Return the task of ``gram_`` for one pair x -> y; the error is relative to sqrt(G_ii G_jj)."""
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(tokens, width, generator=generator).to(dtype) for _ in range(2))
     fold = torch.zeros(tokens, dtype=torch.int64)
-    origins = [torch.zeros(width, dtype=torch.float64)] * 2
+    origin = torch.zeros(width, dtype=torch.float64)
 
     def run(backend: str) -> list[torch.Tensor]:
         grams = [torch.zeros(1, width, width, dtype=torch.float64) for _ in range(2)]
         sums, squares = ([torch.zeros(1, width, dtype=torch.float64) for _ in range(2)] for _ in range(2))
-        gram_.on(backend)(grams, sums, squares, [x, y], [(0, 0), (0, 1)], fold, origins)
+        blocks = [Block(rows, origin, *totals) for rows, *totals in zip((x, y), sums, squares, strict=True)]
+        gram_.on(backend)(blocks, [Pair(0, 0, grams[0]), Pair(0, 1, grams[1])], fold)
         return [grams[0][0].triu(), grams[1][0]]
 
     def error(got: list[torch.Tensor]) -> float:
@@ -112,7 +113,7 @@ def _gram(tokens: int, width: int, dtype: torch.dtype) -> _Task:
 
 
 def _score(tokens: int, width: int, dtype: torch.dtype) -> _Task:
-    """An affine map scored row by row; the error is of the squared residual, relative."""
+    """Return the task of ``score`` for one map; the error is that of the squared residual, relative."""
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(tokens, width, generator=generator).to(dtype) for _ in range(2))
     coef, intercept = torch.randn(width, width, generator=generator) / width**0.5, torch.randn(width)

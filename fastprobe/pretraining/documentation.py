@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastprobe.data.text import demo_text
+from fastprobe.data.demo import demo_text
 
 SHORTEST = 100
 """Docstrings with fewer characters are left out."""

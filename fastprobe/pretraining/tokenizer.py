@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastprobe.data.text import documents
+from fastprobe.data.documents import documents
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import InputError, NumericalError, ShapeError
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.unit_sum import UnitSum, unit_sum
 from fastprobe.regression.moment_plan import MomentPlan, Stage
 from fastprobe.regression.moments_file import reading_moments_file, write_moments_file
@@ -74,18 +74,16 @@ class Moments:
         fold: Tensor,
         *,
         stage: Stage | None = None,
-        weight: float = 1.0,
         backend: str = "auto",
         exact: bool = False,
     ) -> None:
-        """Add rows. Nothing is added when one of them is not finite.
+        """Add rows, all of them or, where one is not finite, none.
 
         Args:
             rows: block -> ``(N, width)``, any floating dtype, for every block of the stage.
             fold: ``(N,)`` int64, the fold of each row; rows with a negative fold (padding) are left out.
-            stage: the part of the plan to do; all of it by default.
-            weight: 1 adds the rows, -1 takes out rows that were added before.
-            backend: as for every operation.
+            stage: the part of the plan to add to; all of it by default.
+            backend: the backend of the operations.
             exact: widen the rows to float64 before anything is multiplied or summed.
 
         Raises:
@@ -105,32 +103,32 @@ class Moments:
             return
         if int(fold.max()) >= self.plan.folds:
             raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {int(fold.max())}")
-        units = {block: _unit_sum(block, rows[block], valid, backend, exact) for block in stage.fresh}
+        units = unit_sums({block: rows[block] for block in stage.fresh}, valid, backend, exact=exact)
         blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
         with torch.autocast(fold.device.type, enabled=False):
             for block in blocks:
                 if block not in self.origins:
                     self.origins[block] = _origin(rows[block], valid)
             self.backend, _ = gram_.on(backend).run(
-                [self.grams[pair] for pair in stage.pairs],
-                [self.sums[b] if b in stage.fresh else None for b in blocks],
-                [self.squares[b] if b in stage.fresh else None for b in blocks],
-                [rows[b] for b in blocks],
-                [(blocks.index(x), blocks.index(y)) for x, y in stage.pairs],
+                [
+                    Block(rows[b], self.origins[b], self.sums[b], self.squares[b])
+                    if b in stage.fresh
+                    else Block(rows[b], self.origins[b])
+                    for b in blocks
+                ],
+                [Pair(blocks.index(x), blocks.index(y), self.grams[x, y]) for x, y in stage.pairs],
                 fold,
-                [self.origins[b] for b in blocks],
-                weight=weight,
                 exact=exact,
             )
         for block in self.units.keys() & units.keys():
-            self.units[block].add_(units[block].total, alpha=weight)
-            self.unit_counts[block].add_(units[block].counted, alpha=weight)
+            self.units[block].add_(units[block].total)
+            self.unit_counts[block].add_(units[block].counted)
         self._whole.difference_update(x for x, y in stage.pairs if x == y)
         dtype = _coarsest("", *(str(rows[block].dtype).removeprefix("torch.") for block in blocks))
         self.dtype = _coarsest(self.dtype, dtype)
         self.precision = _coarsest(self.precision, "float64" if exact else dtype)
         if stage.first:
-            self.counts += weight * torch.bincount(fold[valid], minlength=self.plan.folds)
+            self.counts += torch.bincount(fold[valid], minlength=self.plan.folds)
 
     @torch.no_grad()
     def update_classes_(self, x: str, y: str, rows: Tensor, label: Tensor, fold: Tensor) -> None:
@@ -325,17 +323,25 @@ def _agreed(origin: Tensor, mine_counts: bool) -> Tensor:
     return agreed
 
 
-def _unit_sum(block: str, rows: Tensor, valid: Tensor, backend: str, exact: bool) -> UnitSum:
-    """The sum of the rows that count, each over its norm.
+def unit_sums(rows: Mapping[str, Tensor], valid: Tensor, backend: str, *, exact: bool = False) -> dict[str, UnitSum]:
+    """Return the sum of unit rows of every block, over the rows that count.
+
+    Args:
+        rows: block -> ``(N, width)``.
+        valid: ``(N,)`` bool: the rows that count.
+        backend: the backend of the operation.
+        exact: widen the rows to float64 first.
 
     Raises:
-        NumericalError: one of them is not finite.
+        NumericalError: a row that counts is not finite; the message names the block.
     """
-    wide = torch.float64 if exact or rows.dtype == torch.float64 else torch.float32
-    summed = unit_sum.where_there_is("auto" if exact else backend)(rows.to(wide) if exact else rows, valid)
-    if not summed.finite:
-        raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
-    return summed
+    found = {}
+    for block, part in rows.items():
+        wide = torch.float64 if exact or part.dtype == torch.float64 else torch.float32
+        found[block] = unit_sum.where_there_is("auto" if exact else backend)(part.to(wide) if exact else part, valid)
+        if not found[block].finite:
+            raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
+    return found
 
 
 def _origin(rows: Tensor, valid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Moments on disk while a scan runs, and going on from them."""
+"""Save the moments of a scan to disk while it runs, and resume from them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastprobe.errors import InputError
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.interrupt import uninterrupted
 from fastprobe.runtime.journal import OPTIONS
-
-if TYPE_CHECKING:
-    from fastprobe.scan.passes import MomentPass
+from fastprobe.scan.passes import MomentPass
 
 FILE = "moments.safetensors"
 
 
 class Checkpoint:
-    """Keeps the moments of a scan in a folder: every so often, and on every way out.
+    """The moments of a scan in a folder, saved at intervals and when the scan ends or stops.
+
+    Only moments of whole batches are saved. A scan that stops in the middle of a batch leaves the file of the last
+    interval.
 
     Args:
-        folder: where ``moments.safetensors`` is kept; ``None`` keeps nothing.
-        source: what is scanned (model, text, sizes), saved beside the moments and compared on resuming.
-        resume: go on from what the folder holds, if it holds something.
+        folder: where ``moments.safetensors`` is written; ``None`` saves nothing.
+        source: the model, text and sizes of the scan, saved with the moments and compared on resuming.
+        resume: start from the moments in the folder, if there are any.
         interval: seconds between two saves; longer where a save takes over a twentieth of that.
     """
 
@@ -45,7 +46,7 @@ class Checkpoint:
         self._save: Callable[[], None] = _nothing
 
     def resume(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
-        """The moments to start from and how many batches they hold.
+        """Return the moments to start from, and the number of batches that they hold.
 
         Raises:
             InputError: the folder holds the moments of another configuration; the message names what differs.
@@ -64,10 +65,10 @@ class Checkpoint:
 
     @contextmanager
     def keeping(self, first_pass: MomentPass, config: Mapping[str, Any]) -> Iterator[None]:
-        """Save on leaving the block, however it is left, and whenever :meth:`tick` finds it is time."""
+        """Save the moments of a pass on leaving the block, also by an error, and when :meth:`tick` finds it is time."""
 
         def save() -> None:
-            if self.path is not None and first_pass.batches:
+            if self.path is not None and first_pass.batches and first_pass.complete:
                 done = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
 
@@ -75,12 +76,12 @@ class Checkpoint:
         try:
             yield
         finally:
-            self._save = _nothing  # it holds the moments, and this object it
-            with uninterrupted():  # an impatient second Ctrl-C must not lose what the first was to keep
+            self._save = _nothing  # `save` refers to the moments: they are freed with the scan
+            with uninterrupted():  # a second Ctrl-C during this save must not lose it
                 save()
 
     def tick(self) -> None:
-        """Save if the last save was long enough ago. Called between batches."""
+        """Save if the last save was long enough ago. Call it between batches."""
         if self.path is None or time.monotonic() - self._saved_at < self.interval:
             return
         start = time.monotonic()
@@ -90,7 +91,7 @@ class Checkpoint:
 
 
 def _nothing() -> None:
-    """There is nothing to keep."""
+    """Save nothing."""
 
 
 def _short(value: Any) -> str:

@@ -78,7 +78,7 @@ def linearity(
     Raises:
         InputError: an argument cannot be used, or the moments would not fit in memory.
         UnsupportedModelError: the points of the model cannot be found, or their identities fail.
-        NumericalError: an activation is not finite. Nothing of its batch is in the moments.
+        NumericalError: an activation is not finite. A checkpoint keeps whole batches before it.
 
     Example:
         >>> scan = linearity(model, batches, elements=["attention", "ffn"])  # doctest: +SKIP

@@ -1,9 +1,9 @@
-"""The two passes of a scan over tokens: the first adds up moments, the second scores fitted maps token by token."""
+"""The two passes of a scan over the tokens: the first adds up moments, the second scores fitted maps row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from fastprobe.ops.products import matmul
 from fastprobe.ops.rows import select_rows
 from fastprobe.ops.score import score
 from fastprobe.regression.least_squares import Factorisation, Fit
-from fastprobe.regression.moments import Moments
+from fastprobe.regression.moments import Moments, unit_sums
 from fastprobe.regression.refinement import Refinement
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.interrupt import uninterrupted
@@ -31,7 +31,7 @@ from fastprobe.scan.plan import ElementFit, ScanPlan
 
 
 class Rows(Mapping[str, Tensor]):
-    """The blocks of a scan as (tokens, width) matrices, made from the points held at the end of a layer."""
+    """The blocks of a scan as ``(tokens, width)`` matrices, computed from the points held at the end of a layer."""
 
     def __init__(self, scan: ScanPlan, held: Mapping[Point, Tensor]):
         self._scan, self._held = scan, held
@@ -42,7 +42,7 @@ class Rows(Mapping[str, Tensor]):
             return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-30)
         if block in self._scan.moments.parts:
             first, second = (self[part] for part in self._scan.moments.parts[block])
-            # In float32 for 16-bit rows: the sum is the point, not what rounding leaves of it.
+            # In float32 for 16-bit rows: rounding the sum would add an error that the model does not make.
             return first + second if first.dtype.itemsize >= 4 else first.float() + second.float()
         held = self._held[self._scan.points[block]]
         return held.reshape(-1, held.shape[-1])
@@ -56,7 +56,11 @@ class Rows(Mapping[str, Tensor]):
 
 @dataclass
 class MomentPass:
-    """The first pass: every token goes through the model once, and leaves only sums."""
+    """The first pass: run every token through the model once and keep only sums.
+
+    A batch that fails midway leaves a part of itself in the moments. ``complete`` is then false, and a
+    :class:`~fastprobe.scan.checkpoint.Checkpoint` does not save them.
+    """
 
     model: nn.Module
     points: ModelPoints
@@ -69,67 +73,83 @@ class MomentPass:
     exact: bool = False
     sequences: int = 0
     batches: int = 0
+    complete: bool = field(init=False, default=True)
+    """True while the moments hold whole batches only; false while a batch is added, and after one that failed."""
     _fold: Tensor = field(init=False)
-    _weight: float = field(init=False, default=1.0)
-    _done: list[int] = field(init=False, default_factory=list)
+    _looking: bool = field(init=False, default=False)
+    """True while rows are checked without adding them."""
 
     @contextmanager
     def recording(self) -> Iterator[MomentPass]:
-        """Ready to read the points of the model."""
+        """Hook into the model, so that :meth:`add` can read its points."""
         with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as self._recorder:
             try:
                 yield self
-            finally:  # each would keep the other, and the moments, until the garbage collector comes by
+            finally:  # the pass and its recorder refer to each other: else only the garbage collector frees the moments
                 del self._recorder
 
     def skip(self, batch: Mapping[str, Any]) -> int:
-        """Count a batch that the moments hold already; returns its tokens."""
+        """Count a batch that the moments already hold, and return its number of tokens."""
         mask, fold = self._read(batch)
         self.sample.add(batch, fold)
         self._count(len(mask), 1)
         return int(mask.sum())
 
     def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
-        """Add batches that follow each other, each all of it or, where it fails, nothing; returns their tokens.
+        """Add consecutive batches and return their number of tokens.
 
-        Several run as one: they must be of :func:`~fastprobe.data.batches.grouped`, and the recorder without padding.
+        Several batches run as one: they must come from :func:`~fastprobe.data.batches.grouped`, and the recorder must
+        be one without padding. A first Ctrl-C waits until they are added.
 
         Raises:
             NumericalError: an activation is not finite; the message names the point and the batch.
         """
-        if len(batches) > 1:
-            with suppress(NumericalError):
-                return self._add(batches)
-        return sum(self._add([batch]) for batch in batches)  # those before the one that fails stay, and it is named
+        try:
+            return self._add(batches)
+        except NumericalError as error:
+            if len(batches) == 1:
+                raise NumericalError(f"batch {self.batches}: {error}") from None
+            self._find_failing(batches)
+            last = self.batches + len(batches) - 1
+            raise NumericalError(f"batches {self.batches} to {last}, only when run together: {error}") from None
 
     def _add(self, batches: Sequence[Mapping[str, Any]]) -> int:
         batch = merge(batches)
         mask, fold = self._read(batch)
-        # Sequences of one fold side by side, so that the rows of a fold are a slice.
+        # Sequences of one fold are adjacent, so that the rows of a fold are a slice.
         order = fold.argsort(stable=True)
         batch = select(to_device(batch, device_of(self.model)), order)
         self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
-        self._weight, self._done = 1.0, []
         with uninterrupted():
-            try:
-                with self.clock("forward"):
-                    self._recorder.run(batch)
-            except BaseException as error:
-                self._take_back(batch)
-                if isinstance(error, NumericalError):
-                    raise NumericalError(f"batch {self.batches}: {error}") from None
-                raise
+            self.complete = False
+            with self.clock("forward"):
+                self._recorder.run(batch)
             for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
                 self.sample.add(part, folds)
             self._count(len(mask), len(batches))
+            self.complete = True
         return int(mask.sum())
+
+    def _find_failing(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Run batches one by one without adding them, and raise the error of the first that fails."""
+        self._looking = True
+        try:
+            for number, batch in enumerate(batches, self.batches):
+                mask, fold = self._read(batch)
+                self._fold = self._recorder.rows_of(mask, fold).to(device_of(self.model))
+                try:
+                    self._recorder.run(to_device(dict(batch), device_of(self.model)))
+                except NumericalError as error:
+                    raise NumericalError(f"batch {number}: {error}") from None
+        finally:
+            self._looking = False
 
     def _count(self, sequences: int, batches: int) -> None:
         self.sequences += sequences
         self.batches += batches
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """The mask (batch, length) and the fold (batch,) of a batch."""
+        """Return the mask ``(batch, length)`` and the fold ``(batch,)`` of a batch."""
         for key in ("input_ids", "attention_mask"):
             if not isinstance(batch.get(key), Tensor) or batch[key].ndim != 2:
                 raise InputError(f"batches: batch {self.batches} has no (batch, length) tensor {key!r}")
@@ -141,32 +161,25 @@ class MomentPass:
 
     def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
         stage = self.scan.stages.get(layer)
-        if stage is None or (self._weight < 0 and layer not in self._done):
+        if stage is None:
+            return
+        rows = Rows(self.scan, held)
+        if self._looking:
+            unit_sums({block: rows[block] for block in stage.fresh}, self._fold >= 0, self.backend, exact=self.exact)
             return
         with self.clock("moments"):
-            rows = Rows(self.scan, held)
             self.moments.update_(
                 {block: rows[block] for block in stage.blocks},
                 self._fold,
                 stage=stage,
-                weight=self._weight,
                 backend=self.backend,
                 exact=self.exact,
             )
-        if self._weight > 0:
-            self._done.append(layer)
-
-    def _take_back(self, batch: Mapping[str, Any]) -> None:
-        """Subtract what a failed batch added before it failed."""
-        if self._done:
-            self._weight = -1.0
-            with suppress(NumericalError):  # where it failed the first time, after everything to take back
-                self._recorder.run(batch)
 
 
 @dataclass
 class CosinePass:
-    """The second pass: the cosine of every token's y with what a map predicts, averaged, and residuals of some fits."""
+    """The second pass: average the cosine of every token's y and its prediction, and sum the residuals of some fits."""
 
     model: nn.Module
     points: ModelPoints
@@ -175,7 +188,7 @@ class CosinePass:
     backend: str = "auto"
     recorder: type[Recorder] = ModuleRecorder
     tokens: int = 0
-    """A batch of fewer is merged with the next; above 0 only for a recorder without padding."""
+    """A batch of fewer tokens is merged with the next; above 0 only for a recorder without padding."""
     refinements: dict[ElementFit, Refinement] = field(init=False, default_factory=dict)
     _maps: dict[str, _SourceMaps] = field(init=False, default_factory=dict)
     _totals: dict[tuple[ElementFit, str], float] = field(init=False, default_factory=dict)
@@ -184,7 +197,7 @@ class CosinePass:
     _folds: set[int] = field(init=False)
 
     def add_fit(self, source: Factorisation, fit: Fit, row: ElementFit, column: str, dtype: torch.dtype) -> None:
-        """Take note of a fitted map that is to be scored for a column, and of its out-of-fold siblings."""
+        """Register a fitted map to be scored for a column, and the maps fitted without one fold each."""
         maps = self._maps.setdefault(row.x, _SourceMaps.of(source, dtype))
         maps.add(row, column, fit.whitened_coef, fit.y_mean, dtype)
         if column == "cosine":
@@ -192,11 +205,11 @@ class CosinePass:
                 maps.add(row, "cosine_cv", *fold_map, dtype, fold=f)
 
     def refine(self, source: Factorisation, fit: Fit, row: ElementFit) -> None:
-        """Look at the residuals of a fit, too; the sample must be all tokens that the moments have seen."""
+        """Register a fit whose residuals are to be summed; the sample must be all tokens that the moments hold."""
         self.refinements[row] = Refinement(source, fit, row.y, self.backend)
 
     def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
-        """(row, column) -> mean cosine over the tokens of the sample."""
+        """Return the mean cosine over the tokens of the sample, by row and column."""
         with self.recorder(self.model, self.points, self.scan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size, self.tokens):
                 mask = batch["attention_mask"].bool()
@@ -232,7 +245,7 @@ class CosinePass:
 
 @dataclass
 class _SourceMaps:
-    """The maps from one source, from its whitened coordinates, in the dtype they are scored in."""
+    """The maps from the whitened coordinates of one source, in the dtype they are scored in."""
 
     mean: Tensor
     whiten: Tensor

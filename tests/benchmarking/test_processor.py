@@ -1,4 +1,4 @@
-"""``fastprobe bench``: every row names what it is and carries its error; configurations are measured and kept."""
+"""``fastprobe bench``: rows have their names, rates and errors; configurations are measured and saved."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_rows_carry_rates_and_errors(monkeypatch, capsys):
     assert all(row["gflops"] > 0 and row["times_torch"] > 0 for row in rows)  # at 200 rows: any rate will do
 
 
-def test_without_the_kernels_one_line_says_why(monkeypatch):
+def test_without_the_kernels_the_error_is_one_line(monkeypatch):
     monkeypatch.setattr("fastprobe.benchmarking.processor.instruction_sets", list)
     monkeypatch.setattr("fastprobe.ops._dispatch.cpu_library.cpu_library", lambda: None)
 
@@ -37,7 +37,7 @@ def test_without_the_kernels_one_line_says_why(monkeypatch):
         next(bench.cpu())
 
 
-def test_tuning_measures_every_kernel_once_and_keeps_it(monkeypatch, tmp_path, capsys):
+def test_tuning_measures_every_kernel_once_and_saves_the_result(monkeypatch, tmp_path, capsys):
     pytest.importorskip("triton")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     seconds = iter(range(1, 1000))

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled ahead of time, which needs no GPU, and what it takes of one.
+"""Compile every Triton kernel without a GPU, and report its registers and memory.
 
 ``python tests/kernels/compiled.py`` prints the table; ``TRITON_INTERPRET=0`` must be set before Triton is imported.
 """
@@ -23,9 +23,9 @@ from fastprobe.kernels import _columns, _planes, _table, add_norm, bias_gelu, gr
 
 CAPABILITIES = [(8, 0), (9, 0), (10, 0)]
 SHARED = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
-"""Bytes of shared memory that a program may have, by compute capability."""
+"""Largest shared memory of a program, in bytes, by compute capability."""
 
-_FLOATS = {"weight_ptr", "tallies_ptr", "partials_ptr"}
+_FLOATS = {"tallies_ptr", "partials_ptr"}
 _TYPES = {
     "any_origin_ptr": "*i1",
     "planes_ptr": "*bf16",
@@ -48,13 +48,13 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel for one kind of GPU."""
+    """A kernel compiled for one compute capability."""
 
     name: str
     capability: tuple[int, int]
     warps: int
     registers: int
-    stack: int  # bytes a thread: what did not fit into registers
+    stack: int  # bytes a thread that did not fit into registers
     shared: int  # bytes
     ptx: str
 
@@ -68,9 +68,9 @@ def _type(name, floats):
 
 
 def compile_kernel(name, kernel, capability, constants, num_warps=4, num_stages=3, floats=()):
-    """One kernel with some constants; pointers and sizes are multiples of 16, as a model's are.
+    """Compile a kernel with some constants; pointers and sizes are multiples of 16, as they are in models.
 
-    ``floats`` are types of pointers that differ from those of their names in other kernels.
+    ``floats`` are the types of pointers that have another type in other kernels.
     """
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else _type(n, dict(floats)) for n in names}
@@ -96,7 +96,7 @@ def compile_kernel(name, kernel, capability, constants, num_warps=4, num_stages=
 
 
 def products(capability, half=False):
-    """The hot kernel of ``gram_`` in its default configuration."""
+    """Compile the kernel of ``gram_`` that takes most time, in its default configuration."""
     config = gram.configs(capability)[0]
     constants = {
         "HALF": half,
@@ -112,7 +112,7 @@ def products(capability, half=False):
 
 
 def scores(capability, planes=3, residual=True):
-    """The hot kernel of ``score`` in its default configuration."""
+    """Compile the kernel of ``score``, in its default configuration."""
     config = score.configs(capability)[0]
     constants = {
         "X_PLANES": planes,
@@ -128,7 +128,7 @@ def scores(capability, planes=3, residual=True):
 
 
 def vocabulary(capability, planes=1):
-    """The hot kernel of ``vocabulary_scores`` in its default configuration."""
+    """Compile the kernel of ``vocabulary_scores``, in its default configuration."""
     config = vocabulary_scores.configs(capability)[0]
     constants = {
         "PLANES": planes,
@@ -146,7 +146,7 @@ def vocabulary(capability, planes=1):
 
 
 def rowwise(capability):
-    """The kernels of an encoder's layer that wait for memory, at the widths of BERT-base."""
+    """Compile the memory-bound kernels of an encoder layer, at the widths of BERT-base."""
     norm, gelu = add_norm.configs(capability)[0], bias_gelu.configs(capability)[0]
     for short in ("bf16", "fp32"):
         floats = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "out_ptr"), f"*{short}")
@@ -163,7 +163,7 @@ def rowwise(capability):
 
 
 def others(capability):
-    """The kernels that wait for memory."""
+    """Compile the memory-bound kernels."""
     side = gram.configs(capability)[0].block_d
     for number, dtype in enumerate(("bfloat16", "float16", "float32")):
         constants = {"DTYPE_HERE": number, "ROWS": 16, "BLOCK_D": side}

@@ -1,4 +1,4 @@
-"""Every Triton kernel down to machine code for three kinds of GPU, without one: nothing spills, everything fits."""
+"""Machine code of every Triton kernel for three kinds of GPU, compiled without one: nothing spills, everything fits."""
 
 import json
 import os
@@ -23,12 +23,12 @@ rows = [vars(row) | {{"hot": row in hot, "fits": row.shared <= compiled.SHARED[a
         for row in (*hot, *compiled.rowwise(at), *compiled.others(at))]
 print(json.dumps(rows))
 """
-"""In a process of its own: in this one Triton interprets."""
+"""Runs in another process, because Triton interprets kernels in this one."""
 
 
 @pytest.fixture(scope="module", params=[(8, 0), (9, 0), (10, 0)], ids=["sm_80", "sm_90", "sm_100"])
 def kernels(request):
-    """Name -> what the compiler made of it, all for one compute capability."""
+    """Return the compiled kernels for one compute capability, by name."""
     code = CODE.format(tests=str(Path(__file__).parent))
     environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run(
@@ -39,12 +39,12 @@ def kernels(request):
     return {row["name"]: row | {"capability": request.param} for row in json.loads(done.stdout)}
 
 
-def test_no_thread_needs_memory_of_its_own(kernels):
+def test_no_thread_needs_local_memory(kernels):
     assert {name: row["stack"] for name, row in kernels.items() if row["stack"]} == {}
 
 
-def test_every_kernel_does_something(kernels):
-    # Triton 3.6 once made an empty kernel of a loop, without a word: four registers.
+def test_no_kernel_is_empty(kernels):
+    # Triton 3.6 once compiled a loop to an empty kernel without an error; it had four registers.
     assert {name for name, row in kernels.items() if row["registers"] < 10 and name != "table"} == set()
 
 
@@ -73,7 +73,7 @@ def test_hopper_multiplies_by_warp_groups(kernels):
 
 
 def test_chains_are_added_up_outside_of_the_tensor_core(kernels):
-    # Were a chain's accumulator the sum itself there would be no addition for each of its numbers.
+    # If the accumulator of a chain were the sum itself, there would not be one addition for each number.
     for row in kernels.values():
         if row["hot"] and row["name"].startswith("gram"):
             side = 64 if row["capability"] >= (10, 0) else 128

@@ -53,7 +53,7 @@ def test_vocabulary_scores_however_they_are_cut(config, processors, randn, gener
     x, weight = randn(n, width, dtype=torch.bfloat16), randn(words, width, dtype=torch.bfloat16) / 4
     bias, target = randn(words, dtype=torch.bfloat16), torch.randint(-1, words, (n,), generator=generator)
 
-    log_sum_exp, at_target, top = vocabulary_scores.vocabulary_scores(
+    log_sum_exp, at_target, top = vocabulary_scores.launch_vocabulary_scores(
         x, weight, bias, target, processors=processors, config=config
     )
 
@@ -69,7 +69,9 @@ def test_the_first_of_equal_words_is_the_top_one(processors):
     x, weight, target = torch.ones(3, 8), torch.ones(600, 8), torch.zeros(3, dtype=torch.int64)
     config = vocabulary_scores.VocabularyConfig(block_n=16, most_tiles=2)
 
-    _, _, top = vocabulary_scores.vocabulary_scores(x, weight, None, target, processors=processors, config=config)
+    _, _, top = vocabulary_scores.launch_vocabulary_scores(
+        x, weight, None, target, processors=processors, config=config
+    )
 
     assert not top.any()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.score import ResidualSums, score
 
 pytestmark = [
@@ -15,22 +15,30 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PAIRS = [(0, 0), (0, 1)]
 
 
-def sums(widths, folds, device):
+def arguments(x, y, fold, folds, origins=(None, None)):
+    """Blocks and pairs with cleared sums, and the folds."""
+
     def zeros(*shape):
-        return torch.zeros(shape, dtype=torch.float64, device=device)
+        return torch.zeros(shape, dtype=torch.float64, device=x.device)
 
-    grams = [zeros(folds, widths[i], widths[j]) for i, j in PAIRS]
-    return grams, [zeros(folds, width) for width in widths], [zeros(folds, width) for width in widths]
-
-
-def arguments(x, y, fold, folds, origins=None):
     widths = x.shape[1], y.shape[1]
-    origins = origins or [torch.zeros(width, dtype=torch.float64, device=x.device) for width in widths]
-    return *sums(widths, folds, x.device), [x, y], PAIRS, fold, origins
+    blocks = [
+        Block(rows, zeros(width) if origin is None else origin, zeros(folds, width), zeros(folds, width))
+        for rows, width, origin in zip((x, y), widths, origins, strict=True)
+    ]
+    return blocks, [Pair(i, j, zeros(folds, widths[i], widths[j])) for i, j in PAIRS], fold
+
+
+def outputs(blocks, pairs, _):
+    """Every tensor of sums, with the upper triangle where only that counts."""
+    grams = [gram.triu() if i == j else gram for i, j, gram in pairs]
+    return [*grams, *(total for block in blocks for total in (block.sum, block.square))]
 
 
 def assert_within_gate(args, folds):
-    grams, totals, squares, (x, y), _, fold, origins = args
+    blocks, pairs, fold = args
+    (x, y), origins, totals, squares = zip(*blocks, strict=True)
+    grams = [pair.gram for pair in pairs]
     for f in range(folds):
         a, b = ((rows[fold == f].double() - o.float().double()) for rows, o in zip((x, y), origins, strict=True))
         na, nb = torch.linalg.vector_norm(a, dim=0), torch.linalg.vector_norm(b, dim=0)
@@ -76,8 +84,7 @@ def test_the_same_rows_give_the_same_bits(dtype, residual_rows, randn):
         gram_.on("triton")(*args)
 
     for args in runs[1:]:
-        for mine, first in zip(args[:3], runs[0][:3], strict=True):
-            assert all(map(torch.equal, [t.triu() for t in mine], [t.triu() for t in first]))
+        assert all(map(torch.equal, outputs(*args), outputs(*runs[0])))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -91,12 +98,11 @@ def test_every_configuration_gives_the_same_bits(dtype, residual_rows, randn):
 
     sums = [arguments(x, y, (torch.arange(20_000) % 3).cuda(), 3) for _ in gram.configs(at)]
     for args, config in zip(sums, gram.configs(at), strict=True):
-        gram.gram_(*args, config=config)
-    scores = [kernels.score(x, coef, intercept, y, config=config) for config in kernels.configs(at)]
+        gram.launch_gram(*args, config=config)
+    scores = [kernels.launch_score(x, coef, intercept, y, config=config) for config in kernels.configs(at)]
 
     for args in sums[1:]:
-        assert torch.equal(args[0][0].triu(), sums[0][0][0].triu())
-        assert torch.equal(args[0][1], sums[0][0][1])
+        assert all(map(torch.equal, outputs(*args), outputs(*sums[0])))
     assert all(torch.equal(other, scores[0]) for other in scores[1:])
 
 
@@ -111,7 +117,7 @@ def test_a_cuda_graph_adds_the_rows_of_the_moment(residual_rows, randn):
     x.copy_(randn(5000, 130))
     fold.copy_(1 - fold)
     fold[:100] = -1
-    for total in (t for group in args[:3] for t in group):
+    for total in [pair.gram for pair in args[1]] + [t for block in args[0] for t in (block.sum, block.square)]:
         total.zero_()
 
     graph.replay()

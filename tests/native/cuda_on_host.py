@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pybind11
 
-from fastprobe.ops.gram.cuda import SLAB
+from fastprobe.ops.gram.cuda_launches import SLAB
 from tests.native.cuda_resources import nvcc
 
 HERE = Path(__file__).parent
@@ -26,7 +26,7 @@ ROW, BOX, TOKENS = 128, 64, 16  # bytes of a row of a box, its columns, tokens o
 
 @functools.cache
 def host_layout() -> ModuleType | None:
-    """``csrc/cuda/layout.h`` as a Python module; ``None`` without a C++ compiler."""
+    """Return ``csrc/cuda/layout.h`` as a Python module; ``None`` without a C++ compiler."""
     files = {path.name: path for path in (HERE / "layout.cpp", KERNELS / "layout.h", KERNELS / "plan.h")}
     compiler = shutil.which("c++")
     return compiler and _built("layout", [compiler, "-fPIC"], files, ["layout.cpp"])
@@ -34,9 +34,9 @@ def host_layout() -> ModuleType | None:
 
 @functools.cache
 def simulator() -> ModuleType | None:
-    """``fastprobe._cuda`` for the CPU, its kernels as they are; ``None`` without nvcc, whose headers they take.
+    """Return ``fastprobe._cuda`` built for the CPU; ``None`` without nvcc, whose headers the kernels need.
 
-    Only ``ptx.cuh`` is another: ``simulated_units.h`` does what its instructions do.
+    The kernels are the same. Only ``ptx.cuh`` is replaced, by ``simulated_units.h``, which simulates its instructions.
     """
     names = ("gram.cuh", "gram_exact.cuh", "rows.cuh", "gram.h", "layout.h", "plan.h", "module.cpp")
     files = {name: KERNELS / name for name in names}
@@ -46,7 +46,7 @@ def simulator() -> ModuleType | None:
 
 
 def _built(name: str, compiler: list[str], files: dict[str, Path], sources: list[str]) -> ModuleType:
-    """A module built from copies of these files under these names, once for their contents."""
+    """Build a module from copies of files under new names, once for each set of contents."""
     key = hashlib.sha256(b"".join(path.read_bytes() for path in files.values())).hexdigest()[:16]
     folder = BUILD / f"{name}-{key}"
     library = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -65,7 +65,7 @@ def _built(name: str, compiler: list[str], files: dict[str, Path], sources: list
 
 
 def poisoned(items, tile):
-    """A workspace in which every number that is read must have been written."""
+    """Return a workspace of NaN: a number that is read before it is written shows."""
     return np.full(items * tile * tile, np.nan)
 
 
@@ -73,12 +73,12 @@ def poisoned(items, tile):
 
 
 def swizzled(address):
-    """128-byte swizzle: the 16-byte piece of a row, by the row within 1,024 bytes."""
+    """Return an address under the 128-byte swizzle: the row within 1,024 bytes permutes the 16-byte pieces."""
     return address ^ (address >> 7 & 7) << 4
 
 
 def copy_box(memory, to, matrix, column, row):
-    """The copy engine: 64 columns of 128 rows, two bytes a number, zero outside the matrix."""
+    """Copy 64 columns of 128 rows as the copy engine does: two bytes a number, zeros outside the matrix."""
     assert to % 1024 == 0
     padded = np.zeros((SLAB, BOX))
     part = matrix[row : row + SLAB, column : column + BOX]
@@ -88,7 +88,7 @@ def copy_box(memory, to, matrix, column, row):
 
 
 def operand(memory, descriptor, columns):
-    """What wgmma reads for a descriptor of columns that lie side by side: (columns, 16 tokens)."""
+    """Return the numbers that wgmma reads for a descriptor of adjacent columns: (columns, 16 tokens)."""
     descriptor = int(descriptor)
     start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
     assert descriptor >> 62 == 1  # 128-byte swizzle
@@ -98,16 +98,16 @@ def operand(memory, descriptor, columns):
 
 
 def registers_of_wgmma(products):
-    """(64, 128) products as 64 registers of each of 128 threads."""
+    """Return (64, 128) products as 64 registers of each of 128 threads."""
     thread, i = np.mgrid[:128, :64]
     warp, group, place = thread // 32, thread % 32 // 4, thread % 4
     return products[16 * warp + group + 8 * (i // 2 % 2), 8 * (i // 4) + 2 * place + i % 2]
 
 
 def run_wgmma(layout, plan, blocks):
-    """Every item of a plan as the kernel goes about it, one after the other."""
+    """Run the items of a plan one after the other, in the steps of the kernel."""
     thread, i = np.mgrid[:128, :64]
-    first, n = 3 * 1024, 0  # where the ring begins
+    first, n = 3 * 1024, 0  # the ring begins at `first`
     for index in range(plan.items):
         memory = np.full((first + layout.STAGES * layout.STAGE_BYTES) // 2, np.nan)
         sums = np.zeros((2, 64, 128))
@@ -129,7 +129,7 @@ def run_wgmma(layout, plan, blocks):
 
 
 def exact_products(layout, left, right):
-    """(16 tokens, 64 columns) each, as the float64 kernel brings, reads and multiplies them: element by element."""
+    """Multiply two (16 tokens, 64 columns) operands with the index arithmetic of the float64 kernel."""
     loads = layout.EXACT_TILE * layout.EXACT_DEPTH // layout.EXACT_THREADS
     thread, load = np.mgrid[: layout.EXACT_THREADS, :loads]
     token, column = layout.exact_token(thread, load), layout.exact_column(thread)

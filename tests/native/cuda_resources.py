@@ -1,4 +1,4 @@
-"""What the compiler made of ``csrc/cuda``: registers, memory and machine code of every kernel. Needs nvcc, no GPU."""
+"""Registers, memory and machine code of every kernel in ``csrc/cuda``. Needs nvcc, but no GPU."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "csrc" / "cuda" / "gram.cu"
 
 DYNAMIC_SHARED = {"gram_kernel": 3 * 65_536 + 1024}
-"""Bytes of shared memory that a launch asks for, on top of what the compiler reports."""
+"""Bytes of shared memory that a launch requests, in addition to those that the compiler reports."""
 
 
 def nvcc() -> str | None:
@@ -21,7 +21,7 @@ def nvcc() -> str | None:
 
 
 def disassembler() -> str | None:
-    """``cuobjdump``, on PATH or as Triton's package carries it."""
+    """Return the path of ``cuobjdump``, from PATH or from Triton's package."""
     triton = importlib.util.find_spec("triton")
     carried = Path(triton.origin).with_name("backends") / "nvidia" / "bin" if triton and triton.origin else None
     return shutil.which("cuobjdump") or (carried and shutil.which("cuobjdump", path=carried))
@@ -29,7 +29,7 @@ def disassembler() -> str | None:
 
 @functools.cache
 def compiled(architecture: str) -> tuple[bytes, str]:
-    """The machine code for ``sm_<architecture>``, and what the compiler said."""
+    """Return the machine code for ``sm_<architecture>``, and the compiler's messages."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "gram.cubin"
         target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
@@ -40,7 +40,7 @@ def compiled(architecture: str) -> tuple[bytes, str]:
 
 
 def resources(architecture: str) -> list[dict[str, str | int]]:
-    """One row a kernel: ``kernel``, ``arch``, ``registers``, ``shared_bytes``, ``stack_bytes``."""
+    """Return one row a kernel: ``kernel``, ``arch``, ``registers``, ``shared_bytes``, ``stack_bytes``."""
     rows: list[dict[str, str | int]] = []
     for part in compiled(architecture)[1].split("Compiling entry function '")[1:]:
         kernel = _readable(part.partition("'")[0])
@@ -58,7 +58,7 @@ def resources(architecture: str) -> list[dict[str, str | int]]:
 
 @functools.cache
 def machine_code(architecture: str) -> dict[str, str]:
-    """The disassembly of every kernel."""
+    """Return the disassembly of every kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled(architecture)[0])
         file.flush()

@@ -1,4 +1,4 @@
-// The host half of the CUDA kernels' index arithmetic, for tests/native/test_cuda_layout.py.
+// The index arithmetic of the CUDA kernels, compiled for the CPU, for tests/native/test_cuda_layout.py.
 #include "layout.h"
 
 #include <pybind11/numpy.h>
@@ -13,14 +13,14 @@ using namespace fastprobe;
 
 namespace {
 
-// What a launch does, with the numbers that a kernel would have in its registers handed in.
+// A launch; the caller passes the numbers that a kernel would have in its registers.
 class PlanOnHost {
    public:
-    // As csrc/cuda/module.cpp has it: left, right, their widths, address, fold stride, row stride, folds
+    // As in csrc/cuda/module.cpp: left, right, their widths, address, fold stride, row stride, folds
     using PairArguments = std::tuple<int, int, int, int, uintptr_t, int64_t, int64_t, int>;
 
     PlanOnHost(const std::vector<PairArguments>& pairs, int tile, int splits, int folds, uintptr_t fold_slabs,
-               uintptr_t workspace, double weight)
+               uintptr_t workspace)
         : tile_(tile) {
         for (const auto& [left, right, left_width, right_width, gram, fold_stride, row_stride, pair_folds] : pairs)
             plan_.pairs[plan_.pair_count++] = {left,        right,      left_width, right_width, (double*)gram,
@@ -30,13 +30,12 @@ class PlanOnHost {
         plan_.folds = folds;
         plan_.fold_slabs = reinterpret_cast<const int*>(fold_slabs);
         plan_.workspace = reinterpret_cast<double*>(workspace);
-        plan_.weight = weight;
     }
 
     int items() const { return plan_.items(); }
     int units() const { return plan_.units; }
 
-    // pair, first column on the left and on the right, first slab and end, whether on the diagonal
+    // pair, first column of the left and of the right block, first slab and end, true on the diagonal
     std::tuple<int, int, int, int, int, bool> work(int index) const {
         const Work work = work_at(plan_, tile_, index);
         return {work.item.pair, work.item.row, work.item.column, work.slabs.begin, work.slabs.end, work.diagonal};
@@ -86,9 +85,9 @@ double sum_of_chains(py::array_t<float> chains) {
 
 PYBIND11_MODULE(layout, m) {
     py::class_<PlanOnHost>(m, "Plan")
-        .def(py::init<std::vector<PlanOnHost::PairArguments>, int, int, int, uintptr_t, uintptr_t, double>(),
+        .def(py::init<std::vector<PlanOnHost::PairArguments>, int, int, int, uintptr_t, uintptr_t>(),
              py::arg("pairs"), py::arg("tile"), py::arg("splits"), py::arg("folds"), py::arg("fold_slabs"),
-             py::arg("workspace"), py::arg("weight"))
+             py::arg("workspace"))
         .def_property_readonly("items", &PlanOnHost::items)
         .def_property_readonly("units", &PlanOnHost::units)
         .def("work", &PlanOnHost::work)

@@ -1,6 +1,6 @@
-// csrc/cuda/ptx.cuh for a CPU: what the PTX ISA says of each instruction, done by ordinary threads. Everything that the
-// hardware may do late is done as late as it may be: a copy at some time on a thread of its own, a wgmma when it is waited
-// for. Written from the manual; shares nothing with csrc/cuda/layout.h.
+// csrc/cuda/ptx.cuh for a CPU: each instruction as the PTX ISA defines it, run by ordinary threads. Asynchronous work
+// is done as late as the hardware may do it: a copy at some time on its own thread, a wgmma at the wait for it. Written
+// from the manual; shares no code with csrc/cuda/layout.h.
 #pragma once
 
 #include <pthread.h>
@@ -69,7 +69,7 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
 
 // -- the copy engine --------------------------------------------------------------------------------------------------
 
-// What a CUtensorMap says, kept in its 128 bytes.
+// The contents of a CUtensorMap here, stored in its 128 bytes.
 struct Matrix {
     const uint16_t* data;
     int64_t stride;
@@ -94,7 +94,7 @@ inline void load_box(uint32_t to, const CUtensorMap* map, int column, int row, u
     units.changed.notify_all();
 }
 
-// Carries copies out, in any order.
+// Carry out copies, in any order.
 inline void copy_engine() {
     std::minstd_rand random(1);
     for (;;) {
@@ -127,7 +127,7 @@ struct Wgmma {
     bool bfloat16;
 };
 inline thread_local std::vector<Wgmma> issued;
-inline thread_local float before[64];  // what the registers held when the first of them was issued
+inline thread_local float before[64];  // the registers when the first of them was issued
 inline thread_local bool fenced, committed;
 
 inline void wgmma_fence() { fenced = true; }
@@ -155,7 +155,7 @@ void wgmma(float (&d)[64], uint64_t a, uint64_t b, int adds) {
 inline void wgmma_wait() {
     if (!committed) std::abort();
     const int thread = threadIdx.x % 128;
-    std::vector<double> sums(before, before + 64);  // exact: how the tensor core rounds is not this model's matter
+    std::vector<double> sums(before, before + 64);  // exact: this model does not round as the tensor core does
     for (const Wgmma& product : issued)
         for (int i = 0; i < 64; ++i) {
             const int row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (i / 2 % 2);
@@ -168,7 +168,7 @@ inline void wgmma_wait() {
         }
     issued.clear();
     fenced = committed = false;
-    pthread_barrier_wait(&units.warps[threadIdx.x / 32]);  // .sync: a warp goes on together
+    pthread_barrier_wait(&units.warps[threadIdx.x / 32]);  // .sync: the threads of a warp continue together
 }
 
 // -- float64 tensor cores ---------------------------------------------------------------------------------------------

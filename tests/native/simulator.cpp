@@ -1,4 +1,5 @@
-// csrc/cuda/gram.cu for a CPU: the kernels as they are, one block of threads after the other, a thread for every thread.
+// csrc/cuda/gram.cu for a CPU: the kernels unchanged, one block of threads after the other, one CPU thread for each
+// thread.
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -1,17 +1,17 @@
-"""The C++ kernels on every instruction set that this processor has, at the edges of what they read and write."""
+"""The C++ kernels on every instruction set of this processor, at the limits of what they read and write."""
 
 import pytest
 import torch
 
 from fastprobe.errors import BackendError
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.score import score
 
 ISAS = instruction_sets()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 WIDTHS = [1, 3, 32, 65, 385]  # under a panel, exactly one, ragged over several
-TOKENS = [1, 2, 127, 129, 1025, 2500]  # around a chain of 128 and a chunk of 1,024
+TOKENS = [1, 2, 127, 129, 1025, 2500]  # around a chain of 128 and a chunk of 2,048
 GATE = 1e-6
 
 
@@ -21,14 +21,15 @@ def isa(request):
         yield request.param
 
 
-def gram_of(x, y, fold=None, origins=(None, None), folds=1, weight=1.0):
-    """x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
+def gram_of(x, y, fold=None, origins=(None, None), folds=1):
+    """Return x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
     fold = torch.zeros(len(x), dtype=torch.int64) if fold is None else fold
     widths, pairs = (x.shape[1], y.shape[1]), [(0, 0), (0, 1)]
     grams = [torch.zeros(folds, widths[i], widths[j], dtype=torch.float64) for i, j in pairs]
     sums, squares = ([torch.zeros(folds, w, dtype=torch.float64) for w in widths] for _ in range(2))
     origins = [torch.zeros(w, dtype=torch.float64) if o is None else o for o, w in zip(origins, widths, strict=True)]
-    gram_.on("cpu")(grams, sums, squares, [x, y], pairs, fold, origins, weight=weight)
+    blocks = [Block(*block) for block in zip((x, y), origins, sums, squares, strict=True)]
+    gram_.on("cpu")(blocks, [Pair(*pair, gram) for pair, gram in zip(pairs, grams, strict=True)], fold)
     return [grams[0].triu(), grams[1], *sums, *squares]
 
 
@@ -38,7 +39,7 @@ def exact_of(x, y):
 
 
 def assert_within_gate(got, x, y):
-    """Every entry within the gate of the product of its columns' norms; sums of sqrt(N) of a norm."""
+    """Check errors: of products and squares relative to the norms of their columns, of sums to sqrt(N) norms."""
     x_norm, y_norm = (torch.linalg.vector_norm(rows.double(), dim=0) for rows in (x, y))
     many = len(x) ** 0.5
     sizes = [x_norm[:, None] * x_norm, x_norm[:, None] * y_norm, many * x_norm, many * y_norm, x_norm**2, y_norm**2]
@@ -77,7 +78,7 @@ def test_blocks_of_two_dtypes(isa, left, right, residual_rows):
 
 
 def test_an_origin_in_one_panel_only(isa, randn):
-    """Panels about zero are multiplied as pairs of bfloat16, those about an origin are not; some are needed as both."""
+    """Panels about zero are multiplied as pairs of bfloat16, others as floats; some are needed as both."""
     x, y = randn(500, 100, dtype=torch.bfloat16), randn(500, 70, dtype=torch.bfloat16)
     x[:, 40] += 200
     origin = torch.zeros(100, dtype=torch.float64)
@@ -106,7 +107,7 @@ def test_rows_may_lie_beyond_two_to_the_31_elements(isa, residual_rows):
     torch.testing.assert_close(out.y_squares, rows.float().square().sum(1))
 
 
-def test_rows_may_lie_in_columns(isa, residual_rows):
+def test_rows_may_be_stored_by_column(isa, residual_rows):
     x, y = residual_rows(40, 150).mT, residual_rows(50, 150).mT
 
     assert_within_gate(gram_of(x, y), x, y)
@@ -119,8 +120,8 @@ def test_a_row_may_be_repeated_by_a_stride_of_zero(isa, randn):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_what_lies_beside_the_rows_is_never_part_of_them(isa, dtype, residual_rows):
-    """NaN on all sides of a view: of its rows, its columns and its last vector."""
+def test_memory_beside_the_rows_is_never_used(isa, dtype, residual_rows):
+    """The view has NaN on all sides: before and after its rows and columns, and after its last vector."""
     around = torch.full((170, 90), float("nan"), dtype=dtype)
     around[10:160, 7:82] = residual_rows(150, 75, dtype)
     x = around[10:160, 7:82]
@@ -131,13 +132,13 @@ def test_what_lies_beside_the_rows_is_never_part_of_them(isa, dtype, residual_ro
 
 def test_nothing_is_written_outside_the_sums(isa, randn):
     around = torch.full((2, 50, 60), -1.0, dtype=torch.float64)
-    grams = [around[:, 5:45, 3:43]]
-    grams[0].zero_()
-    x = randn(200, 40, dtype=torch.float32)
+    gram = around[:, 5:45, 3:43]
+    gram.zero_()
+    block = Block(randn(200, 40, dtype=torch.float32), torch.zeros(40, dtype=torch.float64))
 
-    gram_.on("cpu")(grams, [None], [None], [x], [(0, 0)], torch.arange(200) % 2, [torch.zeros(40, dtype=torch.float64)])
+    gram_.on("cpu")([block], [Pair(0, 0, gram)], torch.arange(200) % 2)
 
-    grams[0].fill_(-1.0)
+    gram.fill_(-1.0)
     assert (around == -1.0).all()
 
 
@@ -189,6 +190,6 @@ def test_score_at_any_size(isa, n, depth, randn):
         assert ((got - exact.sum(1)).abs() <= 1e-6 * size).all()
 
 
-def test_an_instruction_set_that_is_not_there_is_named():
+def test_a_missing_instruction_set_is_named():
     with pytest.raises(BackendError, match=r"'mmx' is not one of"), instruction_set("mmx"):
         pass

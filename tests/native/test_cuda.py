@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels: nothing in local memory, and the instructions that they were written for."""
+"""Machine code of the CUDA kernels: no local memory, and the instructions that they were written for."""
 
 import re
 
@@ -21,15 +21,15 @@ def test_kernels_keep_their_numbers_in_registers(architecture):
     assert max(row["shared_bytes"] for row in rows) <= 227 * 1024
 
 
-def test_the_compiler_has_nothing_to_say():
-    """Above all not that it serialises wgmma, or ignores setmaxnreg."""
+def test_the_compiler_has_no_warnings():
+    """A warning could be that wgmma is serialised, or that setmaxnreg is ignored."""
     assert "warning" not in compiled("90a")[1].lower()
     assert "Potential Performance Loss" not in compiled("90a")[1]
 
 
 @disassembled
 @pytest.mark.parametrize("kernel", ON_WGMMA)
-def test_a_chain_is_eight_wgmmas_of_columns_side_by_side_fed_by_the_copy_engine(kernel):
+def test_a_chain_is_eight_wgmmas_of_adjacent_columns_loaded_by_the_copy_engine(kernel):
     code = machine_code("90a")[kernel]
 
     products = re.findall(r"HGMMA\.64x128x16\.F32\S* .*", code)
@@ -43,8 +43,8 @@ def test_a_chain_is_eight_wgmmas_of_columns_side_by_side_fed_by_the_copy_engine(
 
 @disassembled
 @pytest.mark.parametrize("kernel", ON_WGMMA)
-def test_warpgroups_hold_the_registers_they_use(kernel):
-    """After ``setmaxnreg`` a register above the limit is no longer theirs."""
+def test_warpgroups_own_the_registers_they_use(kernel):
+    """After ``setmaxnreg`` a thread does not own registers above the limit."""
     code = machine_code("90a")[kernel]
     (_, *consumers), (_, *producers) = (re.split(rf"USETMAXREG\.{side}\S*", code) for side in ("TRY_ALLOC", "DEALLOC"))
 

@@ -1,27 +1,24 @@
-"""The CUDA backend of ``gram_``, from its arguments to its sums: its own kernels, run by threads of the CPU."""
+"""The CUDA backend of ``gram_``, from its arguments to its sums, with its kernels run by threads of the CPU."""
 
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fastprobe.ops.gram import cuda as _cuda_gram
-from fastprobe.ops.gram import cuda_library as _cuda
-from fastprobe.ops.gram import gram_
-from fastprobe.ops.gram.call import GramCall
+from fastprobe.ops.gram import Block, Pair, cuda, cuda_launches, gram_
 from fastprobe.ops.gram.trial import error_of_a_trial
 from tests.native.cuda_on_host import simulator
 
 
 @pytest.fixture
 def library(monkeypatch):
-    """A simulated GPU of three multiprocessors, in the place of ``fastprobe._cuda``."""
+    """Replace ``fastprobe._cuda`` by a simulated GPU of three multiprocessors."""
     library = simulator() or pytest.skip("no nvcc")
-    for module in (_cuda, _cuda_gram):
-        monkeypatch.setattr(module, "library", lambda: library)
-    monkeypatch.setattr(_cuda_gram, "PART", 1)  # parts even of the few rows of a test
+    monkeypatch.setattr(cuda, "library", lambda: library)
+    monkeypatch.setattr(cuda_launches, "PART", 1)  # several parts even for the few rows of a test
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=3))
@@ -30,33 +27,39 @@ def library(monkeypatch):
 
 
 def arguments(rows, pairs, fold, folds, pooled=()):
-    """Sums that are not zero before, and origins that are."""
+    """Return blocks and pairs whose sums are ones and whose origins are zero, and the folds."""
     widths = [block.shape[1] for block in rows]
-    grams = [
-        torch.ones(1 if pair in pooled else folds, widths[pair[0]], widths[pair[1]], dtype=torch.float64)
-        for pair in pairs
+
+    def ones(*shape):
+        return torch.ones(shape, dtype=torch.float64)
+
+    blocks = [
+        Block(block, 0 * ones(width), ones(folds, width), ones(folds, width))
+        for block, width in zip(rows, widths, strict=True)
     ]
-    sums, squares = ([torch.ones(folds, width, dtype=torch.float64) for width in widths] for _ in range(2))
-    return [grams, sums, squares, rows, pairs, fold, [torch.zeros(width, dtype=torch.float64) for width in widths]]
+    return blocks, [Pair(i, j, ones(1 if (i, j) in pooled else folds, widths[i], widths[j])) for i, j in pairs], fold
 
 
-def copied(args):
-    return [[t if t is None else t.clone() for t in totals] for totals in args[:3]] + args[3:]
+def copied(blocks, pairs, fold):
+    copies = [[t if t is None else t.clone() for t in (block.sum, block.square)] for block in blocks]
+    blocks = [Block(block.rows, block.origin, *totals) for block, totals in zip(blocks, copies, strict=True)]
+    return blocks, [pair._replace(gram=pair.gram.clone()) for pair in pairs], fold
 
 
-def assert_same_as_the_definition(args, weight=1.0, exact=False):
-    """Held against the definition in float64; what is in float32 is rounded once a chain."""
-    expected = copied(args)
-    gram_.on("torch")(*expected, weight=weight, exact=True)
-    _cuda_gram.gram_(GramCall(*args, weight=weight, exact=exact))
-    z = [(block.double() - origin)[args[5] >= 0].nan_to_num() for block, origin in zip(args[3], args[6], strict=True)]
+def assert_same_as_the_definition(blocks, pairs, fold, exact=False):
+    """Compare with the definition in float64; sums in float32 are rounded once a chain."""
+    expected = copied(blocks, pairs, fold)
+    gram_.on("torch")(*expected, exact=True)
+    cuda.launch_gram(blocks, pairs, fold, exact=exact)
+    z = [(block.rows.double() - block.origin)[fold >= 0].nan_to_num() for block in blocks]
     norms = [torch.linalg.vector_norm(block, dim=0) for block in z]
-    for gram, other, (i, j) in zip(args[0], expected[0], args[4], strict=True):
-        error = (gram - other).abs() / (torch.outer(norms[i], norms[j]) + 1e-9)
+    for (i, j, gram), other in zip(pairs, expected[1], strict=True):
+        error = (gram - other.gram).abs() / (torch.outer(norms[i], norms[j]) + 1e-9)
         assert (error.triu() if i == j else error).max() <= (1e-13 if exact else 1e-7)
-    for ours, theirs in zip((*args[1], *args[2]), (*expected[1], *expected[2]), strict=True):
-        if ours is not None:
-            torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-9)
+    for ours, right in zip(blocks, expected[0], strict=True):
+        for total, other in zip(ours[2:], right[2:], strict=True):
+            if total is not None:
+                torch.testing.assert_close(total, other, rtol=1e-11, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -70,16 +73,16 @@ def test_products_and_sums_of_16_bit_rows(library, dtype, folds, masked, residua
         for block in rows:
             block[::7] = float("nan")
 
-    assert_same_as_the_definition(arguments(rows, [(0, 0), (0, 1), (2, 0)], fold, folds), weight=-1.0)
+    assert_same_as_the_definition(*arguments(rows, [(0, 0), (0, 1), (2, 0)], fold, folds))
 
 
 @pytest.mark.parametrize("folds", [1, 2])
 def test_rows_that_the_copy_engine_cannot_read_are_gathered(library, folds, randn):
     wide = randn(300, 200, dtype=torch.bfloat16)
     rows = [wide[:, :50], wide[:, 3:103:2], wide.mT.contiguous().mT[:, :9], wide[::2].repeat(2, 1)[:, 1:2]]
-    assert sum(_cuda_gram._fits_the_copy_engine(block) for block in rows) == 1
+    assert sum(cuda_launches.fits_the_copy_engine(block) for block in rows) == 1
 
-    assert_same_as_the_definition(arguments(rows, [(0, 0), (1, 2), (3, 1)], torch.arange(300) % folds, folds))
+    assert_same_as_the_definition(*arguments(rows, [(0, 0), (1, 2), (3, 1)], torch.arange(300) % folds, folds))
 
 
 @pytest.mark.parametrize(
@@ -92,9 +95,9 @@ def test_exact_products_of_any_rows_about_origins(library, dtypes, residual_rows
     fold = torch.arange(300) % 4 - 1
     rows[0][fold < 0] = float("nan")
     args = arguments(rows, [(0, 0), (0, 1), (1, 1)], fold, folds=3)
-    args[-1][0].fill_(29.5)
+    args[0][0].origin.fill_(29.5)
 
-    assert_same_as_the_definition(args, exact=True)
+    assert_same_as_the_definition(*args, exact=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -106,18 +109,18 @@ def test_two_planes_hold_every_digit_of_16_bit_rows_about_origins(library, dtype
     for block, column, mean in ((0, 5, 30.0), (0, 139, -7.0), (1, 0, 1000.0), (1, 64, 9.0)):
         rows[block][:, column] += mean
         rows[block][::11, column] = randn(28, dtype=dtype) * 2.0**-6  # far from the mean, with finer digits
-        args[-1][block][column] = mean
+        args[0][block].origin[column] = mean
 
-    assert_same_as_the_definition(args, weight=-1.0)
+    assert_same_as_the_definition(*args)
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_gram_of_all_folds_beside_some_by_fold(library, exact, randn):
+def test_a_gram_of_all_folds_beside_grams_by_fold(library, exact, randn):
     rows = [randn(500, 130, dtype=torch.bfloat16), randn(500, 20, dtype=torch.bfloat16)]
-    args = arguments(rows, [(0, 0), (0, 1), (1, 1)], torch.arange(500) % 3 - 1, folds=2, pooled=[(0, 1), (1, 1)])
-    args[1][0] = args[2][1] = None
+    pairs, fold = [(0, 0), (0, 1), (1, 1)], torch.arange(500) % 3 - 1
+    (first, second), *rest = arguments(rows, pairs, fold, folds=2, pooled=[(0, 1), (1, 1)])
 
-    assert_same_as_the_definition(args, exact=exact)
+    assert_same_as_the_definition([first._replace(sum=None), second._replace(square=None)], *rest, exact=exact)
 
 
 @pytest.mark.slow
@@ -125,67 +128,71 @@ def test_more_pairs_than_one_launch_takes(library, randn):
     rows = [randn(130, 8, dtype=torch.float16) for _ in range(9)]
     pairs = [(i, j) for i in range(9) for j in range(i, 9)]
 
-    assert_same_as_the_definition(arguments(rows, pairs, torch.zeros(130, dtype=torch.int64), folds=1))
+    assert_same_as_the_definition(*arguments(rows, pairs, torch.zeros(130, dtype=torch.int64), folds=1))
 
 
 def test_sums_without_products_and_products_without_sums(library, randn):
     rows = [randn(200, 40, dtype=torch.bfloat16)]
     fold = torch.arange(200) % 2
-    args = arguments(rows, [(0, 0)], fold, folds=2)
+    blocks, pairs, _ = arguments(rows, [(0, 0)], fold, folds=2)
 
-    assert_same_as_the_definition([[], *args[1:4], [], *args[5:]])
-    assert_same_as_the_definition([args[0], [None], [None], *args[3:]])
+    assert_same_as_the_definition(blocks, [], fold)
+    assert_same_as_the_definition([Block(*block[:2]) for block in blocks], pairs, fold)
 
 
 @pytest.mark.parametrize("n", [0, 5])
 def test_without_a_row_that_counts_nothing_is_added(library, n, randn):
     rows = [randn(n, 16, dtype=torch.bfloat16)]
 
-    assert_same_as_the_definition(arguments(rows, [(0, 0)], torch.full((n,), -1), folds=2))
+    assert_same_as_the_definition(*arguments(rows, [(0, 0)], torch.full((n,), -1), folds=2))
 
 
 def test_a_gram_may_be_part_of_a_wider_matrix(library, randn):
     rows = [randn(150, 24, dtype=torch.bfloat16)]
-    args = arguments(rows, [(0, 0)], torch.arange(150) % 2, folds=2)
+    blocks, _, fold = arguments(rows, [], torch.arange(150) % 2, folds=2)
     around = torch.full((2, 40, 50), -7.0, dtype=torch.float64)
-    args[0] = [around[:, 5:29, 9:33]]
-    args[0][0].zero_()
+    gram = around[:, 5:29, 9:33]
+    gram.zero_()
 
-    assert_same_as_the_definition(args)
+    assert_same_as_the_definition(blocks, [Pair(0, 0, gram)], fold)
 
-    args[0][0].fill_(-7.0)
+    gram.fill_(-7.0)
     assert (around == -7.0).all()
 
 
 @pytest.mark.slow
-def test_a_trial_finds_what_is_right_and_what_is_not(library, monkeypatch):
+def test_a_trial_tells_right_sums_from_wrong_ones(library, monkeypatch):
     cpu = torch.device("cpu")
 
-    assert error_of_a_trial(_cuda_gram.gram_, cpu) < 1e-7
-    assert error_of_a_trial(lambda call: _cuda_gram.gram_(call._replace(exact=True)), cpu) < 1e-13
+    assert error_of_a_trial(cuda.launch_gram, cpu) < 1e-7
+    assert error_of_a_trial(partial(cuda.launch_gram, exact=True), cpu) < 1e-13
 
     monkeypatch.setattr(library, "gram", lambda **arguments: None)  # a kernel that does nothing
-    assert error_of_a_trial(_cuda_gram.gram_, cpu) > 0.1
+    assert error_of_a_trial(cuda.launch_gram, cpu) > 0.1
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def reason(rows, exact=False, origins=None, grams=None, device="cuda:0"):
-    """What ``gram_`` says of rows on a GPU, which need not exist to be asked about."""
+def reason(rows, exact=False, gram=None, device="cuda:0"):
+    """Return the refusal of rows on a GPU, which need not exist."""
     fold = torch.zeros(len(rows[0]), dtype=torch.int64, device=device)
-    grams = grams or [torch.zeros(1, rows[0].shape[1], rows[0].shape[1], dtype=torch.float64, device=device)]
-    return gram_.refusals(grams, [None], [None], rows, [(0, 0)], fold, origins or [], exact=exact)["cuda"]
+    if gram is None:
+        gram = torch.zeros(1, rows[0].shape[1], rows[0].shape[1], dtype=torch.float64, device=device)
+    blocks = [Block(r, torch.zeros(r.shape[1], dtype=torch.float64, device=r.device)) for r in rows]
+    return gram_.refusals(blocks, [Pair(0, 0, gram)], fold, exact=exact)["cuda"]
 
 
 @pytest.fixture
 def hopper(library, monkeypatch):
-    """A GPU of compute capability 9.0, as far as one is asked about."""
+    """Make torch report a GPU of compute capability 9.0."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(_cuda, "error_of_a_trial", lambda launch, device: 1e-13)
-    _cuda._cannot_run.cache_clear()
+    monkeypatch.setattr(cuda, "error_of_a_trial", lambda launch, device: 1e-13)
+    exactly = cuda_launches.Moved(torch.empty(0), frozenset({torch.float16, torch.bfloat16}), 0)
+    monkeypatch.setattr(cuda, "moved_by", lambda origin: exactly)
+    cuda._device_refuses.cache_clear()
     yield
-    _cuda._cannot_run.cache_clear()
+    cuda._device_refuses.cache_clear()
 
 
 @pytest.fixture
@@ -203,11 +210,11 @@ def test_any_rows_are_taken_in_float64(hopper, on_gpu, dtype):
     assert reason([on_gpu(10, 7, dtype=dtype)], exact=True) is None
 
 
-def test_float64_rows_are_exact_by_themselves(hopper, on_gpu):
+def test_float64_rows_are_multiplied_in_float64(hopper, on_gpu):
     assert reason([on_gpu(10, 7, dtype=torch.float64)]) is None
 
 
-def test_every_refusal_says_why(hopper, on_gpu, monkeypatch):
+def test_every_refusal_has_its_reason(hopper, on_gpu, monkeypatch):
     x, y = on_gpu(10, 8), on_gpu(10, 8, dtype=torch.float32)
     gram = on_gpu(1, 8, 8, dtype=torch.float64)
 
@@ -215,10 +222,10 @@ def test_every_refusal_says_why(hopper, on_gpu, monkeypatch):
     assert reason([x, x.to("cuda:1")]) == "tensors are on cuda:0 and on cuda:1"
     assert reason([y]).startswith("it takes bfloat16 rows or float16 rows, not float32 (exact=True")
     assert reason([x, y]).startswith("it takes bfloat16 rows or float16 rows, not bfloat16 and float32")
-    assert reason([x], grams=[gram.mT]) == "the columns of a gram do not lie side by side"
+    assert reason([x], gram=gram.mT) == "the columns of a gram must be adjacent"
     assert reason([on_gpu(10, 0)]) == "a block of rows has no columns"
-    monkeypatch.setattr(_cuda, "moved_by", lambda origin: _cuda_gram.Moved(origin, frozenset({torch.float16}), 0))
-    assert reason([x], origins=[on_gpu(8)]) == "origins[0] has numbers that bfloat16 rows cannot have"
+    monkeypatch.setattr(cuda, "moved_by", lambda origin: cuda_launches.Moved(origin, frozenset({torch.float16}), 0))
+    assert reason([x]) == "bfloat16 cannot represent blocks[0].origin exactly"
 
 
 def test_a_gpu_that_the_build_is_not_for_is_named(hopper, on_gpu, monkeypatch):
@@ -229,24 +236,24 @@ def test_a_gpu_that_the_build_is_not_for_is_named(hopper, on_gpu, monkeypatch):
 
 
 def test_a_kernel_that_differs_from_torch_is_not_used(hopper, on_gpu, monkeypatch):
-    monkeypatch.setattr(_cuda, "error_of_a_trial", lambda launch, device: 2e-6)
+    monkeypatch.setattr(cuda, "error_of_a_trial", lambda launch, device: 2e-6)
 
     assert reason([on_gpu(10, 8)]) == "on cuda:0 its sums differ from torch's by 2.0e-06 of their size"
 
 
-def test_what_was_not_built_says_how_it_is(on_gpu, monkeypatch):
-    monkeypatch.setattr(_cuda, "library", lambda: None)
+def test_a_missing_build_is_refused_with_the_command_that_builds_it(on_gpu, monkeypatch):
+    monkeypatch.setattr(cuda, "library", lambda: None)
 
     assert reason([on_gpu(10, 8)]).startswith("fastprobe._cuda was not built; with nvcc, `FASTPROBE_BUILD=cuda pip")
 
 
-def test_an_origin_is_asked_about_once_unless_it_changes():
+def test_an_origin_is_read_once_unless_it_changes():
     origin = torch.zeros(3)
 
-    assert not len(_cuda_gram.moved_by(origin).columns)
+    assert not len(cuda_launches.moved_by(origin).columns)
     origin[1] = 2.0
-    assert _cuda_gram.moved_by(origin).columns.tolist() == [1]
-    assert _cuda_gram.moved_by(origin) is _cuda_gram.moved_by(origin)
-    assert torch.bfloat16 in _cuda_gram.moved_by(origin).fits
+    assert cuda_launches.moved_by(origin).columns.tolist() == [1]
+    assert cuda_launches.moved_by(origin) is cuda_launches.moved_by(origin)
+    assert torch.bfloat16 in cuda_launches.moved_by(origin).fits
     origin[1] = 1 + 2**-9  # a number of float16 only
-    assert _cuda_gram.moved_by(origin).fits == {torch.float16}
+    assert cuda_launches.moved_by(origin).fits == {torch.float16}

@@ -1,10 +1,10 @@
-"""The CUDA kernels' index arithmetic, compiled for the CPU, against models of the units that it is for."""
+"""The index arithmetic of the CUDA kernels, compiled for the CPU, against models of the hardware units."""
 
 import numpy as np
 import pytest
 import torch
 
-from fastprobe.ops.gram.cuda import SLAB, TILE, parts_of, slabs_of, tiles_of
+from fastprobe.ops.gram.cuda_launches import SLAB, TILE, parts_of, slabs_of, tiles_of
 from tests.native.cuda_on_host import exact_products, host_layout, poisoned, run_wgmma
 from tests.native.cuda_resources import DYNAMIC_SHARED
 
@@ -14,8 +14,8 @@ def layout():
     return host_layout() or pytest.skip("no C++ compiler")
 
 
-def plan_of(layout, pairs, tile, splits, fold_slabs, weight=1.0):
-    """A plan of (left, right, gram), and the memory that it points to."""
+def plan_of(layout, pairs, tile, splits, fold_slabs):
+    """Return a plan of pairs (left, right, gram), and the memory that it points to."""
     fold_slabs = np.asarray(fold_slabs, np.int32)
     units = sum(len(gram) * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
     workspace = poisoned(units * splits, tile)
@@ -29,7 +29,6 @@ def plan_of(layout, pairs, tile, splits, fold_slabs, weight=1.0):
         len(fold_slabs) - 1,
         fold_slabs.ctypes.data,
         workspace.ctypes.data,
-        weight,
     )
     return plan, (fold_slabs, workspace)
 
@@ -41,7 +40,7 @@ PAIRS = [(0, 0), (0, 1), (2, 0), (2, 2)]  # triangles and rectangles; block 1 is
 
 
 def gathered(rows, index):
-    """Rows by position, zero where there is none."""
+    """Return rows by position, with zeros for empty positions."""
     return np.where(index[:, None] < 0, 0.0, rows[index])
 
 
@@ -59,14 +58,14 @@ def test_a_replay_of_the_kernel_gives_the_products(layout, splits, folds, randn)
     outs = [randn(1 if pair == (2, 0) else folds, WIDTHS[pair[0]], WIDTHS[pair[1]]).numpy() for pair in PAIRS]
     before = [out.copy() for out in outs]
     pairs = [(*pair, out) for pair, out in zip(PAIRS, outs, strict=True)]
-    plan, _kept = plan_of(layout, pairs, TILE, splits, fold_slabs, weight=-1.0)
+    plan, _kept = plan_of(layout, pairs, TILE, splits, fold_slabs)
 
     run_wgmma(layout, plan, [gathered(block, index) for block in rows])
 
     for (i, j), out, old in zip(PAIRS, outs, before, strict=True):
         for f in range(len(out)):
             kept = fold.numpy() == f if len(out) > 1 else fold.numpy() >= 0
-            exact = old[f] - rows[i][kept].T @ rows[j][kept]
+            exact = old[f] + rows[i][kept].T @ rows[j][kept]
             some = np.triu if i == j else np.asarray
             np.testing.assert_allclose(some(out[f]), some(exact), rtol=1e-12, atol=1e-10)
 
@@ -82,7 +81,7 @@ def test_nothing_below_the_tiles_of_a_triangle_is_written(layout):
     assert not out[0][tile[:, None] > tile].any()
 
 
-def test_every_number_of_a_float64_tile_finds_its_place(layout, randn):
+def test_a_float64_tile_is_the_product_of_its_operands(layout, randn):
     left, right = randn(16, 64).numpy(), randn(16, 64).numpy()
 
     np.testing.assert_allclose(exact_products(layout, left, right), left.T @ right, rtol=1e-13)
@@ -91,13 +90,13 @@ def test_every_number_of_a_float64_tile_finds_its_place(layout, randn):
 def test_the_ring_fits_into_shared_memory(layout):
     barriers = 2 * 8 * layout.STAGES
 
-    assert layout.GRAM_SHARED >= layout.STAGES * layout.STAGE_BYTES + 1023  # its begin is moved to a multiple of 1,024
+    assert layout.GRAM_SHARED >= layout.STAGES * layout.STAGE_BYTES + 1023  # the ring begins at a multiple of 1,024
     assert layout.GRAM_SHARED + barriers <= 227 * 1024
     assert DYNAMIC_SHARED["gram_kernel"] == layout.GRAM_SHARED
 
 
 @pytest.mark.parametrize("half", [0, 1])
-def test_float64_fragments_meet_every_bank_once(layout, half):
+def test_float64_fragments_read_every_bank_once(layout, half):
     lanes = np.arange(16 * half, 16 * half + 16)  # 16 doubles are what one pass reads
 
     for i in range(8):
@@ -106,7 +105,7 @@ def test_float64_fragments_meet_every_bank_once(layout, half):
         assert len(set((layout.b_token(lanes, i) * layout.EXACT_STRIDE + layout.b_column(lanes)) % 16)) == 16
 
 
-# -- who does what ----------------------------------------------------------------------------------------------------
+# -- division of work -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tile", [64, 128])
@@ -149,7 +148,7 @@ class Barrier:
         self._end()
 
     def passed(self, parity):
-        """``mbarrier.try_wait.parity``: whether the phase of this parity has ended, taking phase -1 for ended."""
+        """Return whether the phase of this parity has ended; phase -1 has (``mbarrier.try_wait.parity``)."""
         return self.phase % 2 != parity
 
     def _end(self):
@@ -159,7 +158,7 @@ class Barrier:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_ring_never_stops_and_never_overwrites_what_is_read(layout, seed):
-    """Producer, copies and consumer warps take turns at random; some are far ahead for a while."""
+    """Producer, copies and consumer warps advance at random; some are far ahead for a while."""
     random, slabs, warps = np.random.default_rng(seed), 40, 8
     full, empty = ([Barrier(count) for _ in range(layout.STAGES)] for count in (1, warps))
     holds = [None] * layout.STAGES  # which slab lies in a stage

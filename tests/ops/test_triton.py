@@ -1,5 +1,6 @@
 """The Triton kernels as operators of torch: refusals, ``torch.compile`` and measured configurations."""
 
+import functools
 import json
 import math
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import torch
 from fastprobe.errors import BackendError
 from fastprobe.ops import tune
 from fastprobe.ops._dispatch import triton as _triton
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.ops.gram import triton as gram_triton
 from fastprobe.ops.score import ResidualSums, score
 from fastprobe.ops.score import triton as score_triton
@@ -25,11 +26,10 @@ CPU = torch.device("cpu")
 
 def arguments(dtype=torch.float32, n=40, device=CPU):
     x, y = (torch.linspace(-1, 2, n * width, device=device).reshape(n, width).to(dtype) for width in (5, 3))
-    grams = [torch.zeros(1, 5, 5, dtype=torch.float64), torch.zeros(1, 5, 3, dtype=torch.float64)]
-    sums, squares = ([torch.zeros(1, width, dtype=torch.float64) for width in (5, 3)] for _ in range(2))
-    fold = torch.zeros(n, dtype=torch.int64)
-    origins = [torch.zeros(width, dtype=torch.float64) for width in (5, 3)]
-    return grams, sums, squares, [x, y], [(0, 0), (0, 1)], fold, origins
+    zeros = functools.partial(torch.zeros, dtype=torch.float64)
+    blocks = [Block(rows, zeros(d), zeros(1, d), zeros(1, d)) for rows, d in ((x, 5), (y, 3))]
+    pairs = [Pair(0, 0, zeros(1, 5, 5)), Pair(0, 1, zeros(1, 5, 3))]
+    return blocks, pairs, torch.zeros(n, dtype=torch.int64)
 
 
 def test_auto_does_not_choose_the_interpreter():
@@ -51,9 +51,10 @@ def test_float64_rows_are_refused_by_name():
 
 
 def test_tensors_on_several_devices_are_refused():
-    grams, *rest = arguments()
+    blocks, pairs, fold = arguments()
+    elsewhere = [pair._replace(gram=pair.gram.to("meta")) for pair in pairs]
 
-    assert "several devices: cpu, meta" in gram_.refusals([gram.to("meta") for gram in grams], *rest)["triton"]
+    assert "several devices: cpu, meta" in gram_.refusals(blocks, elsewhere, fold)["triton"]
 
 
 def test_a_missing_triton_is_reported(monkeypatch):
@@ -72,32 +73,33 @@ def test_a_gpu_without_bfloat16_is_refused(capability, reason, monkeypatch):
 
 
 def test_layouts_that_the_kernel_cannot_write_are_refused():
-    grams, sums, *rest = arguments()
+    blocks, pairs, fold = arguments()
 
-    reason = gram_.refusals([gram.mT.contiguous().mT for gram in grams], sums, *rest)["triton"]
-    assert reason == "the columns of a gram do not lie side by side"
-    reason = gram_.refusals(grams, [torch.zeros(1, 10).double()[:, ::2], None], *rest)["triton"]
+    by_column = [pair._replace(gram=pair.gram.mT.contiguous().mT) for pair in pairs]
+    assert gram_.refusals(blocks, by_column, fold)["triton"] == "the columns of a gram must be adjacent"
+    strided = [blocks[0]._replace(sum=torch.zeros(1, 10).double()[:, ::2]), blocks[1]]
+    reason = gram_.refusals(strided, pairs, fold)["triton"]
     assert reason == "sums and squares must be contiguous"
 
 
 def test_gram_passes_the_checks_of_torch_for_operators():
-    grams, sums, squares, rows, pairs, fold, origins = arguments()
-    flat = [block for pair in pairs for block in pair]
+    blocks, pairs, fold = arguments()
+    rows, origins, sums, squares = map(list, zip(*blocks, strict=True))
 
     torch.library.opcheck(
-        gram_triton.gram_,
-        (grams, [sums[1]], squares, [1], [0, 1], rows, flat, fold, origins, 1.0),
+        gram_triton.gram_operator,
+        (rows, origins, [sums[1]], squares, [1], [0, 1], [pair.gram for pair in pairs], [0, 0, 0, 1], fold),
         test_utils=("test_schema", "test_faketensor"),
     )
 
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_score_passes_the_checks_of_torch_for_operators(residual):
-    x, y = arguments()[3]
+    x, y = (block.rows for block in arguments()[0])
     sums = list(ResidualSums.zero(5, 3)) if residual else []
 
     torch.library.opcheck(
-        score_triton.score,
+        score_triton.score_operator,
         (x, torch.ones(5, 3), torch.ones(3), y, sums),
         test_utils=("test_schema", "test_faketensor"),
     )
@@ -106,7 +108,7 @@ def test_score_passes_the_checks_of_torch_for_operators(residual):
 def test_torch_compile_puts_both_in_one_graph():
     def both(args, coef, intercept):
         gram_.on("triton")(*args)
-        return score.on("triton")(*args[3][:1], coef, intercept, args[3][1]).error
+        return score.on("triton")(args[0][0].rows, coef, intercept, args[0][1].rows).error
 
     coef, intercept = torch.full((5, 3), 0.5), torch.ones(3)
     eager, compiled = arguments(), arguments()
@@ -115,7 +117,7 @@ def test_torch_compile_puts_both_in_one_graph():
     got = torch.compile(both, fullgraph=True, backend="aot_eager")(compiled, coef, intercept)
 
     assert torch.equal(got, expected)
-    assert all(map(torch.equal, compiled[0], eager[0]))
+    assert all(torch.equal(ours.gram, theirs.gram) for ours, theirs in zip(compiled[1], eager[1], strict=True))
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,8 @@ def test_kernels_run_in_the_measured_configuration(cache, monkeypatch):
     small, large = gram.GramConfig(block_d=32), gram.GramConfig(block_d=64)
     monkeypatch.setattr(gram, "configs", lambda capability: [large, small])
     used = []
-    launch = gram.gram_
-    monkeypatch.setattr(gram, "gram_", lambda *a, config, **k: used.append(config) or launch(*a, config=config, **k))
+    launch = gram.launch_gram
+    monkeypatch.setattr(gram, "launch_gram", lambda *a, config: used.append(config) or launch(*a, config=config))
     args = arguments()
 
     with tuning(lambda run: run() or -len(used)):
@@ -234,4 +236,5 @@ def test_kernels_run_in_the_measured_configuration(cache, monkeypatch):
     assert used == [large, small, small]
     expected = arguments()
     gram_.on("torch")(*expected)
-    torch.testing.assert_close(args[1], expected[1], rtol=1e-6, atol=1e-6)  # measured on sums of its own
+    for ours, right in zip(args[0], expected[0], strict=True):
+        torch.testing.assert_close(ours.sum, right.sum, rtol=1e-6, atol=1e-6)  # measured on sums of its own

@@ -206,17 +206,6 @@ def test_a_missing_backend_is_named():
         Moments.zero(PLAN).update_(rows_of(6), folds_of(6), backend="cuda")
 
 
-def test_rows_that_are_taken_back_leave_nothing():
-    moments = moments_of(rows_of(50), folds_of(50))
-    expected = copy.deepcopy(moments)
-    extra = rows_of(20, seed=1)
-
-    moments.update_(extra, folds_of(20))
-    moments.update_(extra, folds_of(20), weight=-1.0)
-
-    same(moments, expected)
-
-
 def test_the_stages_of_a_plan_add_up_to_the_whole():
     rows, fold = rows_of(40), folds_of(40)
     moments = Moments.zero(PLAN)

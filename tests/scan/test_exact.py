@@ -29,7 +29,7 @@ def rows(request, residual_rows, randn):
 
 
 def errors(moments, rows):
-    """Return the errors of products, sums, squares and unit sums, relative to the size of the summands."""
+    """Return the largest errors of products, sums, squares and unit sums, relative to the size of the summands."""
     x, y = rows["x"].double(), rows["y"].double()
     a, b = x - moments.origin("x"), y - moments.origin("y")
     sizes = [torch.linalg.vector_norm(block, dim=0) for block in (a, b)]

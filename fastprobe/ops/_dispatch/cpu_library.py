@@ -24,7 +24,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PAIRS = "avx512-bf16"
 """Name of the instruction set that multiplies pairs of bfloat16."""
 
-INTERFACE = 4
+INTERFACE = 5
 """Version of the calls below; ``csrc/cpu/module.cpp`` has the same number. It grows when a signature there changes."""
 
 _forced: ContextVar[str | None] = ContextVar("instruction_set", default=None)

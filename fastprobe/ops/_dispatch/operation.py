@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Generic, ParamSpec, TypeVar
 
 from fastprobe.errors import BackendError
 
@@ -31,15 +31,12 @@ class Operation(Generic[P, R]):
     Args:
         definition: the meaning of the operation, in plain torch.
         check: raises where arguments do not fit each other.
-        arguments: see :func:`operation`.
     """
 
-    def __init__(
-        self, definition: Callable[P, R], check: Callable[P, None], arguments: Callable[..., Any] | None = None
-    ):
+    def __init__(self, definition: Callable[P, R], check: Callable[P, None]):
         functools.update_wrapper(self, definition)
         self.name: str = definition.__name__
-        self._definition, self._check, self._arguments = definition, check, arguments
+        self._definition, self._check = definition, check
         self._implementations: dict[str, Callable[P, R]] = {"torch": definition}
         self._unless: dict[str, Callable[P, str | None]] = {}
         self._passed_over: dict[str, Callable[P, bool]] = {}
@@ -94,11 +91,11 @@ class Operation(Generic[P, R]):
         return OnBackend(self, "auto" if missing else backend)
 
     def _run(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> tuple[str, R]:
-        self._as_one(self._check, *args, **kwargs)
+        self._check(*args, **kwargs)
         chosen = self._choose(backend, *args, **kwargs)
         if chosen == "torch":
             return chosen, self._definition(*args, **kwargs)
-        return chosen, self._as_one(self._implementations[chosen], *args, **kwargs)
+        return chosen, self._implementations[chosen](*args, **kwargs)
 
     def _choose(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> str:
         if backend == "auto":
@@ -113,20 +110,14 @@ class Operation(Generic[P, R]):
     def _takes(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         if self._refusal(backend, *args, **kwargs) is not None:
             return False
-        return backend not in self._passed_over or not self._as_one(self._passed_over[backend], *args, **kwargs)
+        return backend not in self._passed_over or not self._passed_over[backend](*args, **kwargs)
 
     def _refusal(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         if backend == "torch":
             return None
         if backend not in self._implementations:
             return f"{self.name} has no {backend} implementation in this version"
-        return self._as_one(self._unless[backend], *args, **kwargs)
-
-    def _as_one(self, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        if self._arguments is None:
-            return function(*args, **kwargs)
-        of_one: Callable[..., Any] = function
-        return of_one(self._arguments(*args, **kwargs))
+        return self._unless[backend](*args, **kwargs)
 
 
 class OnBackend(Generic[P, R]):
@@ -156,22 +147,10 @@ def _named(backend: str) -> str:
     return os.environ.get("FASTPROBE_BACKEND", "auto") if backend == "auto" else backend
 
 
-@overload
-def operation(*, check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]: ...
-
-
-@overload
-def operation(
-    *, check: Callable[..., None], arguments: Callable[..., Any]
-) -> Callable[[Callable[..., R]], Operation[..., R]]: ...
-
-
-def operation(*, check: Callable[..., None], arguments: Callable[..., Any] | None = None) -> Any:
+def operation(*, check: Callable[P, None]) -> Callable[[Callable[P, R]], Operation[P, R]]:
     """Make the decorated function the definition of an :class:`Operation`.
 
     Args:
         check: raises where arguments do not fit each other.
-        arguments: makes one object of a call's arguments. The check, the other implementations and their predicates
-            then take that object. For operations of many arguments.
     """
-    return lambda definition: Operation(definition, check, arguments)
+    return lambda definition: Operation(definition, check)

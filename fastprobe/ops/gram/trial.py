@@ -1,33 +1,43 @@
-"""A kernel tried against torch on the device that it is about to run on: `auto` leaves alone what differs."""
+"""A trial of a GPU kernel against torch, on the device that it is about to run on.
+
+``auto`` does not choose a kernel whose sums differ from torch's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from fastprobe.ops.gram.call import GramCall
+from fastprobe.ops.gram.api import Block, Pair
+
+Launch = Callable[[Sequence[Block], Sequence[Pair], Tensor], object]
 
 
-def error_of_a_trial(launch: Callable[[GramCall], None], device: torch.device) -> float:
-    """The largest error of products of random bfloat16 rows in two folds, over the size of their columns.
+def error_of_a_trial(launch: Launch, device: torch.device) -> float:
+    """Return the largest error of products of random bfloat16 rows, relative to the norms of their columns.
+
+    The rows are in two folds, some are left out, and one column has an origin.
 
     Args:
-        launch: runs the kernel.
-        device: where.
+        launch: runs the kernel on ``(blocks, pairs, fold)``.
+        device: where the rows lie.
     """
     generator = torch.Generator(device).manual_seed(0)
     n, widths = 400, (140, 72)
     rows = [torch.randn(n, width, device=device, generator=generator).bfloat16() for width in widths]
     fold = torch.arange(n, device=device) % 3 - 1
-    pairs = [(0, 1), (1, 1), (0, 0)]
-    grams = [torch.zeros(2, widths[i], widths[j], dtype=torch.float64, device=device) for i, j in pairs]
     origins = [torch.zeros(width, dtype=torch.float64, device=device) for width in widths]
     rows[0][:, 3] += 40
     origins[0][3] = 40
-    launch(GramCall(grams, [None, None], [None, None], rows, pairs, fold, origins))
+    pairs = [
+        Pair(i, j, torch.zeros(2, widths[i], widths[j], dtype=torch.float64, device=device))
+        for i, j in ((0, 1), (1, 1), (0, 0))
+    ]
+    launch([Block(*block) for block in zip(rows, origins, strict=True)], pairs, fold)
     errors = []
-    for gram, (i, j) in zip(grams, pairs, strict=True):
+    for i, j, gram in pairs:
         for f in range(2):
             x, y = (rows[k][fold == f].double() - origins[k] for k in (i, j))
             off = gram[f] - x.mT @ y

@@ -1,4 +1,4 @@
-"""Apply an affine map and score it against what it stands in for, row by row."""
+"""The operation ``score``: its arguments, their check, and its definition in plain torch."""
 
 from __future__ import annotations
 
@@ -8,33 +8,31 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops._dispatch import cpu_library as _native
-from fastprobe.ops._dispatch import triton as _triton
 from fastprobe.ops._dispatch.operation import operation
 from fastprobe.ops.products import matmul
-from fastprobe.ops.score import triton
 
 ROWS = 512
+"""Rows that are scored at a time: few enough for their predictions to stay in a cache."""
 
 
 class RowScores(NamedTuple):
-    """Four numbers a row, each ``(N,)`` float32 (float64 for float64 rows); p is the prediction of y."""
+    """Four sums over the columns of each row, ``(N,)`` float32 each (float64 for float64 rows); p predicts y."""
 
     dot: Tensor  # sum of p y
     p_squares: Tensor  # sum of p^2
     y_squares: Tensor  # sum of y^2
-    error: Tensor  # sum of (y - p)^2, never made from the other three
+    error: Tensor  # sum of (y - p)^2, computed from y - p and not from the other three
 
     def cosine(self) -> Tensor:
-        """Cosine of each row of y with its prediction, (N,); 0 where either is zero."""
+        """Return the cosine of each row of y and its prediction, ``(N,)``; 0 where one of them is zero."""
         norms = self.p_squares.sqrt() * self.y_squares.sqrt()  # their product first could overflow
         return torch.where(norms > 0, self.dot / norms, torch.zeros_like(norms))
 
 
 class ResidualSums(NamedTuple):
-    """Sums over rows of what a map leaves, r = y - p, that rows are added to; float64.
+    """Float64 sums over rows of the residual r = y - p of a map.
 
-    ``cross`` and ``sums`` are zero for the least-squares map; what is left of them corrects one that is not quite that.
+    ``cross`` and ``sums`` are zero for the least-squares map. For a map that is close to it, they give the correction.
     """
 
     cross: Tensor  # (D, K): sum of x r^T
@@ -43,7 +41,7 @@ class ResidualSums(NamedTuple):
 
     @classmethod
     def zero(cls, x_dim: int, y_dim: int, device: torch.device | str = "cpu") -> ResidualSums:
-        """The sums of no rows."""
+        """Return the sums of no rows."""
         return cls(
             *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((x_dim, y_dim), (y_dim,), (y_dim,)))
         )
@@ -75,7 +73,7 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: Re
         coef: ``(D, K)``.
         intercept: ``(K,)``.
         y: ``(N, K)``, any floating dtype.
-        residual: sums that these rows are added to, in place.
+        residual: sums that the residuals of these rows are added to, in place.
 
     Returns:
         The four sums of :class:`RowScores`.
@@ -86,7 +84,7 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: Re
     wide = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     coef, intercept = coef.to(wide).contiguous(), intercept.to(wide)
     out = torch.empty(4, len(x), dtype=wide, device=x.device)
-    for start in range(0, len(x), ROWS):  # few enough rows that what is made of them stays in a cache
+    for start in range(0, len(x), ROWS):
         here = slice(start, start + ROWS)
         target = y[here].to(wide)
         rows = x[here].to(wide)
@@ -104,46 +102,8 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: Re
     return RowScores(*out)
 
 
-def _cpu_refuses(
-    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
-) -> str | None:
-    if residual is not None and not all(total.is_contiguous() for total in residual):
-        return "the sums of the residual must be contiguous"
-    return _native.not_on_a_cpu((coef, intercept, *(residual or ()))) or _native.cpu_refuses((x, y))
-
-
-@score.register("cpu", unless=_cpu_refuses)
-def _cpu(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None) -> RowScores:
-    """``csrc/cpu/score.cpp``: a block of rows at a time; what it predicts stays in a cache."""
-    out = torch.empty(4, len(x), dtype=torch.float32)
-    coef, intercept = coef.float().contiguous(), intercept.float().contiguous()  # kept here while C++ reads them
-    _native.cpu_library().score(
-        x=_native.rows_argument(x),
-        coef=coef.data_ptr(),
-        intercept=intercept.data_ptr(),
-        y=_native.rows_argument(y),
-        n=len(x),
-        out=out.data_ptr(),
-        residual=tuple(total.data_ptr() for total in residual) if residual else (0, 0, 0),
-        threads=torch.get_num_threads(),
-        isa=_native.chosen_instruction_set(),
-    )
-    return RowScores(*out)
-
-
-def _triton_refuses(
-    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
-) -> str | None:
-    if residual is not None and not all(total.is_contiguous() for total in residual):
-        return "the sums of the residual must be contiguous"
-    return _triton.refuses((x, coef, intercept, y, *(residual or ())), (x, y))
-
-
-@score.register(
-    "triton", unless=_triton_refuses, passed_over=lambda x, *_, **__: _triton.passed_over([x], triton.score_agrees)
-)
-def _on_triton(
-    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
-) -> RowScores:
-    """``kernels/score.py``, and ``kernels/gram.py`` for the sums of what is left."""
-    return RowScores(*triton.score(x, coef, intercept, y, list(residual or ())))
+def strides_refusal(residual: ResidualSums | None) -> str | None:
+    """Return why kernels cannot add to these sums, or ``None``."""
+    if residual is None or all(total.is_contiguous() for total in residual):
+        return None
+    return "the sums of the residual must be contiguous"

@@ -1,4 +1,4 @@
-"""``score`` in Triton, as an operator of torch."""
+"""``score`` on the Triton kernels: ``kernels/score.py``, as an operator of torch."""
 
 from __future__ import annotations
 
@@ -9,29 +9,69 @@ import torch
 from torch import Tensor
 
 from fastprobe.ops import tune
-from fastprobe.ops._dispatch.triton import capability, keyed
+from fastprobe.ops._dispatch import triton as dispatch
+from fastprobe.ops.score.api import ResidualSums, RowScores, score, strides_refusal
 
 GATE = 1e-6
-"""Largest error of a trial, of the size of its columns."""
+"""Largest relative error of a row's squared residual in a trial."""
 
 RESIDUAL_ROWS = 65_536
 """Rows whose residuals are in memory at once."""
 
 
+def _refuses(
+    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
+) -> str | None:
+    return strides_refusal(residual) or dispatch.refuses((x, coef, intercept, y, *(residual or ())), (x, y))
+
+
+def _passed_over(
+    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
+) -> bool:
+    return dispatch.passed_over([x], score_agrees)
+
+
 @functools.cache
 def score_agrees(device: torch.device) -> bool:
-    """Whether :func:`score` gives torch's sums on a device."""
+    """Return whether :func:`launch_score` gives torch's sums on a device."""
     generator = torch.Generator(device).manual_seed(0)
     x, y, coef = (torch.randn(*shape, device=device, generator=generator) for shape in ((300, 72), (300, 40), (72, 40)))
     intercept = torch.arange(40.0, device=device)
-    off = score(x, coef, intercept, y, [])[3].double()
+    off = launch_score(x, coef, intercept, y).error.double()
     exact = (y.double() - x.double() @ coef.double() - intercept.double()).square().sum(1)
     return bool((off / exact - 1).abs().max() <= GATE)
 
 
+@score.register("triton", unless=_refuses, passed_over=_passed_over)
+def launch_score(
+    x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, *, residual: ResidualSums | None = None
+) -> RowScores:
+    """Score with ``kernels/score.py``, and add the sums of the residual with ``kernels/gram.py``.
+
+    Args:
+        x: see :func:`fastprobe.ops.score.score`; already checked.
+        coef: the same.
+        intercept: the same.
+        y: the same.
+        residual: the same.
+    """
+    return RowScores(*score_operator(x, coef, intercept, y, list(residual or ())))
+
+
 @torch.library.custom_op("fastprobe::triton_score", mutates_args=("residual",))
-def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Sequence[Tensor]) -> Tensor:
-    """``kernels/score.py`` as an operator of torch; ``residual`` is empty or the three sums of ``ResidualSums``."""
+def score_operator(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Sequence[Tensor]) -> Tensor:
+    """Run :func:`launch_score` as an operator of torch.
+
+    Args:
+        x: rows.
+        coef: of the map.
+        intercept: of the map.
+        y: targets.
+        residual: the three sums of ``ResidualSums``, or nothing.
+
+    Returns:
+        The four sums of every row, ``(4, N)`` float32.
+    """
     from fastprobe.kernels import gram
     from fastprobe.kernels import score as kernels
 
@@ -39,34 +79,30 @@ def score(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Seque
         return x.new_empty(4, 0, dtype=torch.float32)
     device, (d, k) = x.device, coef.shape
     config = tune.choose(
-        keyed("score", x.dtype),
+        dispatch.keyed("score", x.dtype),
         (len(x), d),
         device,
-        kernels.configs(capability(device)),
-        lambda config: kernels.score(x, coef, intercept, y, config=config),
+        kernels.configs(dispatch.capability(device)),
+        lambda config: kernels.launch_score(x, coef, intercept, y, config=config),
     )
     if not residual:
-        return kernels.score(x, coef, intercept, y, config=config)
+        return kernels.launch_score(x, coef, intercept, y, config=config)
     cross, sums, squares = residual
-    origins = [torch.zeros(width, dtype=torch.float64, device=device) for width in (d, k)]
+    zero_x, zero_y = (torch.zeros(width, dtype=torch.float64, device=device) for width in (d, k))
     parts = []
     for start in range(0, len(x), RESIDUAL_ROWS):
         here = slice(start, start + RESIDUAL_ROWS)
         left = torch.empty(len(x[here]), k, dtype=torch.float32, device=device)
-        parts.append(kernels.score(x[here], coef, intercept, y[here], left, config=config))
-        gram.gram_(
-            [cross[None]],
-            [None, sums[None]],
-            [None, squares[None]],
-            [x[here], left],
-            [(0, 1)],
+        parts.append(kernels.launch_score(x[here], coef, intercept, y[here], left, config=config))
+        gram.launch_gram(
+            [(x[here], zero_x, None, None), (left, zero_y, sums[None], squares[None])],
+            [(0, 1, cross[None])],
             torch.zeros(len(left), dtype=torch.int64, device=device),
-            origins,
-            config=gram.configs(capability(device))[0],
+            config=gram.configs(dispatch.capability(device))[0],
         )
     return torch.cat(parts, dim=1)
 
 
-@score.register_fake
+@score_operator.register_fake
 def _(x: Tensor, coef: Tensor, intercept: Tensor, y: Tensor, residual: Sequence[Tensor]) -> Tensor:
     return x.new_empty(4, len(x), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Sum the rows of a matrix, each over its norm, and find rows that are not finite on the way."""
+"""The operation ``unit_sum``: its arguments, their check, and its definition in plain torch."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops._dispatch import cpu_library as _native
 from fastprobe.ops._dispatch.operation import operation
 
 ROWS = 2048
-"""Rows of a part, few enough to be in a CPU's cache twice."""
+"""Rows of a part on a CPU: few enough to be read from a cache the second time."""
 
 ROWS_ON_A_GPU = 65_536
-"""There a part costs the wait for one number, and reading rows twice costs little beside products of them."""
+"""Rows of a part on a GPU, where each part costs one wait for the device."""
 
 
 class UnitSum(NamedTuple):
-    """What :func:`unit_sum` returns."""
+    """Result of :func:`unit_sum`."""
 
     total: Tensor  # (D,) float64
-    counted: Tensor  # () int64: rows that have a norm
-    finite: Tensor  # () bool: every row that counts has a finite norm
+    counted: Tensor  # () int64: rows in the sum
+    finite: Tensor  # () bool: every valid row has a finite norm
 
 
 def _check(rows: Tensor, valid: Tensor) -> None:
@@ -35,17 +34,17 @@ def _check(rows: Tensor, valid: Tensor) -> None:
 
 @operation(check=_check)
 def unit_sum(rows: Tensor, valid: Tensor) -> UnitSum:
-    """``sum_n rows[n] / |rows[n]|`` over the rows that count.
+    """Return the sum of unit rows, ``sum_n rows[n] / |rows[n]|`` over the valid rows, and check that they are finite.
 
-    Norms are float32, or float64 for float64 rows; a row whose squares do not fit in them is not finite. Rows of zeros
-    are left out, and so are those that are not finite.
+    Norms are float32, or float64 for float64 rows. A row whose squares overflow them is not finite. Rows of zeros and
+    rows that are not finite are left out of the sum.
 
     Args:
         rows: ``(N, D)``, any floating dtype, any strides.
-        valid: ``(N,)`` bool: the rows that count, whatever the others hold.
+        valid: ``(N,)`` bool: the rows that are summed and checked; the others may hold anything.
 
     Returns:
-        The sum, how many rows are in it, and whether every row that counts was finite.
+        The sum, the number of rows in it, and whether every valid row is finite.
 
     Raises:
         ShapeError: ``valid`` does not match ``rows``.
@@ -60,28 +59,8 @@ def unit_sum(rows: Tensor, valid: Tensor) -> UnitSum:
         fine = norms.isfinite()
         finite &= (fine | ~counts).all()
         inverse = torch.where(counts & fine & (norms > 0), 1 / norms, torch.zeros_like(norms))
-        if not fine.all():  # 0 times what padding may hold is not 0
+        if not fine.all():  # 0 times a NaN is not 0
             part = part.nan_to_num(0.0, 0.0, 0.0)
         total += (inverse[None] @ part.to(wide))[0]
         count += (inverse > 0).sum()
     return UnitSum(total, count, finite)
-
-
-def _cpu_refuses(rows: Tensor, valid: Tensor) -> str | None:
-    return _native.not_on_a_cpu((valid,)) or _native.cpu_refuses((rows,))
-
-
-@unit_sum.register("cpu", unless=_cpu_refuses)
-def _cpu(rows: Tensor, valid: Tensor) -> UnitSum:
-    """``csrc/cpu/unit_sum.cpp``: every row is read from memory once."""
-    total = torch.empty(rows.shape[1], dtype=torch.float64)
-    valid = valid.contiguous()  # kept here while C++ reads it
-    number, finite = _native.cpu_library().unit_sum(
-        rows=_native.rows_argument(rows),
-        valid=valid.data_ptr(),
-        n=len(rows),
-        total=total.data_ptr(),
-        threads=torch.get_num_threads(),
-        isa=_native.chosen_instruction_set(),
-    )
-    return UnitSum(total, torch.tensor(number), torch.tensor(finite))

@@ -1,4 +1,7 @@
-"""What a language-model head says of tokens, without the logits of a whole vocabulary in memory."""
+"""The operation ``vocabulary_scores``: its arguments, their check, and its definition in plain torch.
+
+It computes what is needed of the output of a language-model head without the logits of a whole vocabulary in memory.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,22 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops._dispatch import triton as _triton
 from fastprobe.ops._dispatch.operation import operation
 from fastprobe.ops.products import linear, matmul
-from fastprobe.ops.vocabulary_scores import triton
 
 SLICE = 2**20
-"""Logits that are made at a time: few enough to be in a CPU's cache when they are read again."""
+"""Logits that are computed at a time on a CPU: few enough to be read again from a cache."""
 
 SLICE_ON_A_GPU = 2**26
-"""There a slice is a launch, and products of few words would leave most of the card idle."""
+"""Logits that are computed at a time on a GPU, where each slice costs a launch."""
 
 
 class VocabularyScores(NamedTuple):
-    """What :func:`vocabulary_scores` returns, ``(N,)`` each, float32 but for ``top``."""
+    """Result of :func:`vocabulary_scores`, ``(N,)`` each, float32 except ``top``."""
 
     log_sum_exp: Tensor
     at_target: Tensor  # logit of the target; 0 where there is none
-    top: Tensor  # int64: where the largest logit is
+    top: Tensor  # int64: the token with the largest logit
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> None:
@@ -35,7 +36,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> No
             f"vocabulary_scores: x must be (N, D) and weight (V, D), got {tuple(x.shape)} and {tuple(weight.shape)}"
         )
     if not len(weight):
-        raise ShapeError(f"vocabulary_scores: weight must have a row a word, got {tuple(weight.shape)}")
+        raise ShapeError(f"vocabulary_scores: weight must have at least one row, got {tuple(weight.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ShapeError(f"vocabulary_scores: bias must be ({len(weight)},), got {tuple(bias.shape)}")
     if target.shape != x.shape[:1] or target.dtype != torch.int64:
@@ -46,21 +47,21 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> No
 
 @operation(check=_check)
 def vocabulary_scores(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> VocabularyScores:
-    """Log-sum-exp, target logit and top token of ``l = x weight^T + bias``.
+    """Return the log-sum-exp, the target's logit and the top token of ``l = x weight^T + bias``.
 
         log_sum_exp[n] = log sum_v exp l[n, v]
 
-    The cross-entropy is ``log_sum_exp - at_target``. The vocabulary goes by in slices, and sums of exponentials are
-    kept about the largest logit so far. Logits are float32 whatever the rows are.
+    The cross-entropy is ``log_sum_exp - at_target``. The vocabulary is processed in slices, and sums of exponentials
+    are kept relative to the largest logit so far. Logits are float32 whatever the dtype of the rows.
 
     Args:
-        x: ``(N, D)``, what the last product of the head gets.
-        weight: ``(V, D)`` of that product, the same dtype.
+        x: ``(N, D)``, the input of the head's last linear layer.
+        weight: ``(V, D)`` of that layer, the same dtype.
         bias: ``(V,)``, or ``None``.
         target: ``(N,)`` int64; a negative number where there is none.
 
     Raises:
-        ShapeError: an argument does not match ``x`` or ``weight``, or there are no words.
+        ShapeError: an argument does not match ``x`` or ``weight``, or ``weight`` has no rows.
     """
     rows = torch.arange(len(x), device=x.device)
     most = torch.full((len(x),), -torch.inf, device=x.device)
@@ -76,22 +77,8 @@ def vocabulary_scores(x: Tensor, weight: Tensor, bias: Tensor | None, target: Te
     return VocabularyScores(most + total.log(), at_target, top)
 
 
-def _triton_refuses(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> str | None:
-    return _triton.refuses_floats((x, weight) if bias is None else (x, weight, bias))
-
-
-@vocabulary_scores.register(
-    "triton",
-    unless=_triton_refuses,
-    passed_over=lambda x, *_: _triton.passed_over((x,), triton.vocabulary_scores_agree),
-)
-def _triton_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> VocabularyScores:
-    """``kernels/vocabulary_scores.py``: no logit leaves the chip."""
-    return VocabularyScores(*triton.vocabulary_scores(x, weight, bias, target))
-
-
 class VocabularyBaseline(NamedTuple):
-    """What tokens said before something was changed, and so much of their distribution as a divergence needs."""
+    """The predictions of an unchanged model, in the form that :meth:`divergence` needs."""
 
     x: Tensor  # (N, D)
     log_sum_exp: Tensor  # (N,)
@@ -99,13 +86,13 @@ class VocabularyBaseline(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None, log_sum_exp: Tensor) -> VocabularyBaseline:
-        """The mean row of ``weight`` under ``p[n] = softmax(x[n] weight^T + bias)``: two products, a slice at a time.
+        """Compute the mean row of ``weight`` under ``p[n] = softmax(x[n] weight^T + bias)``, slice by slice.
 
         Args:
             x: ``(N, D)``, see :func:`vocabulary_scores`.
             weight: ``(V, D)``.
             bias: ``(V,)``, or ``None``.
-            log_sum_exp: ``(N,)``, what :func:`vocabulary_scores` says of ``x``.
+            log_sum_exp: ``(N,)``, from :func:`vocabulary_scores` of ``x``.
         """
         mean = torch.zeros(x.shape, device=x.device)
         for _, part, logits in _slices(x, weight, bias):
@@ -113,24 +100,24 @@ class VocabularyBaseline(NamedTuple):
         return cls(x, log_sum_exp, mean)
 
     def divergence(self, x: Tensor, log_sum_exp: Tensor) -> Tensor:
-        """How far the distribution of each token is from this one, ``(N,)`` float32.
+        """Return the divergence of the baseline's distribution of each token from a changed model's, ``(N,)`` float32.
 
             KL[n] = sum_v p[n, v] (log p[n, v] - log q[n, v])
                   = <self.x[n] - x[n], mean[n]> - self.log_sum_exp[n] + log_sum_exp[n]
 
-        Logits differ by ``<self.x - x, weight[v]>``, so their mean under p needs no logits: what many changed states
-        have in common is the one mean row of the baseline.
+        Logits differ by ``<self.x - x, weight[v]>``, so that their mean under p needs no logits: many changed states
+        share the one mean row of the baseline.
 
         Args:
-            x: ``(N, D)``, what the head gets of the changed tokens.
-            log_sum_exp: ``(N,)``, what :func:`vocabulary_scores` says of it.
+            x: ``(N, D)``, the input of the head's last linear layer in the changed model.
+            log_sum_exp: ``(N,)``, from :func:`vocabulary_scores` of ``x``.
         """
         gap = torch.linalg.vecdot(self.x.double() - x.double(), self.mean.double())
         return (gap - self.log_sum_exp.double() + log_sum_exp.double()).float()
 
 
 def _slices(x: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The vocabulary part by part: its first word, its rows of the weight and the logits, float32."""
+    """Yield the vocabulary in slices: the first token, the rows of the weight and the logits, float32."""
     x = x.float()
     most = SLICE if x.device.type == "cpu" else SLICE_ON_A_GPU
     size = max(1, min(len(weight), most // max(1, len(x))))

@@ -1,7 +1,7 @@
-"""What the length of a chain in the tensor core does to sums and scores, on the emulator, with the kernels' own length.
+"""Errors of sums and scores by the length of a chain in the tensor core, with an emulator and the kernels' own length.
 
-The gate of a Gram entry is 1e-6 of sqrt(G_ii G_jj), that of 1 - R² from moments 1e-3 of itself. Whoever lengthens the
-chain of a kernel fails here.
+The largest error allowed is 1e-6 of sqrt(G_ii G_jj) for a Gram entry, and 1e-3 of itself for 1 - R² from moments. A
+longer chain in a kernel fails here.
 """
 
 import itertools
@@ -26,7 +26,7 @@ def as_bfloat16(numbers):
 
 
 def error(x, chain):
-    """Largest error of an entry of x^T x over sqrt(G_ii G_jj)."""
+    """Return the largest error of an entry of x^T x, relative to sqrt(G_ii G_jj)."""
     exact = x.T.astype(float) @ x
     norms = np.sqrt(exact.diagonal())
     return (np.abs(tensor_core.gram(x, x, chain=chain, flush=FLUSH) - exact) / np.outer(norms, norms)).max()
@@ -34,7 +34,7 @@ def error(x, chain):
 
 @pytest.fixture
 def rows():
-    """8,192 rows of four columns: one with an outlier every 512 rows, one at mean 30, one skewed, one plain."""
+    """Return 8,192 rows of four columns: with an outlier every 512 rows, at mean 30, skewed, and normal."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((8192, 4))
     x[::512, 0] = 30
@@ -44,7 +44,7 @@ def rows():
 
 
 def regression(n=32_768, columns=15):
-    """Correlated columns, one at ten standard deviations, a few massive rows, and y with 1 - R² = 1e-3."""
+    """Return correlated columns, one at ten standard deviations, a few massive rows, and y with 1 - R² = 1e-3."""
     rng = np.random.default_rng(0)
     mix = np.linalg.qr(rng.standard_normal((columns, columns)))[0] * np.logspace(0, -1.5, columns)
     z = rng.standard_normal((n, columns))
@@ -58,19 +58,19 @@ def regression(n=32_768, columns=15):
 
 
 def unexplained(moments):
-    """1 - R² of the last column by the others, the first of which is constant, from the products of all."""
+    """Return 1 - R² of the last column regressed on the others, of which the first is constant, from all products."""
     scale = np.sqrt(moments.diagonal())
     scaled = moments / np.outer(scale, scale)
     coef = np.linalg.lstsq(scaled[:-1, :-1], scaled[:-1, -1], rcond=1e-12)[0]
     return (1 - scaled[:-1, -1] @ coef) / (1 - scaled[0, -1] ** 2)
 
 
-def test_every_configuration_keeps_to_the_chain_that_is_tested_here():
+def test_every_configuration_uses_the_chain_that_is_tested_here():
     for at in ((8, 0), (9, 0), (10, 0), None):
         assert all(config.chain <= CHAIN for config in (*gram.configs(at), *score.configs(at)))
 
 
-def test_the_chain_keeps_the_gate_and_twice_as_long_a_one_does_not(rows):
+def test_the_chain_keeps_the_gate_and_one_of_twice_its_length_does_not(rows):
     assert error(rows, CHAIN) <= GATE / 2
     assert error(rows, 2 * CHAIN) > GATE
 
@@ -83,8 +83,8 @@ def test_the_error_grows_with_the_chain(rows):
 
 
 def test_a_row_a_hundred_times_as_large_in_every_chain_costs_twice_the_gate_at_most():
-    # What is left of the small terms beside a massive activation is cut off: the worst that was found. A chain of half
-    # the length stays within the gate.
+    # The tensor core cuts off digits of small terms beside a massive activation: the worst case that was found. A chain
+    # of half the length stays within the gate.
     for size in (100, 300, 1000, 3000):
         x = np.random.default_rng(0).standard_normal((8192, 2))
         x[::CHAIN, 0] = size

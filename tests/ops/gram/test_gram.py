@@ -1,4 +1,4 @@
-"""``gram_``: every backend against float64, then the promises of its contract."""
+"""``gram_``: every backend against float64, then its contract."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import torch
 
 from fastprobe.errors import BackendError, ShapeError
 from fastprobe.ops._dispatch.operation import BACKENDS
-from fastprobe.ops.gram import gram_
+from fastprobe.ops.gram import Block, Pair, gram_
 from fastprobe.regression.spectrum import ACCUMULATION_ERROR
 
-GATE = 1e-6  # of sqrt(G_ii G_jj): beyond it no backend is timed or believed
+GATE = 1e-6  # largest error, relative to sqrt(G_ii G_jj)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [
     pytest.param((1, 1), id="one-number"),
@@ -22,21 +22,20 @@ PAIRS = [(0, 0), (0, 1), (1, 0)]
 
 
 def arguments(x, y, fold, folds=1, pairs=PAIRS, pooled=False):
-    """Cleared sums for two blocks of rows, and what else ``gram_`` takes."""
-    rows, widths = [x, y], [x.shape[1], y.shape[1]]
-
-    def zeros(*shape):
-        return torch.zeros(shape, dtype=torch.float64)
-
+    """Return the arguments of ``gram_`` for two blocks, with sums of zero."""
+    widths = [x.shape[1], y.shape[1]]
     return (
-        [zeros(1 if pooled else folds, widths[i], widths[j]) for i, j in pairs],
-        [zeros(folds, width) for width in widths],
-        [zeros(folds, width) for width in widths],
-        rows,
-        pairs,
+        [
+            Block(rows, _float(width), _float(folds, width), _float(folds, width))
+            for rows, width in zip((x, y), widths, strict=True)
+        ],
+        [Pair(i, j, _float(1 if pooled else folds, widths[i], widths[j])) for i, j in pairs],
         fold,
-        [zeros(width) for width in widths],
     )
+
+
+def _float(*shape):
+    return torch.zeros(shape, dtype=torch.float64)
 
 
 def one_fold(x):
@@ -44,15 +43,16 @@ def one_fold(x):
 
 
 def added(x, y, fold, folds=1, backend="auto", **kwargs):
-    """Grams with their upper triangles where only those count, sums and squares, after one call."""
+    """Return the outputs of one call: grams, then sums, then squares."""
     args = arguments(x, y, fold, folds, **kwargs)
     gram_.on(backend)(*args)
-    return _defined(*args[:3], args[4])
+    return defined(*args)
 
 
-def _defined(grams, sums, squares, pairs):
-    grams = [gram.triu() if i == j else gram for gram, (i, j) in zip(grams, pairs, strict=True)]
-    return [*grams, *sums, *squares]
+def defined(blocks, pairs, _):
+    """Return grams, sums and squares, of pairs (i, i) only the upper triangle."""
+    grams = [gram.triu() if i == j else gram for i, j, gram in pairs]
+    return [*grams, *(block.sum for block in blocks), *(block.square for block in blocks)]
 
 
 def same(ours, theirs, rtol=1e-12):
@@ -88,7 +88,7 @@ def test_within_the_gate(backend, dtype, shape, residual_rows, randn):
 @pytest.mark.parametrize("mean", [0, 30])
 @pytest.mark.parametrize("n", [300, 2048, 5000])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_entry_has_the_accuracy_that_error_bounds_are_made_of(dtype, n, mean, randn):
+def test_every_entry_has_the_accuracy_that_error_bounds_assume(dtype, n, mean, randn):
     x, y = (randn(n, 40) + mean).to(dtype), randn(n, 24, dtype=dtype)
 
     xx, xy, _, _, _, square_x, _ = (t[0].numpy() for t in added(x, y, one_fold(x)))
@@ -113,7 +113,7 @@ def test_a_few_rows_are_summed_in_short_chains_whose_errors_are_small(backend, n
 
     exact = x.double().mT @ x.double()
     norm = exact.diagonal().sqrt()
-    errors = (args[0][0][0] - exact).triu() / torch.outer(norm, norm)
+    errors = (args[1][0].gram[0] - exact).triu() / torch.outer(norm, norm)
     assert errors.square().mean().sqrt() < 1.6e-8  # in chains of 96 or 128: 1.8e-8 and more
 
 
@@ -158,7 +158,7 @@ def test_rows_may_have_any_strides(dtype, residual_rows):
     same(added(*views, fold, folds=2), added(*(v.contiguous() for v in views), fold, folds=2), rtol=1e-6)
 
 
-def test_every_second_row_of_a_matrix_is_a_matrix(residual_rows):
+def test_every_second_row_of_a_matrix_may_be_given(residual_rows):
     x, y = residual_rows(200, 6, torch.float64), residual_rows(200, 6, torch.float64)
 
     same(added(x[::2], y[::2], one_fold(x[::2])), added(x[::2].clone(), y[::2].clone(), one_fold(x[::2])))
@@ -184,30 +184,18 @@ def test_a_pooled_gram_sums_all_folds(randn):
     same((xx[0], xy[0]), ((x[kept].mT @ x[kept]).triu(), x[kept].mT @ y[kept]))
 
 
-def test_adds_to_what_is_there(randn):
+def test_sums_are_added_to_the_outputs(randn):
     x, y, fold = randn(40, 5), randn(40, 3), torch.arange(40) % 2
     args = arguments(x, y, fold, folds=2)
-    for sums in args[:3]:
-        for tensor in sums:
-            tensor += 7.0
+    for tensor in [t for block in args[0] for t in (block.sum, block.square)] + [pair.gram for pair in args[1]]:
+        tensor += 7.0
 
     gram_(*args)
 
     once = added(x, y, fold, folds=2)
     expected = [t + 7 for t in once]
     expected[0] = expected[0].triu()
-    same(_defined(*args[:3], args[4]), expected)
-
-
-def test_a_weight_of_minus_one_takes_rows_out(randn):
-    x, y = randn(100, 5), randn(100, 3)
-    fold = torch.arange(100) % 2
-    args = arguments(x, y, fold, folds=2)
-
-    gram_(*args)
-    gram_(*args[:3], [x[60:], y[60:]], PAIRS, fold[60:], args[6], weight=-1.0)
-
-    same(_defined(*args[:3], args[4]), added(x[:60], y[:60], fold[:60], folds=2))
+    same(defined(*args), expected)
 
 
 @pytest.mark.parametrize("n", [0, 4])
@@ -219,27 +207,35 @@ def test_without_a_row_that_counts_nothing_is_added(n, randn):
 
 def test_sums_that_are_not_wanted_are_left_out(randn):
     x, y = randn(20, 4), randn(20, 3)
-    grams, sums, squares, *rest = arguments(x, y, one_fold(x))
-    before = sums[1].clone()
+    (first, second), pairs, fold = arguments(x, y, one_fold(x))
 
-    gram_(grams, [sums[0], None], [None, squares[1]], *rest)
+    gram_([first._replace(square=None), second._replace(sum=None)], pairs, fold)
 
-    same((sums[0][0], squares[1][0]), (x.sum(0), y.square().sum(0)))
-    assert torch.equal(sums[1], before)
+    same((first.sum[0], second.square[0]), (x.sum(0), y.square().sum(0)))
+    assert not first.square.any()
+    assert not second.sum.any()
+
+
+def test_a_block_without_sums_needs_no_memory_for_them(randn):
+    x, gram = randn(20, 4), _float(1, 4, 4)
+
+    gram_([Block(x, _float(4))], [Pair(0, 0, gram)], one_fold(x))
+
+    same((gram[0].triu(),), ((x.mT @ x).triu(),))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_products_are_about_the_origins(dtype, randn):
     x, y = (randn(3000, 6) + 1000).to(dtype), (randn(3000, 4) - 50).to(dtype)
     args = arguments(x, y, one_fold(x))
-    args[6][0].fill_(1000.0)
-    args[6][1].fill_(-50.0)
+    args[0][0].origin.fill_(1000.0)
+    args[0][1].origin.fill_(-50.0)
 
     gram_(*args)
 
-    xx, xy, _, sum_x, _, square_x, _ = (t[0] for t in _defined(*args[:3], args[4]))
+    xx, xy, _, sum_x, _, square_x, _ = (t[0] for t in defined(*args))
     a, b = x.double() - 1000, y.double() + 50
-    # About zero the digits of float32 would end at 1e6 * 6e-8 of what varies.
+    # With a zero origin, the rounding of float32 would be 1e6 * 6e-8 of what varies.
     size = float(a.square().sum(0).max())
     for got, exact in ((xx, (a.mT @ a).triu()), (xy, a.mT @ b), (square_x, a.square().sum(0))):
         assert (got - exact).abs().max() <= GATE * size
@@ -269,7 +265,7 @@ def test_exact_products_are_those_of_the_rows_widened_to_float64(dtype, residual
 
     gram_(*args, exact=True)
 
-    same(_defined(*args[:3], args[4]), added(x.double(), y.double(), one_fold(x)), rtol=1e-13)
+    same(defined(*args), added(x.double(), y.double(), one_fold(x)), rtol=1e-13)
 
 
 def test_exact_products_are_refused_where_sums_are_float32(randn):
@@ -279,44 +275,31 @@ def test_exact_products_are_refused_where_sums_are_float32(randn):
         gram_.on("cpu")(*arguments(x, x, one_fold(x)), exact=True)
 
 
-def _float(shape):
-    return torch.zeros(shape, dtype=torch.float64)
-
-
 REFUSED = {
     "fold-dtype": ({"fold": torch.zeros(4)}, r"fold must be \(N,\) int64, got \(4,\) torch.float32"),
     "fold-shape": ({"fold": torch.zeros(4, 1, dtype=torch.int64)}, r"fold must be \(N,\) int64"),
-    "rows-length": ({"rows": [torch.ones(5, 2)]}, r"rows\[0\] must be \(4, D\) floating"),
-    "rows-dtype": ({"rows": [torch.ones(4, 2, dtype=torch.int64)]}, r"got \(4, 2\) torch.int64"),
-    "rows-dimensions": ({"rows": [torch.ones(4)]}, r"rows\[0\] must be"),
-    "origin": ({"origins": [_float(3)]}, r"origins\[0\] must be \(2,\), got \(3,\)"),
-    "no-origin": ({"origins": []}, "one origin a block of rows"),
-    "gram-count": ({"grams": []}, "one gram a pair"),
-    "sum-count": ({"sums": []}, "one sum"),
-    "gram-shape": ({"grams": [_float((1, 2, 3))]}, r"pair \(0, 0\) must be \(folds, 2, 2\) float64, got \(1, 2, 3\)"),
-    "sum-shape": ({"sums": [_float((1, 3))]}, r"sums\[0\] must be \(folds, 2\) float64, got \(1, 3\)"),
-    "square-dtype": ({"squares": [torch.zeros(1, 2)]}, r"squares\[0\] must be \(folds, 2\) float64, got .*float32"),
+    "rows-length": ({"rows": torch.ones(5, 2)}, r"blocks\[0\].rows must be \(4, D\) floating to match fold"),
+    "rows-dtype": ({"rows": torch.ones(4, 2, dtype=torch.int64)}, r"got \(4, 2\) torch.int64"),
+    "rows-dimensions": ({"rows": torch.ones(4)}, r"blocks\[0\].rows must be"),
+    "origin": ({"origin": _float(3)}, r"blocks\[0\].origin must be \(2,\), got \(3,\)"),
+    "gram-shape": ({"gram": _float(1, 2, 3)}, r"pairs\[0\].gram must be \(folds, 2, 2\) float64, got \(1, 2, 3\)"),
+    "gram-dtype": ({"gram": torch.zeros(1, 2, 2)}, "float64, got .* torch.float32"),
+    "sum-shape": ({"sum": _float(1, 3)}, r"blocks\[0\].sum must be \(folds, 2\) float64, got \(1, 3\)"),
+    "square-dtype": ({"square": torch.zeros(1, 2)}, r"blocks\[0\].square must be .* float64, got .*float32"),
     "fold-of-no-sum": ({"fold": torch.arange(4)}, "fold must be below 1, the folds of the sums, got 3"),
-    "pair": ({"pairs": [(0, 1)]}, r"pair \(0, 1\) is not of two of the 1 blocks"),
-    "pair-from-the-end": ({"pairs": [(-1, 0)]}, r"pair \(-1, 0\) is not of two of the 1 blocks"),
-    "gram-dtype": ({"grams": [torch.zeros(1, 2, 2)]}, "float64, got .* torch.float32"),
+    "pair": ({"j": 1}, r"pairs\[0\] must name two of the 1 blocks, got \(0, 1\)"),
+    "pair-from-the-end": ({"i": -1}, r"pairs\[0\] must name two of the 1 blocks, got \(-1, 0\)"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
 def test_arguments_that_do_not_fit_are_named(change, message):
-    fits = {
-        "grams": [_float((1, 2, 2))],
-        "sums": [_float((1, 2))],
-        "squares": [_float((1, 2))],
-        "rows": [torch.ones(4, 2)],
-        "pairs": [(0, 0)],
-        "fold": torch.zeros(4, dtype=torch.int64),
-        "origins": [_float(2)],
-    }
+    block = Block(torch.ones(4, 2), _float(2), _float(1, 2), _float(1, 2))
+    pair = Pair(0, 0, _float(1, 2, 2))
+    block, pair = (part._replace(**{k: change[k] for k in change.keys() & part._fields}) for part in (block, pair))
 
     with pytest.raises(ShapeError, match=message):
-        gram_(*(fits | change).values())
+        gram_([block], [pair], change.get("fold", torch.zeros(4, dtype=torch.int64)))
 
 
 def test_a_forced_backend_never_falls_back():

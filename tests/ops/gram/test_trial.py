@@ -1,4 +1,4 @@
-"""What ``auto`` asks of a GPU kernel before it takes it, with the kernels in Triton's interpreter for one."""
+"""The trial of a GPU kernel that ``auto`` makes before it chooses it, here with kernels in Triton's interpreter."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ import torch
 from fastprobe.ops._dispatch import triton as _triton
 from fastprobe.ops.gram import gram_
 from fastprobe.ops.gram.trial import error_of_a_trial
+from fastprobe.ops.score import RowScores
 from fastprobe.ops.score import triton as score_triton
 
 CPU = torch.device("cpu")
 
 
-def by_definition(call):
-    call = call._replace(rows=[block.float() for block in call.rows])
-    gram_.on("torch")(**call._asdict())
+def by_definition(blocks, pairs, fold):
+    gram_.on("torch")([block._replace(rows=block.rows.float()) for block in blocks], pairs, fold)
 
 
 def test_the_definition_passes():
@@ -21,16 +21,16 @@ def test_the_definition_passes():
 
 
 @pytest.mark.parametrize("factor", [0.0, 1 + 1e-5, float("nan")])
-def test_wrong_sums_do_not(factor):
-    def wrong(call):
-        by_definition(call)
-        call.grams[1].mul_(factor)
+def test_wrong_sums_fail(factor):
+    def wrong(blocks, pairs, fold):
+        by_definition(blocks, pairs, fold)
+        pairs[1].gram.mul_(factor)
 
     assert error_of_a_trial(wrong, CPU) > 1e-6
 
 
 @pytest.mark.parametrize(("right", "taken"), [(True, True), (False, False)])
-def test_auto_takes_on_a_gpu_what_agrees(right, taken):
+def test_auto_takes_a_gpu_kernel_that_agrees(right, taken):
     on_gpu = type("OnGpu", (), {"device": torch.device("cuda:0")})()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -45,5 +45,5 @@ def test_auto_takes_on_a_gpu_what_agrees(right, taken):
 def test_score_agrees_in_the_interpreter(monkeypatch):
     assert score_triton.score_agrees.__wrapped__(CPU)
 
-    monkeypatch.setattr(score_triton, "score", lambda x, *_: torch.ones(4, len(x)))
+    monkeypatch.setattr(score_triton, "launch_score", lambda x, *_: RowScores(*torch.ones(4, len(x))))
     assert not score_triton.score_agrees.__wrapped__(CPU)

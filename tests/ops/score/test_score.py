@@ -1,4 +1,4 @@
-"""``score``: every backend against float64, then the promises of its contract."""
+"""``score``: every backend against float64, then its contract."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_sums_agree_with_float64(backend, dtype, shape, residual_rows, randn):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, pytest.param((2050, 33, 65), id="ragged-over-chunks")])
-def test_residual_sums_gain_those_of_the_rows(backend, dtype, shape, residual_rows, randn):
+def test_residuals_are_added_to_the_residual_sums(backend, dtype, shape, residual_rows, randn):
     n, d, k = shape
     x, y = residual_rows(n, d, dtype), residual_rows(n, k, dtype)
     coef, intercept = randn(d, k) / d**0.5, randn(k)
@@ -155,6 +155,6 @@ def test_shapes_that_do_not_fit_are_named(shapes, message):
         score(*(torch.ones(shape) for shape in shapes))
 
 
-def test_a_forced_backend_that_is_not_there_names_what_is():
+def test_a_backend_without_an_implementation_is_refused_with_those_that_have_one():
     with pytest.raises(BackendError, match=r"score has no cuda implementation.*torch"):
         score.on("cuda")(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2), torch.ones(2, 2))

@@ -1,4 +1,4 @@
-"""``unit_sum``: every backend against float64, then the promises of its contract."""
+"""``unit_sum``: every backend against float64, then its contract."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ SHAPES = [(0, 5), (1, 1), (40, 7), (300, 32), (2500, 70)]
     params=[b for b in BACKENDS if b != "cpu"] + [f"cpu {isa}" for isa in instruction_sets() or ["portable"]]
 )
 def run(request):
-    """``unit_sum`` on one backend and, for the C++ kernels, one instruction set; skips where that is refused."""
+    """Return ``unit_sum`` on one backend and, for C++, one instruction set; skip where they refuse the arguments."""
     backend, _, isa = request.param.partition(" ")
 
     def call(rows, valid):

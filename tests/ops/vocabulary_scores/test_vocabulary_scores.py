@@ -1,4 +1,4 @@
-"""``vocabulary_scores``: every backend against float64 with all logits at once, then the promises of its contract."""
+"""``vocabulary_scores``: every backend against float64 with all logits at once, then its contract."""
 
 import sys
 
@@ -19,7 +19,7 @@ SLICES = {"a token at a time": 1, "ragged slices": 37, "one slice": 2**20}
 
 @pytest.fixture(params=[*SLICES, "triton"])
 def run(request, monkeypatch):
-    """A backend; torch with several sizes of slice."""
+    """Return the operation on a backend; on torch with several sizes of slices."""
     backend = "torch" if request.param in SLICES else request.param
     monkeypatch.setattr(MODULE, "SLICE", SLICES.get(request.param, 1))
 
@@ -37,7 +37,7 @@ def slices(request, monkeypatch):
 
 
 def numbers(n, vocabulary, width, dtype, randn, generator):
-    """Tokens, a head whose logits go to some 10, targets of which some are none."""
+    """Return tokens, a head with logits up to about 10, and targets, some of them -1."""
     x, bias = randn(n, width, dtype=dtype), (3 * randn(vocabulary)).to(dtype)
     weight = (randn(vocabulary, width) * (2 / width**0.5)).to(dtype)
     return x, weight, bias, torch.randint(-1, vocabulary, (n,), generator=generator)
@@ -122,7 +122,7 @@ def test_rows_may_be_part_of_wider_ones(run, randn):
 
 
 @pytest.mark.usefixtures("slices")
-def test_never_as_many_logits_as_tokens_and_vocabulary(monkeypatch, randn):
+def test_the_logits_of_all_tokens_and_words_are_never_in_memory(monkeypatch, randn):
     made = []
     plain = MODULE.linear
     monkeypatch.setattr(MODULE, "linear", lambda *args: made.append(plain(*args)) or made[-1])
@@ -151,7 +151,7 @@ def test_the_peak_of_memory_is_lower_by_all_logits_at_least(randn):
     ("change", "message"),
     [
         ({"x": torch.ones(3)}, r"x must be \(N, D\) and weight \(V, D\), got \(3,\)"),
-        ({"weight": torch.ones(0, 4)}, r"weight must have a row a word, got \(0, 4\)"),
+        ({"weight": torch.ones(0, 4)}, r"weight must have at least one row, got \(0, 4\)"),
         ({"bias": torch.ones(3)}, r"bias must be \(5,\), got \(3,\)"),
         ({"target": torch.ones(2)}, r"target must be \(2,\) int64, got \(2,\) torch.float32"),
     ],
@@ -168,7 +168,7 @@ def test_arguments_that_do_not_fit_are_named(change, message):
         vocabulary_scores(**(fine | change))
 
 
-def test_triton_says_what_it_does_not_take():
+def test_triton_refuses_with_a_reason():
     x, target = torch.ones(2, 4), torch.zeros(2, dtype=torch.int64)
 
     assert (
