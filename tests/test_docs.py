@@ -3,21 +3,34 @@
 The blocks run as they stand, except for what the tables below put in place of large models, texts and sizes.
 """
 
+import functools
 import json
 import re
 import shlex
+import string
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import typer
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 import fastprobe as fp
 from fastprobe.cli import app
-from fastprobe.data.text import demo_model_path, demo_text
+from fastprobe.data.text import demo_text
+from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -28,6 +41,9 @@ SLOW = {"paper.md", "pretraining.md"}  # they train models
 DEPTH = 6
 """Layers of the small models: as many as the demo encoder has, so that orders of six layers run."""
 
+DEPTHS = {"paper.md": 3}
+"""Other numbers of layers, by page."""
+
 SIZES = {
     "linearity": "--tokens 1200 --max-seq-len 32",
     "permute": "--tokens 300 --max-seq-len 32",
@@ -35,7 +51,8 @@ SIZES = {
     "ablate": "--tokens 600 --max-seq-len 32",
     "probe": "--tokens 600 --max-seq-len 32",
     "paper": "--tokens 300 --max-seq-len 24",
-    "pretrain": "--tokens 4k --steps 3 --layers 2 --hidden-size 16 --vocab-size 300 --max-seq-len 32 --batch-size 4",
+    "pretrain": "--tokens 4k --steps 3 --layers 2 --hidden-size 16 --vocab-size 300 --max-seq-len 32 --batch-size 4"
+    " --text corpus.txt",
 }
 """Options that are added to a command; the last of two equal options counts."""
 
@@ -65,27 +82,37 @@ def prose(document: Path) -> str:
     return re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="session")
-def small_models(tmp_path_factory) -> dict[str, Path]:
-    """Folders of small random models, by the name of the model that they stand for."""
-    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+def small_tokenizer() -> BertTokenizer:
+    """Return a tokenizer of letters and frequent words."""
+    text = " ".join(list(demo_text().values())[:24]).lower()
+    letters = sorted({*text} - {*string.whitespace})
+    words = [word for word, _ in Counter(re.findall("[a-z]{2,}", text)).most_common(300)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
 
-    tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
-    words = len(tokenizer)
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 32}
-    models = {
-        "bert-base-uncased": BertForMaskedLM(BertConfig(vocab_size=words, **size)),
-        "gpt2": GPT2LMHeadModel(
-            GPT2Config(vocab_size=words, n_embd=16, n_layer=DEPTH, n_head=2, bos_token_id=101, eos_token_id=102)
-        ),
-    }
-    folders = {}
-    for name, model in models.items():
-        folders[name] = tmp_path_factory.mktemp("models") / name
-        model.save_pretrained(folders[name])
-        tokenizer.save_pretrained(folders[name])
-    return folders
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory):
+    """``small_models(depth)``: folders of small random models by the name of the model that they stand for."""
+    tokenizer = small_tokenizer()
+
+    @functools.cache
+    def of_depth(depth: int) -> dict[str, Path]:
+        torch.manual_seed(0)
+        bert = {"hidden_size": 16, "num_hidden_layers": depth, "num_attention_heads": 2, "intermediate_size": 32}
+        gpt2 = {"n_embd": 16, "n_layer": depth, "n_head": 2, "bos_token_id": 2, "eos_token_id": 3}
+        models = {
+            "bert-base-uncased": BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **bert)),
+            "gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **gpt2)),
+        }
+        folders = {name: tmp_path_factory.mktemp("models") / name for name in models}
+        for name, model in models.items():
+            model.save_pretrained(folders[name])
+            tokenizer.save_pretrained(folders[name])
+        return folders
+
+    return of_depth
 
 
 @pytest.fixture
@@ -96,7 +123,7 @@ def files(tmp_path, monkeypatch) -> None:
     Path("corpus.txt").write_text("\n".join(topics[:12]), encoding="utf-8")
     Path("notes.txt").write_text("\n".join(topics[12:24]), encoding="utf-8")
     Path("orders.txt").write_text("0,2,1,3,4,5\n0,1,2,2,4,5\n", encoding="utf-8")
-    words = topics[0].split()[:400]
+    words = " ".join(topics).split()[:400]
     rows = [{"tokens": words[i : i + 20], "ner_tags": ["O", "B-ORG"] * 10} for i in range(0, 400, 20)]
     Path("conll.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -156,15 +183,16 @@ def small_code(code: str, models: dict[str, Path]) -> str:
     "page", [pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=page.name) for page in PAGES]
 )
 def test_every_block_of_a_page_runs(page, small_models, files, run, monkeypatch):
+    models = small_models(DEPTHS.get(page.name, DEPTH))
     names: dict[str, object] = {"__name__": "__main__"}
     for language, code, line in blocks(page):
         assert language in ("bash", "python", "text"), f"{page.name}:{line}: mark the block bash, python or text"
         if language == "bash":
             for command in code.replace("\\\n", " ").splitlines():
                 if command.strip():
-                    check_line(command, run, small_models, monkeypatch)
+                    check_line(command, run, models, monkeypatch)
         elif language == "python":
-            exec(compile("\n" * (line - 1) + small_code(code, small_models), page.name, "exec"), names)
+            exec(compile("\n" * (line - 1) + small_code(code, models), page.name, "exec"), names)
 
 
 def anchors(document: Path) -> set[str]:
@@ -197,7 +225,7 @@ def test_a_table_of_measurements_is_what_its_command_prints(page):
     text = prose(page)
     tables = re.findall(r"^.*, \d+ threads, .*\n\n(?:\|.*\n)+", text, re.MULTILINE)
     assert bool(tables) == (page.name == "performance.md")
-    commands = re.findall(r"`python (benchmarks/report\.py .+?)`", text) if tables else []
+    commands = re.findall(r"`python\s+(benchmarks/report\.py[^`]+)`", text) if tables else []
     printed = [
         subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT, capture_output=True, text=True, check=True)
         for command in commands
@@ -221,9 +249,7 @@ def test_every_command_is_documented():
 
 
 def test_every_column_of_every_result_is_explained(small_models):
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    folder = small_models["bert-base-uncased"]
+    folder = small_models(DEPTH)["bert-base-uncased"]
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     batches = fp.token_batches("One sentence of a text. " * 40, tokenizer, tokens=300, max_seq_len=16)
     orders = fp.orders.swaps(DEPTH)[:1]
@@ -241,9 +267,9 @@ def test_every_column_of_every_result_is_explained(small_models):
             assert column in explained or column.replace("_se", "") in explained, column
 
 
-def test_the_picture_of_the_rooms_shows_every_room():
-    ((_, picture, _),) = (block for block in blocks(ROOT / "CONTRIBUTING.md") if "fastprobe/" in block[1])
-    shown = set(re.findall(r"^  (\w+)/", picture.partition("kernels ->")[0], re.MULTILINE))
-    rooms = {path.parent.name for path in (ROOT / "fastprobe").glob("*/__init__.py")}
+def test_the_pictures_of_the_rooms_show_every_room():
+    rooms, floors = (code for _, code, _ in blocks(ROOT / "CONTRIBUTING.md"))
+    shown = re.findall(r"^  (\w+)/", rooms.partition("kernels ->")[0], re.MULTILINE)
 
-    assert shown == rooms
+    assert {*shown} == {path.parent.name for path in (ROOT / "fastprobe").glob("*/__init__.py")}
+    assert [{*line.strip().split(", ")} for line in floors.splitlines()] == FLOORS[-2::-1]  # without __main__
