@@ -30,6 +30,7 @@ from transformers import (
 import fastprobe as fp
 from fastprobe.cli import app
 from fastprobe.data.text import demo_text
+from fastprobe.orders.by_name import FAMILIES
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +164,7 @@ def check_line(line: str, run, models: dict[str, Path], monkeypatch) -> None:
             assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in rest)
         elif program == "pip":
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-            assert set(re.findall(r"\w+", re.search(r"fastprobe\[(.*)\]", rest[-1])[1])) <= {*extras}
+            assert set(re.findall(r"\w+", re.search(r"\[(.*)\]", rest[-1])[1])) <= {*extras}
         elif program == "python":
             subprocess.run([sys.executable, *rest], cwd=ROOT, capture_output=True, check=True)
         else:
@@ -239,6 +240,16 @@ def test_the_readme_is_short_and_every_page_is_in_the_contents():
 
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
     assert all(f"({page.name})" in contents for page in PAGES[1:] if page.name != "index.md")
+
+
+def test_every_family_of_orders_is_documented_and_every_example_runs():
+    page = (ROOT / "docs" / "orders.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| what \| meaning \|\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL)[1]
+    examples = [name for row in table.splitlines() for name in re.findall("`(.*?)`", row.split("|")[1])]
+
+    for name in examples:
+        assert name.startswith("file:") or fp.orders.named(name, DEPTH)
+    assert {*FAMILIES} <= {name.partition(":")[0] for name in examples}
 
 
 def test_every_command_is_documented():
