@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 import torch
@@ -29,7 +30,6 @@ from transformers import (
 
 import fastprobe as fp
 from fastprobe.cli import app
-from fastprobe.data.text import demo_text
 from fastprobe.orders.by_name import FAMILIES
 from tests.test_architecture import FLOORS
 
@@ -85,7 +85,7 @@ def prose(document: Path) -> str:
 
 def small_tokenizer() -> BertTokenizer:
     """Return a tokenizer of letters and frequent words."""
-    text = " ".join(list(demo_text().values())[:24]).lower()
+    text = " ".join(list(topics.values())[:24]).lower()
     letters = sorted({*text} - {*string.whitespace})
     words = [word for word, _ in Counter(re.findall("[a-z]{2,}", text)).most_common(300)]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -120,11 +120,11 @@ def small_models(tmp_path_factory):
 def files(tmp_path, monkeypatch) -> None:
     """Run in a folder that has the files that pages name."""
     monkeypatch.chdir(tmp_path)
-    topics = list(demo_text().values())
-    Path("corpus.txt").write_text("\n".join(topics[:12]), encoding="utf-8")
-    Path("notes.txt").write_text("\n".join(topics[12:24]), encoding="utf-8")
+    texts = list(topics.values())
+    Path("corpus.txt").write_text("\n".join(texts[:12]), encoding="utf-8")
+    Path("notes.txt").write_text("\n".join(texts[12:24]), encoding="utf-8")
     Path("orders.txt").write_text("0,2,1,3,4,5\n0,1,2,2,4,5\n", encoding="utf-8")
-    words = " ".join(topics).split()[:400]
+    words = " ".join(texts).split()[:400]
     rows = [{"tokens": words[i : i + 20], "ner_tags": ["O", "B-ORG"] * 10} for i in range(0, 400, 20)]
     Path("conll.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
