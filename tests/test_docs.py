@@ -259,6 +259,15 @@ def test_every_command_is_documented():
         assert f"fastprobe {command}" in text
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_in_the_text_exists(page):
+    commands = typer.main.get_command(app.app).commands.values()
+    known = {option for command in commands for parameter in command.params for option in parameter.opts} | {"--help"}
+    spans = [span for span in re.findall("`([^`]+)`", prose(page)) if not re.match("pip|python|pytest", span)]
+
+    assert {option for span in spans for option in re.findall(r"(?<!\S)--[a-z-]+", span)} <= known
+
+
 def test_every_column_of_every_result_is_explained(small_models):
     folder = small_models(DEPTH)["bert-base-uncased"]
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
