@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import DEVICE, Batch, full_batches, natural_batches, sorted_by_length
-from fastprobe.data.batches import batch_tokens, grouped, merged
+from fastprobe.data.batches import batch_tokens, grouped, merge
 from fastprobe.models.loading import load_model
 from fastprobe.models.resolve import resolve
 from fastprobe.models.unpadded.encoder import Encoder
@@ -77,7 +77,7 @@ def _ours(model: nn.Module, batches: list[Batch]) -> list[Tensor]:
     final = []
     with freed_memory_kept():
         for together in grouped(batches, batch_tokens(DEVICE.type)):
-            batch = merged(together)
+            batch = merge(together)
             flat = FlatTokens.of(batch["attention_mask"].bool())
             state = encoder.stem(batch, flat)
             for layer in encoder.layers:

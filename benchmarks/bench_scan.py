@@ -22,7 +22,8 @@ from fastprobe.ops.products import FastLinear
 PEAK = """
 import json, resource, sys
 import fastprobe
-from fastprobe.models.loading import load_model, load_text
+from fastprobe.data.sources import load_text
+from fastprobe.models.loading import load_model
 model, tokenizer = load_model(None)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 batches = fastprobe.token_batches(load_text([], None, "train")[0], tokenizer, tokens=int(sys.argv[1]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastprobe import token_batches
-from fastprobe.data.text import demo_text
+from fastprobe.data.demo import demo_text
 
 Batch = dict[str, Tensor]
 

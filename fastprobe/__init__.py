@@ -3,8 +3,8 @@
 from fastprobe import orders as orders
 from fastprobe.ablations.ablation import Ablations as Ablations
 from fastprobe.ablations.ablation import ablation as ablation
-from fastprobe.data.labelled_text import labelled_batches as labelled_batches
-from fastprobe.data.text import token_batches as token_batches
+from fastprobe.data.labelled_batches import labelled_batches as labelled_batches
+from fastprobe.data.token_batches import token_batches as token_batches
 from fastprobe.models.linear_mlp import write_linear_mlp_ as write_linear_mlp_
 from fastprobe.models.permute import parallel_layers as parallel_layers
 from fastprobe.models.permute import permute_layers as permute_layers
@@ -29,6 +29,6 @@ from fastprobe.reordering.commutator import commutator as commutator
 from fastprobe.reordering.commutator import linear_commutator as linear_commutator
 from fastprobe.replication.run import paper as paper
 from fastprobe.results.result import load as load
-from fastprobe.scan.linearity import LinearityScan as LinearityScan
 from fastprobe.scan.linearity import linearity as linearity
+from fastprobe.scan.result import LinearityScan as LinearityScan
 from fastprobe.version import __version__ as __version__

@@ -59,7 +59,7 @@ def model_folder(tmp_path_factory):
     """A tiny random encoder with a real tokenizer, as a folder that Transformers loads."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from fastprobe.data.text import demo_model_path
+    from fastprobe.data.demo import demo_model_path
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
     torch.manual_seed(0)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import fastprobe as fp
-from fastprobe.cli.showing import show
+from fastprobe.cli.output import show
 from fastprobe.errors import NumericalError
-from fastprobe.reordering.effects import compared
-from fastprobe.results.tables import orders_table
+from fastprobe.reordering.effects import compare
+from fastprobe.reordering.table import orders_table
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 
@@ -39,7 +39,8 @@ def test_the_row_of_such_an_order_is_empty(effects):
 
 
 def test_such_a_result_is_saved_drawn_and_shown(effects, tmp_path, capsys):
-    show(effects, {}, tmp_path, "relative_l2_by_depth", orders_table(effects.rows * 20), False, False)
+    table = orders_table(effects.rows * 20)
+    show(effects, table, origin={}, out=tmp_path, metric="relative_l2_by_depth", json=False, quiet=False)
 
     saved = json.loads((tmp_path / "scores.json").read_text())["rows"]
     assert [row["relative_l2"] for row in saved] == [0, None, None, None]
@@ -49,7 +50,7 @@ def test_such_a_result_is_saved_drawn_and_shown(effects, tmp_path, capsys):
 def test_cosines_with_what_is_not_finite_are_not_zero():
     tokens = torch.tensor([[torch.nan, 1.0], [1.0, 0.0], [0.0, 0.0]])
 
-    cosine = compared(tokens, torch.ones(3, 2))["cosine"]
+    cosine = compare(tokens, torch.ones(3, 2))["cosine"]
 
     assert cosine.isnan().tolist() == [True, False, False]
     assert cosine[2] == 0

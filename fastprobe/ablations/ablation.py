@@ -1,7 +1,7 @@
-"""Elements of a model removed or replaced, and what that does to its output.
+"""Remove or replace elements of a model, and measure the effect on its output.
 
-A layer with an element replaced is one more step that an order can have, so an ablation is a list of orders: what
-comes before the first edited layer is run once for all of them, and effects are those of :func:`commutativity`.
+An edited layer is a step of an order, so an ablation is a list of orders. The layers before the first edited one run
+once for all of them, and the effects are those of :func:`commutativity`.
 """
 
 from __future__ import annotations
@@ -10,44 +10,40 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from fastprobe.ablations.element_outputs import mean_outputs, sampled_outputs
-from fastprobe.ablations.replacements import AffineMaps, Constant, Resampled, same
+from fastprobe.ablations.linear_maps import fit_linear_maps
+from fastprobe.ablations.modes import Unedited
+from fastprobe.ablations.picture import picture
+from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
+from fastprobe.data.checks import check_repeatable, checked_mask
 from fastprobe.errors import InputError
-from fastprobe.models.edits import EDITABLE, Replaced, Reweighted, initial_weights
+from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
-from fastprobe.models.points import ELEMENTS, Element, Point, range_text, select_elements, select_layers
+from fastprobe.models.points import Element, Point, parse_range, range_text
 from fastprobe.models.record import device_of, to_device
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
-from fastprobe.regression.least_squares import LeastSquares, Solution
-from fastprobe.regression.ridge import best_ridge
+from fastprobe.regression.least_squares import Solution
 from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
-from fastprobe.reordering.order_runs import check_repeatable, mask_of
-from fastprobe.results import figures
+from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
 from fastprobe.runtime.journal import Journal
-from fastprobe.scan.linearity import linearity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MODES = ("zero", "mean", "resample", "random_init", "linear", "identity")
-SWEEPS = ("each", "forward", "backward")
-_EDITABLE = ", ".join(EDITABLE)
-
 
 @dataclass(frozen=True, repr=False)
 class Ablations(Result):
-    """What every ablation does to the output: the model itself, then one row an element, mode and set of layers.
+    """Effects of ablations on the output: the unedited model first, then one row an element, mode and set of layers.
 
-    ``maps`` are those of ``mode="linear"`` by element (``"mlp.3"``), fitted on all tokens; they are not saved.
+    ``maps`` has the linear map of each element (``"mlp.3"``) for ``mode="linear"``, fitted on all tokens. It is not
+    saved.
     """
 
     maps: Mapping[str, Solution] = field(default_factory=dict, compare=False, repr=False)
@@ -57,13 +53,14 @@ class Ablations(Result):
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """What was ablated and how: pairs of element and mode, in the order of the rows."""
+        """Pairs of element and mode, in the order of the rows."""
         return list(dict.fromkeys((row["element"], row["mode"]) for row in self.rows[1:]))
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
-        """One metric as ``(lines, sets of layers)``, sets in the order of ``config["sets"]``; ``nan`` without a number.
+        """Return one metric as ``(lines, sets of layers)``; ``nan`` for rows without a number.
 
-        With ``"each"``, ``"forward"`` and ``"backward"`` set k is layer k, the layers to k, and those from k on.
+        Sets are in the order of ``config["sets"]``. Set k is layer k with ``"each"``, the layers up to k with
+        ``"forward"``, and the layers from k on with ``"backward"``.
         """
         lines, sets = self.lines, self.config["sets"]
         matrix = np.full((len(lines), len(sets)), np.nan)
@@ -73,13 +70,27 @@ class Ablations(Result):
         return matrix
 
     def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """One line an element and mode over sets of layers.
+        """Draw one line an element and mode over sets of layers.
 
         Args:
             path: where to save the picture, if anywhere.
             metric: the column to draw.
         """
-        return figures.ablations(self, metric, path)
+        self.rows_with(metric)  # raises if there are none
+        sets, sweep = self.config["sets"], self.config["sweep"]
+        return picture(self.title, metric, self.lines, self.matrix(metric), sets, sweep, path)
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
+        """Return the result that a file holds. Version 0.1.0 wrote the layers as text only, no ``edited_layers``."""
+
+        def layers_of(text: str) -> list[int]:
+            return [layer for part in text.split(",") if part for layer in range(*parse_range(part))]
+
+        return cls(
+            config,
+            [row if "edited_layers" in row else row | {"edited_layers": layers_of(row["layers"])} for row in rows],
+        )
 
 
 def ablation(
@@ -97,40 +108,41 @@ def ablation(
     progress: bool = True,
     journal: Journal | None = None,
 ) -> Ablations:
-    """Remove or replace elements of a model and measure the damage, with the columns of :func:`commutativity`.
+    """Remove or replace elements of a model and measure the effect, with the columns of :func:`commutativity`.
 
-    ``mlp`` and ``attn`` are the bare parts: residual and norm stay. ``ffn`` and ``attention`` include them, and
-    ``layer`` is all. What an element's output becomes is made from the unedited model, also where several layers are
-    edited, and is, by mode:
+    ``mlp`` and ``attn`` are the bare parts: skip connection and norm stay. ``ffn`` and ``attention`` include them, and
+    ``layer`` is everything. Replacements are made from the unedited model, also if several layers are edited. The mode
+    says what replaces an element's output:
 
     * ``zero``: 0.
     * ``mean``: its mean over tokens.
-    * ``resample``: its output at a token of another sequence, out of 32 that a seed picks; for every token one.
-    * ``random_init``: what the element makes of its input with its matrices as before training (truncated normal,
-      0.02, which has a standard deviation of 0.0176; biases zero) and its norms as they are. This is what the script
-      published with Zhao et al. (2021) does to what it calls removed.
-    * ``linear``: the affine map x -> y of least squares. Sequence s is in fold ``s mod folds`` and gets the map fitted
-      on the other folds, so no token is predicted by a map that has seen it.
+    * ``resample``: for each token, the output at a token of another sequence, out of a sample of 32 sequences.
+    * ``random_init``: the output of the same element with its matrices as before training (truncated normal, 0.02,
+      which has a standard deviation of 0.0176; biases zero) and its norms as they are. The script published with Zhao
+      et al. (2021) does this to the elements that it calls removed.
+    * ``linear``: the affine least-squares map x -> y. Sequence s is in fold ``s mod folds`` and gets the map fitted on
+      the other folds, so no map predicts a token that it was fitted on.
     * ``identity``: x.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; gone through more than once.
-        elements: what is ablated, one or several, each by itself: ``layer``, ``attention``, ``ffn``, ``attn``, ``mlp``,
+        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read more than once.
+        elements: one or several, each ablated alone: ``layer``, ``attention``, ``ffn``, ``attn``, ``mlp``,
             ``attn_heads``, ``attn_proj``, ``mlp_act``.
         mode: one mode or several.
-        layers: ``"each"`` by itself; ``"forward"``, the first, the first two, ...; ``"backward"``, the last, the last
-            two, ...; or a set of layers, or several sets.
-        folds: of ``linear``; 0 fits one map on all tokens, and uses it on the same.
-        alpha: ridge penalty of ``linear``, as scikit-learn's ``Ridge`` has it; chosen by cross-validation by default.
+        layers: ``"each"`` alone; ``"forward"``, the first, the first two, ...; ``"backward"``, the last, the last two,
+            ...; or a set of layers, or several sets.
+        folds: of ``linear``; 0 fits one map on all tokens, and uses it on the same tokens.
+        alpha: ridge penalty of ``linear``, as in scikit-learn's ``Ridge``; chosen by cross-validation by default.
         seed: of ``resample`` and ``random_init``.
-        metrics: more columns by name, as for :func:`commutativity`.
-        memory: bytes that states may take at one time; a quarter of what is free by default.
+        metrics: additional columns by name, as for :func:`commutativity`.
+        memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
-        journal: where finished rows are kept while others run, and what is not run again; fits are made anew.
+        journal: keeps finished rows on disk, and has those of an interrupted run, which do not run again. Linear maps
+            are fitted again.
 
     Raises:
-        InputError: an argument that cannot be used, or batches that can be gone through only once.
+        InputError: an unusable argument, or batches that can be read only once.
         UnsupportedModelError: the points of the model cannot be found, or their identities fail.
 
     Example:
@@ -139,86 +151,49 @@ def ablation(
     """
     points = resolve(model)
     depth = len(points.layers)
-    names, modes, sets = _elements(elements, points), _modes(mode), _sets(layers, depth)
+    names, modes = select_editable(elements, points.elements), select_modes(mode)
+    sets = select_layer_sets(layers, depth)
     if seed < 0:
         raise InputError(f"seed: must be 0 or more, got {seed}")
     edited = [Element(name, layer, layer + 1) for name in names for layer in sorted({i for s in sets for i in s})]
     widths = _widths(model, points, batches)
-    maps: dict[Element, tuple[AffineMaps, Solution]] = {}
-    if "linear" in modes:
-        maps = _fitted(model, batches, edited, folds, alpha, progress)
-    steps: dict[tuple[str, Element], Step] = {}
-    for how in modes:
-        for element, by in _stand_ins(how, model, points, batches, edited, widths, maps, seed).items():
-            key = {"linear": f"linear:{folds}:{alpha}"}.get(how, f"{how}:{seed}")
-            step = Reweighted if how == "random_init" else Replaced
-            steps[how, element] = step(element.name, element.start, key, by)
-
-    rows: list[dict[str, Any]] = [{"element": "", "layers": "", "mode": "none"}]
-    orders = []
-    for name, how, layer_set in itertools.product(names, modes, sets):
-        own = dict(enumerate(range(depth)))
-        path: dict[int, Step] = own | {i: steps[how, Element(name, i, i + 1)] for i in layer_set}
-        rows.append({"element": name, "layers": range_text(layer_set), "mode": how})
-        orders.append(Order(tuple(path.values())))
+    fits = fit_linear_maps(model, batches, edited, folds, alpha, progress) if "linear" in modes else {}
+    maps = {element: maps for element, (maps, _) in fits.items()}
+    unedited = Unedited(model, points, batches, edited, widths, maps, seed)
+    steps = {
+        (how, element): _step(element, how, replacement, folds, alpha, seed)
+        for how in modes
+        for element, replacement in unedited.replacements(how).items()
+    }
+    edits = list(itertools.product(names, modes, sets))
+    orders = [
+        _edited_order(depth, {layer: steps[how, Element(name, layer, layer + 1)] for layer in layer_set})
+        for name, how, layer_set in edits
+    ]
     effects = commutativity(model, batches, orders, metrics=metrics, memory=memory, progress=progress, journal=journal)
-    for row, effect in zip(rows, effects.rows, strict=True):
-        row |= {column: value for column, value in effect.items() if column not in ("order", "name")}
+    rows = [
+        {"element": name, "layers": range_text(layer_set), "mode": how}
+        | {column: value for column, value in effect.items() if column not in ("order", "name", *CHANGES)}
+        | {"edited_layers": layer_set}
+        for (name, how, layer_set), effect in zip([("", "none", []), *edits], effects.rows, strict=True)
+    ]
     config = effects.config | {
         "elements": names,
         "modes": modes,
         "sweep": layers if isinstance(layers, str) else "sets",
         "sets": [range_text(layer_set) for layer_set in sets],
         "folds": folds,
-        "alpha": {str(element): solution.alpha for element, (_, solution) in maps.items()},
+        "alpha": {str(element): solution.alpha for element, (_, solution) in fits.items()},
         "seed": seed,
     }
-    return Ablations(config, rows, {str(element): solution for element, (_, solution) in maps.items()})
-
-
-def _elements(elements: str | Sequence[str], points: ModelPoints) -> list[str]:
-    names = [elements] if isinstance(elements, str) else elements
-    for name in names:
-        if name in ELEMENTS and name not in EDITABLE:
-            raise InputError(f"elements: {name!r} has no output of its own to replace; those that have are {_EDITABLE}")
-    if not names:
-        raise InputError(f"elements: there is nothing to ablate; name some of {_EDITABLE}")
-    return select_elements(names, [name for name in points.elements if name in EDITABLE])
-
-
-def _modes(mode: str | Sequence[str]) -> list[str]:
-    modes = [mode] if isinstance(mode, str) else list(dict.fromkeys(mode))
-    for name in modes:
-        if name not in MODES:
-            raise InputError(f"mode: {name!r} is not one of {', '.join(MODES)}")
-    if not modes:
-        raise InputError(f"mode: there is none; name some of {', '.join(MODES)}")
-    return modes
-
-
-def _sets(layers: str | Iterable[int] | Iterable[Iterable[int]], depth: int) -> list[list[int]]:
-    """The sets of layers that are edited together, each in order."""
-    if layers == "each":
-        return [[layer] for layer in range(depth)]
-    if layers == "forward":
-        return [list(range(layer + 1)) for layer in range(depth)]
-    if layers == "backward":
-        return [list(range(layer, depth)) for layer in range(depth)]
-    if isinstance(layers, str):
-        raise InputError(f"layers: {layers!r} is not one of {', '.join(SWEEPS)}, nor a set of layers")
-    asked = list(layers)
-    sets = [asked] if all(isinstance(layer, int) for layer in asked) else asked
-    chosen = [select_layers(one, depth) for one in sets]  # type: ignore[arg-type]
-    if not all(chosen):
-        raise InputError("layers: a set of layers is empty; name at least one layer")
-    return [list(one) for one in dict.fromkeys(map(tuple, chosen))]
+    return Ablations(config, rows, {str(element): solution for element, (_, solution) in fits.items()})
 
 
 def _widths(model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]]) -> Mapping[Point, int]:
-    """The width of every point, seen with its identities on the first sequences."""
-    check_repeatable(batches, "an ablation goes through them more than once")
+    """Check the identities of the points on the first two sequences, and return the width of every point."""
+    check_repeatable(batches, "an ablation reads them more than once")
     for batch in batches:
-        mask_of(batch, 0)
+        checked_mask(batch, 0)
         few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
         checked = check_points(model, points, to_device(few, device_of(model)))
         checked.require(type(model).__name__)
@@ -226,61 +201,13 @@ def _widths(model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str
     raise InputError("batches: there are none")
 
 
-def _stand_ins(
-    mode: str,
-    model: nn.Module,
-    points: ModelPoints,
-    batches: Iterable[Mapping[str, Any]],
-    elements: Sequence[Element],
-    widths: Mapping[Point, int],
-    maps: Mapping[Element, tuple[AffineMaps, Solution]],
-    seed: int,
-) -> dict[Element, Any]:
-    """What each element is replaced by: a function, or other weights for ``random_init``."""
-    device = device_of(model)
-    if mode == "zero":
-        return {e: Constant(torch.zeros(widths[points.canonical(e.y)], device=device)) for e in elements}
-    if mode == "mean":
-        return {e: Constant(mean) for e, mean in mean_outputs(model, points, batches, elements).items()}
-    if mode == "resample":
-        outputs, sequence = sampled_outputs(model, points, batches, elements, seed=seed)
-        return {e: Resampled(rows, sequence, seed) for e, rows in outputs.items()}
-    if mode == "linear":
-        dtype = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
-        return {e: affine.to(dtype) for e, (affine, _) in maps.items()}
-    if mode == "random_init":
-        return {e: initial_weights(points.layers[e.start], points.layout, e.name, (seed, e.start)) for e in elements}
-    for e in elements:
-        x, y = widths[points.canonical(e.x)], widths[points.canonical(e.y)]
-        if x != y:
-            raise InputError(f"mode: identity needs an output as wide as its input; {e} goes from {x} to {y}")
-    return dict.fromkeys(elements, same)
+def _step(element: Element, mode: str, replacement: Any, folds: int, alpha: float | None, seed: int) -> Step:
+    """Return the layer with one element replaced, named by all that the replacement depends on."""
+    name = f"linear:{folds}:{alpha}" if mode == "linear" else f"{mode}:{seed}"
+    kind = Reweighted if mode == "random_init" else Replaced
+    return kind(element.name, element.start, name, replacement)
 
 
-def _fitted(
-    model: nn.Module,
-    batches: Iterable[Mapping[str, Any]],
-    elements: Sequence[Element],
-    folds: int,
-    alpha: float | None,
-    progress: bool,
-) -> dict[Element, tuple[AffineMaps, Solution]]:
-    """The least-squares map of every element: those that an ablation uses, and the one of all tokens."""
-    names, layers = ({e.name for e in elements}, {e.start for e in elements})
-    scan = linearity(
-        model,
-        batches,
-        elements=sorted(names),
-        layers=sorted(layers),
-        folds=folds,
-        score_sequences=0,
-        cka="none",
-        fit=LeastSquares(alpha=alpha or 0.0),
-        progress=progress,
-    )
-    found = {}
-    for name, start, stop, x, y, _ in scan.config["fits"]:
-        assert scan.moments is not None
-        source, fit = best_ridge(scan.moments, x, y, alpha)
-        found[Element(name, start, stop)] = AffineMaps.of(source, fit), source.solution(fit)
-    return found
+def _edited_order(depth: int, steps: Mapping[int, Step]) -> Order:
+    """Return the baseline's order with some layers replaced by edited ones."""
+    return Order(tuple(steps.get(layer, layer) for layer in range(depth)))

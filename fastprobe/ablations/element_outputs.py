@@ -1,4 +1,4 @@
-"""Outputs of elements over a stream: their means over all tokens, and those of a few sequences."""
+"""Outputs of elements over a stream: their means over all tokens, and a sample of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fastprobe.models.record import Recorder, device_of, needed_until, to_device
 from fastprobe.models.resolve import ModelPoints
 
 SEQUENCES = 32
-"""Sequences whose outputs are kept to draw from."""
+"""Sequences in a sample of outputs."""
 
 
 def mean_outputs(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], elements: Sequence[Element]
 ) -> dict[Element, Tensor]:
-    """The mean output (width,) float64 of every element over the tokens that are no padding."""
+    """Return the mean output ``(width,)`` float64 of every element over the tokens that are not padding."""
     sums: dict[Point, Tensor] = {}
     tokens = 0
     for outputs in _outputs(model, points, batches, elements):
@@ -41,18 +41,18 @@ def sampled_outputs(
     seed: int = 0,
     size: int = SEQUENCES,
 ) -> tuple[dict[Element, Tensor], Tensor]:
-    """Outputs of every element at the tokens of a sample of sequences, padding left out.
+    """Return the outputs of every element at the tokens of a sample of sequences, without padding.
 
     Args:
         model: a Hugging Face model.
-        points: where its points are.
-        batches: gone through once; the model runs on the sample only.
-        elements: whose outputs.
-        seed: of the sample, which depends on what the sequences are and not on their batches.
-        size: sequences in it.
+        points: its points.
+        batches: read once. The model runs on the sample only.
+        elements: what to read the output of.
+        seed: of the sample, which depends on the content of the sequences and not on their batches.
+        size: sequences in the sample.
 
     Returns:
-        ``(entries, width)`` for every element, and ``(entries,)`` int64: the number of the sequence that each is of.
+        ``(entries, width)`` for every element, and the sequence number of each entry, ``(entries,)`` int64.
 
     Raises:
         InputError: the stream has fewer than two sequences.
@@ -64,13 +64,13 @@ def sampled_outputs(
         sample.add(batch, torch.arange(sequences, sequences + count))
         sequences, largest = sequences + count, max(largest, count)
     if len(sample) < 2:
-        raise InputError(f"mode: resample takes outputs from other sequences, and of those there are {len(sample)}")
-    picked = list(sample.batches(largest))
+        raise InputError(f"mode: resample needs 2 sequences or more, got {len(sample)}")
+    sampled = list(sample.batches(largest))
     kept: dict[Point, list[Tensor]] = {}
-    for outputs in _outputs(model, points, [batch for batch, _ in picked], elements):
+    for outputs in _outputs(model, points, [batch for batch, _ in sampled], elements):
         for point, rows in outputs.items():
             kept.setdefault(point, []).append(rows)
-    numbers = [number.repeat_interleave(batch["attention_mask"].sum(1)) for batch, number in picked]
+    numbers = [number.repeat_interleave(batch["attention_mask"].sum(1)) for batch, number in sampled]
     return {element: torch.cat(kept[points.canonical(element.y)]) for element in elements}, torch.cat(numbers)
 
 
@@ -78,7 +78,7 @@ def sampled_outputs(
 def _outputs(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], elements: Sequence[Element]
 ) -> Iterator[dict[Point, Tensor]]:
-    """Batch by batch the output (tokens, width) at the point of every element, padding left out."""
+    """Yield the outputs ``(tokens, width)`` of every element for each batch, without padding."""
     wanted = {points.canonical(element.y): element.start for element in elements}
     found: dict[Point, Tensor] = {}
     mask = torch.zeros(0)

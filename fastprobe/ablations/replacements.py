@@ -1,4 +1,4 @@
-"""What an ablation puts where an element's output was: functions of the element's input and the batch it is of."""
+"""Replacements of elements: functions from an element's input, and the batch it belongs to, to its new output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastprobe.regression.linear_fit import fold_of_sequences
 
 
 def same(x: Tensor, stack: LayerStack) -> Tensor:
-    """The element's input."""
+    """Return the element's input."""
     return x
 
 
@@ -32,18 +32,19 @@ class Constant:
 
 @dataclass(frozen=True)
 class AffineMaps:
-    """``(x - mean) W + b``, where a sequence gets the map that was fitted without the fold that it is in.
+    """``(x - mean) W + b``, where a sequence gets the map that was fitted without its fold.
 
-    Written about the mean of x: the intercept of a map of rows far from zero is a difference of large numbers.
+    The maps are stored about the mean of x. The intercept of a map of rows far from zero would be a difference of large
+    numbers.
     """
 
     mean: Tensor  # (d,)
     maps: Mapping[int, tuple[Tensor, Tensor]]  # fold -> (d, k), (k,)
-    folds: int  # sequence s is in fold s mod folds; 0 for one map, that of fold 0, for all
+    folds: int  # sequence s is in fold s mod folds; 0 for one map, stored as that of fold 0
 
     @classmethod
     def of(cls, source: Factorisation, fit: Fit) -> AffineMaps:
-        """The maps of a fit, in and out of fold."""
+        """Return the maps of a fit without each fold, or its one map if there are no folds."""
         mean = source.moments.origin(source.x) + source.mean
         if not len(fit.fold_whitened):
             return cls(mean, {0: (fit.coef, fit.y_mean)}, 0)
@@ -54,14 +55,14 @@ class AffineMaps:
         return cls(mean, maps, len(source.moments.counts))
 
     def to(self, dtype: torch.dtype) -> AffineMaps:
-        """The same, to be applied in a dtype; what comes out has that of x again."""
+        """Return the same maps in another dtype. They apply in it, and their output has the dtype of x."""
         maps = {fold: (coef.to(dtype), intercept.to(dtype)) for fold, (coef, intercept) in self.maps.items()}
         return AffineMaps(self.mean.to(dtype), maps, self.folds)
 
     def __call__(self, x: Tensor, stack: LayerStack) -> Tensor:
         centred = x.to(self.mean.dtype) - self.mean
         batch = len(stack.stem)
-        # (copies, batch, length, d): the copies of a sequence are in one fold.
+        # (copies, batch, length, d): all copies of a sequence are in one fold.
         by_sequence = centred.reshape(-1, batch, *x.shape[1:])
         fold = fold_of_sequences(stack.first, (batch,), max(self.folds, 1), x.device)
         out = centred.new_empty(*by_sequence.shape[:-1], len(next(iter(self.maps.values()))[1]))
@@ -77,13 +78,13 @@ class AffineMaps:
 
 @dataclass(frozen=True)
 class Resampled:
-    """For every token the element's output at another one, drawn from other sequences.
+    """For every token, the element's output at a token drawn from other sequences.
 
-    Draws are seeded by the number of a sequence, so batches do not matter; every element takes the same other token.
+    The number of a sequence seeds its draws, so they do not depend on batches. All elements draw the same tokens.
     """
 
-    outputs: Tensor  # (entries, width), of tokens that are no padding
-    sequence: Tensor  # (entries,) number of the sequence that each is of
+    outputs: Tensor  # (entries, width)
+    sequence: Tensor  # (entries,) number of the sequence of each
     seed: int
 
     def __call__(self, x: Tensor, stack: LayerStack) -> Tensor:
@@ -93,6 +94,6 @@ class Resampled:
         return taken.to(x).repeat(len(x) // batch, 1, 1)
 
     def _draws(self, sequence: int, length: int) -> Tensor:
-        """(length,) entries that are not of this sequence."""
+        """Return ``(length,)`` random entries of other sequences."""
         others = (self.sequence != sequence).nonzero()[:, 0]
         return others[np.random.default_rng((self.seed, sequence)).integers(len(others), size=length)]

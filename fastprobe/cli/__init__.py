@@ -1,4 +1,5 @@
-"""The commands: parse, call, print. A file holds those that go together, and importing it registers them."""
+"""The command line. One file a command; importing it registers the command."""
 
-from fastprobe.cli import scans, orders, parts, mirror, training, results, bench  # noqa: F401, I001, in the order of the help
+from fastprobe.cli import linearity, points, merge, permute, commutator, ablate, probe  # noqa: F401, I001, as in the help
+from fastprobe.cli import paper, pretrain, plot, bench  # noqa: F401, as in the help
 from fastprobe.cli.app import main as main

@@ -1,4 +1,4 @@
-"""The application that commands register with, and what becomes of their failures."""
+"""The application that commands register with, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 stdout = Console(soft_wrap=False)
 VERSIONS = {"fastprobe": fp.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
 INTERRUPTED = 130  # what Typer returns for Ctrl-C, and shells expect
-_UsageError: Any = typer.BadParameter.__base__  # Typer carries its own copy of click, and hides it
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT)
+_UsageError: Any = typer.BadParameter.__base__  # Typer has its own copy of click, which it does not export
 
 
 def _print_version(wanted: bool) -> None:
@@ -40,31 +41,31 @@ def _options(
     pass
 
 
-_kept: list[Path] = []
+_resumable: list[Path] = []
 
 
-def keeps(path: Path) -> None:
-    """Say where a command that can be gone on with keeps what it has done: an interrupted one then says so."""
-    _kept.append(path)
+def resumable_from(path: Path) -> None:
+    """Register the file that ``--resume`` goes on from. If the command is interrupted, the message names it."""
+    _resumable.append(path)
 
 
 def note(text: str) -> None:
-    """Tell the user something that is not the result."""
+    """Print a remark to standard error, apart from the result."""
     typer.echo(text, err=True)
 
 
 def dumps(document: Any) -> str:
-    """The JSON document that ``--json`` prints."""
+    """Return the JSON document that ``--json`` prints."""
     return json.dumps(document, indent=1)
 
 
 def main() -> None:
-    """Run a command; every expected failure is one line on standard error and an exit code."""
+    """Run a command. An expected failure prints one line to standard error and sets the exit code."""
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # one line, without the line of code
-    _kept.clear()
+    _resumable.clear()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    huggingface_hub.utils.logging.set_verbosity_error()  # of retries; what failed in the end is said in one line
+    huggingface_hub.utils.logging.set_verbosity_error()  # no line for each retry; the last failure is an error
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
@@ -76,12 +77,12 @@ def main() -> None:
         error.show()
         code = 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT):
+        if error.errno not in OUTPUT_ERRORS:
             raise
-        kept = "no file is half written, and those that could not be replaced are as they were"
-        note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; {kept}")
+        unharmed = "no file is half written, and files that could not be replaced are unchanged"
+        note(f"fastprobe: {error.filename or 'output'}: {error.strerror}; {unharmed}")
         code = 2
     if code == INTERRUPTED:
-        there = [path for path in _kept if path.exists()]
-        note(f"fastprobe: interrupted; {f'{there[0]} is kept: go on with --resume' if there else 'nothing was kept'}")
+        kept = [path for path in _resumable if path.exists()]
+        note(f"fastprobe: interrupted; {f'{kept[0]} is kept: go on with --resume' if kept else 'nothing was kept'}")
     sys.exit(code or 0)

@@ -1,4 +1,4 @@
-"""``bench``."""
+"""``fastprobe bench``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from tqdm import tqdm
 
 from fastprobe.benchmarking.configurations import tune
 from fastprobe.benchmarking.processor import cpu as bench_cpu
+from fastprobe.benchmarking.table import bench_table, tuning_table
 from fastprobe.cli.app import app, dumps, stdout
 from fastprobe.cli.options import Json, Quiet
 from fastprobe.errors import InputError
-from fastprobe.results.tables import bench_table, tuning_table
 
 
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(help="cpu: the C++ kernels; tune: the Triton kernels' configurations, kept for later runs.")
+        str,
+        typer.Argument(help="cpu: time the C++ kernels; tune: find and keep configurations of the Triton kernels."),
     ] = "cpu",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How close the kernels come to what this machine can do."""
+    """Time the kernels and compare them with the limits of this machine."""
     measured, table = _choices().get(name, (None, None))
     if measured is None or table is None:
         raise InputError(f"bench: {name!r} is not one of {', '.join(_choices())}")
@@ -40,5 +41,5 @@ def bench(
 
 
 def _choices() -> dict[str, tuple[Callable[[], Iterator[dict[str, Any]]], Callable[[list[dict[str, Any]]], Table]]]:
-    """What can be timed: the rows, and the table of them."""
+    """Return for each benchmark the function that yields its rows, and the one that makes their table."""
     return {"cpu": (bench_cpu, bench_table), "tune": (tune, tuning_table)}

@@ -1,1 +1,1 @@
-"""Text, labels and batches: what goes through a model."""
+"""Text, labels and batches: the input of a model."""

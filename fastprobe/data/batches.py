@@ -1,4 +1,4 @@
-"""Batches put together: where padding costs nothing, a few passes of many tokens are faster than many of a few."""
+"""Batches of sequences: group, merge and select them."""
 
 from __future__ import annotations
 
@@ -11,42 +11,46 @@ from torch.nn import functional as F
 
 Batch = Mapping[str, Any]
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
-"""By the type of the device: on a CPU few enough that activations come from memory that is in use already
-(benchmarks/NOTES.md), elsewhere enough to keep a GPU busy."""
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
+"""Tokens of one call of a model, by type of device.
+
+On a CPU the activations of so few tokens reuse memory that the process holds already (benchmarks/NOTES.md). On a GPU
+so many tokens keep all its processors busy.
+"""
 
 
 def batch_tokens(device: str) -> int:
-    """Tokens of a batch that are neither too few to be fast on a type of device nor more than help."""
+    """Return how many tokens one call of a model takes on a type of device: enough to be fast, no more than helps."""
     return BATCH_TOKENS.get(device, BATCH_TOKENS["cuda"])
 
 
 def grouped(batches: Iterable[Batch], tokens: int) -> Iterator[list[Batch]]:
-    """Batches that follow each other, in lists that can be merged.
+    """Collect consecutive batches into lists that :func:`merge` accepts.
 
     Args:
-        batches: what a model is called with.
-        tokens: a list with as many, padding not counted, is complete.
+        batches: the keyword arguments of a model, one dict a batch.
+        tokens: a list is complete when it holds as many, padding not counted.
 
     Yields:
-        lists of batches of the same tensors; one that has anything but ``(batch, length)`` tensors is by itself.
+        lists of batches with the same tensors. A batch with anything but ``(batch, length)`` tensors is a list by
+        itself.
     """
     group: list[Batch] = []
     have = 0
     for batch in batches:
-        if group and _kind(batch) != _kind(group[0]):
+        if group and _signature(batch) != _signature(group[0]):
             yield group
             group, have = [], 0
         group.append(batch)
-        if _kind(batch) is None or (have := have + int(batch["attention_mask"].sum())) >= tokens:
+        if _signature(batch) is None or (have := have + int(batch["attention_mask"].sum())) >= tokens:
             yield group
             group, have = [], 0
     if group:
         yield group
 
 
-def merged(batches: Sequence[Batch]) -> dict[str, Any]:
-    """The sequences of all batches of a list of :func:`grouped` as one batch, padded with zeros at their ends."""
+def merge(batches: Sequence[Batch]) -> dict[str, Any]:
+    """Merge one list of :func:`grouped` into one batch. Shorter sequences are padded with zeros at the end."""
     if len(batches) == 1:
         return dict(batches[0])
     length = max(batch["input_ids"].shape[1] for batch in batches)
@@ -56,8 +60,13 @@ def merged(batches: Sequence[Batch]) -> dict[str, Any]:
     }
 
 
-def picked(batch: Batch, sequences: Tensor) -> dict[str, Any]:
-    """Some sequences of a batch, by number. A tensor of one row, as ``position_ids`` may be, is for all of them."""
+def select(batch: Batch, sequences: Tensor) -> dict[str, Any]:
+    """Select sequences of a batch by index. A tensor with another first dimension, like shared ``position_ids``, stays.
+
+    Args:
+        batch: the keyword arguments of a model.
+        sequences: ``(n,)`` int64 indices.
+    """
     count = batch["input_ids"].shape[:1]
     return {
         key: value[sequences.to(value.device)] if isinstance(value, Tensor) and value.shape[:1] == count else value
@@ -65,8 +74,8 @@ def picked(batch: Batch, sequences: Tensor) -> dict[str, Any]:
     }
 
 
-def _kind(batch: Batch) -> dict[str, torch.dtype] | None:
-    """The tensors of a batch by name; ``None`` for a batch that cannot be merged with another."""
+def _signature(batch: Batch) -> dict[str, torch.dtype] | None:
+    """Return name and dtype of the tensors of a batch, or ``None`` if it cannot be merged with another."""
     values = [batch.get("input_ids"), batch.get("attention_mask"), *batch.values()]
     if not all(isinstance(value, Tensor) and value.ndim == 2 for value in values):
         return None

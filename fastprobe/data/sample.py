@@ -1,4 +1,4 @@
-"""A sample of the sequences of a stream that depends on what they are, not on their order or their batches."""
+"""A sample of the sequences of a stream, independent of their order and their batches."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.data.batches import grouped, merged, picked
+from fastprobe.data.batches import grouped, merge, select
 from fastprobe.errors import InputError
 
 Sequence = tuple[int, dict[str, Tensor]]
-"""(fold, what the model takes of one sequence: tensors without their batch dimension)."""
+"""(fold, the arguments of the model for one sequence: tensors without their batch dimension)."""
 
 
 class SequenceSample:
-    """The ``size`` sequences whose tokens have the smallest hash; all of them for ``size=None``.
+    """The ``size`` sequences of a stream whose tokens have the smallest hash.
 
     Args:
-        size: how many to keep.
-        seed: of the hash; another seed gives another sample.
+        size: how many to keep; ``None`` keeps all.
+        seed: of the hash. Another seed gives another sample.
 
     Raises:
         InputError: the seed has more than 64 bits.
@@ -38,7 +38,11 @@ class SequenceSample:
 
     @classmethod
     def of(cls, sequences: int | str, seed: int) -> SequenceSample:
-        """The sample that a user asks for by ``score_sequences``: a number, or ``"all"``.
+        """Make the sample that ``score_sequences`` asks for.
+
+        Args:
+            sequences: a number, or ``"all"``.
+            seed: of the hash.
 
         Raises:
             InputError: it is neither, or the seed has more than 64 bits.
@@ -53,10 +57,10 @@ class SequenceSample:
         return len(self._heap)
 
     def add(self, batch: Mapping[str, Any], fold: Tensor) -> None:
-        """Offer the sequences of a batch.
+        """Add the sequences of a batch to the stream.
 
         Args:
-            batch: what the model takes; tensors with a leading batch dimension.
+            batch: the arguments of the model; tensors with a leading batch dimension.
             fold: ``(batch,)`` fold of each sequence.
         """
         mask = batch["attention_mask"].bool().cpu()
@@ -70,7 +74,7 @@ class SequenceSample:
             key = -int.from_bytes(digest, "little")
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
                 continue
-            # A tensor of one row, as position_ids may be, is for all sequences.
+            # A tensor of one row, as position_ids may be, belongs to all sequences.
             tensors = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
             entry = (key, -self._seen, (int(fold[row]), tensors))
             if len(self._heap) == self.size:
@@ -79,26 +83,26 @@ class SequenceSample:
                 heapq.heappush(self._heap, entry)
 
     def batches(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """The sample as batches, each sorted by fold, with their folds.
+        """Yield the sample as batches with the fold of each sequence, sorted by fold.
 
         Args:
             batch_size: most sequences of a batch of one length.
-            tokens: a batch of fewer is merged with the next, where padding costs nothing.
+            tokens: a batch with fewer is merged with the next; above 0 only where padding costs nothing.
         """
-        alike = [*self._alike(batch_size)]
-        folds = iter([fold for _, fold in alike])
-        for together in grouped((batch for batch, _ in alike), tokens):
-            fold = torch.cat([next(folds) for _ in together])
+        of_one_length = [*self._batches_of_one_length(batch_size)]
+        folds = iter([fold for _, fold in of_one_length])
+        for group in grouped((batch for batch, _ in of_one_length), tokens):
+            fold = torch.cat([next(folds) for _ in group])
             order = fold.argsort(stable=True)
-            yield picked(merged(together), order), fold[order]
+            yield select(merge(group), order), fold[order]
 
-    def _alike(self, batch_size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """Batches of sequences of one length."""
+    def _batches_of_one_length(self, batch_size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Yield batches of sequences of one length, with the fold of each sequence."""
         by_length: dict[tuple[tuple[str, torch.Size], ...], list[Sequence]] = {}
         for _, _, (fold, tensors) in sorted(self._heap, key=lambda entry: entry[:2], reverse=True):
             by_length.setdefault(tuple((k, v.shape) for k, v in tensors.items()), []).append((fold, tensors))
         for group in by_length.values():
-            group.sort(key=lambda sequence: sequence[0])  # those of one batch are often of one fold then
+            group.sort(key=lambda sequence: sequence[0])  # so that a batch holds few folds
             for start in range(0, len(group), batch_size):
                 part = group[start : start + batch_size]
                 keys = part[0][1]

@@ -1,17 +1,16 @@
-"""Models, tokenizers and texts by the names a user types."""
+"""Models and tokenizers by the names a user types."""
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from fastprobe.data.text import demo_model_path, demo_text
+from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import BackendError, InputError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -100,43 +99,3 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError):
         raise BackendError(f"device: this torch cannot compute on {name!r}; use auto, cpu or cuda") from None
     return device
-
-
-def load_text(files: Sequence[Path], dataset: str | None, split: str) -> tuple[Any, dict[str, Any]]:
-    """Text for :func:`fastprobe.token_batches` and what to call it in a configuration.
-
-    Raises:
-        InputError: a file or dataset is not there, or both kinds are named.
-    """
-    if files and dataset:
-        raise InputError("--text and --dataset: name one of them, not both")
-    if files:
-        for path in files:
-            if not path.is_file():
-                raise InputError(f"--text: {path} is not a file")
-        return list(files), {"text": [f"{path} ({path.stat().st_size} bytes)" for path in files]}
-    if dataset:
-        try:
-            from datasets import load_dataset
-        except ImportError:
-            raise InputError("--dataset needs the package datasets: pip install 'fastprobe[data]'") from None
-        name, _, configuration = dataset.partition(":")
-        try:
-            return load_dataset(name, configuration or None, split=split, streaming=True), {
-                "text": [f"{dataset} ({split})"]
-            }
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"--dataset: {dataset!r} could not be loaded: {str(error).splitlines()[0]}") from None
-    return list(demo_text().values()), {"text": ["pydoc_data.topics"]}
-
-
-def parse_count(text: str) -> int:
-    """``"100k"`` as 100000, ``"1.5M"`` as 1500000.
-
-    Raises:
-        InputError: it is not such a number.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.strip())
-    if not match:
-        raise InputError(f"{text!r} is not a number of tokens like 5000, 100k or 1.5M")
-    return int(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()])

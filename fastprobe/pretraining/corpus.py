@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprobe.data.text import demo_text, documents, special_tokens
+from fastprobe.data.demo import demo_text
+from fastprobe.data.documents import documents
+from fastprobe.data.token_batches import special_tokens
 from fastprobe.errors import InputError
 
 SPECIAL = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from fastprobe.results import figures
+from fastprobe.results import figure
 from fastprobe.results.result import Result
 
 if TYPE_CHECKING:
@@ -27,4 +27,9 @@ class Pretraining(Result):
 
     def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
         """The losses over steps, and the unigram loss as a line."""
-        return figures.losses(self, metric, path)
+        rows = self.rows_with(metric)
+        drawing, (axes,) = figure.panels(self.title)
+        loss = figure.Line([row[metric] for row in rows], x=[row["step"] for row in rows])
+        unigram = figure.Level(self.config["unigram_loss"], "unigram")
+        figure.lines(axes, [loss], x_label="step", y_label=metric, level=unigram, legend_beside=False)
+        return figure.saved(drawing, path)

@@ -1,26 +1,31 @@
-"""The two passes of a probe over states: sums that classifiers are fitted on, then a look at what they say."""
+"""Two passes over the states of a model: one for the sums of all tokens, one for accuracies on a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.batches import picked
+from fastprobe.data.batches import select
+from fastprobe.data.checks import checked_mask
+from fastprobe.data.sample import SequenceSample
+from fastprobe.errors import InputError
 from fastprobe.models.record import device_of, to_device
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
 from fastprobe.models.unpadded.stack import MakeStack
-from fastprobe.ops.products import matmul
+from fastprobe.ops.products import FastLinear
 from fastprobe.orders.plan import OrderPlan
+from fastprobe.probes.classifiers import StateClassifiers
+from fastprobe.probes.sums import ProbeSums
 from fastprobe.probes.token_labels import TokenLabels
-from fastprobe.regression.least_squares import Factorisation, Fit
-from fastprobe.regression.moment_plan import MomentPlan, Stage
-from fastprobe.regression.moments import Moments
-from fastprobe.reordering.order_runs import OrderRuns, mask_of
+from fastprobe.regression.linear_fit import fold_of_sequences
+from fastprobe.reordering.checked_stack import check_stack
+from fastprobe.reordering.order_runs import OrderRuns
+from fastprobe.runtime.progress import PassProgress
 
 
 @dataclass
@@ -29,137 +34,127 @@ class StateRows:
 
     Args:
         model: in evaluation mode.
-        points: where its layers are.
-        labels: what is read.
-        plan: state k is what order k - 1 of it makes; state 0 is what the first step gets.
+        points: the layers of the model.
+        labels: the tasks.
+        plan: state k is the output of its order k - 1; state 0 is the input of the first layer.
+        edited: some steps are edited layers.
         memory: bytes that states may take at one time.
-        make_stack: from the model and a batch to its layers.
     """
 
     model: nn.Module
     points: ModelPoints
     labels: TokenLabels
     plan: OrderPlan
+    edited: bool = False
     memory: int | None = None
-    make_stack: MakeStack = LayerStack.record
+    make_stack: MakeStack = field(init=False, default=LayerStack.record)
+    runner: str = field(init=False, default="none")
     classes: dict[str, Tensor] = field(init=False, default_factory=dict)  # task -> (rows,)
     fold: Tensor = field(init=False)  # (rows,), -1 for padding
 
-    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a batch the model takes."""
-        return {key: value for key, value in batch.items() if key not in ("labels", *self.labels.given)}
+    def check(self, batch: Mapping[str, Any]) -> None:
+        """Check the layers of the model on the first batch, and choose how they run."""
+        inputs = to_device(self._inputs(batch), device_of(self.model))
+        self.make_stack, self.runner = check_stack(self.model, self.points, inputs, edited=self.edited)
 
     def of(self, batch: Mapping[str, Any], fold: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Every state as (its number, ``(rows, width)``), 0 first.
+        """Yield every state as its number and ``(rows, width)``, state 0 first. Sets ``classes`` and ``fold``.
 
         Args:
-            batch: what the model takes, and labels.
+            batch: inputs of the model, and labels.
             fold: ``(batch,)``, of each sequence.
         """
         order = fold.argsort(stable=True)  # sums take the rows of one fold as a slice
-        batch = to_device(picked(batch, order), device_of(self.model))
-        mask = mask_of(batch, 0)
-        stack = self.make_stack(self.model, self.points, self.inputs(batch))
+        batch = to_device(select(batch, order), device_of(self.model))
+        mask = checked_mask(batch, 0)
+        stack = self.make_stack(self.model, self.points, self._inputs(batch))
         self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}
         self.fold = stack.by_row(torch.where(mask, fold[order].to(mask.device)[:, None], -1))
         yield 0, stack.stem.flatten(0, -2)
         for index, state in OrderRuns(stack, self.plan, self.memory):
             yield index + 1, state.flatten(0, -2)
 
+    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the model takes of a batch."""
+        return {key: value for key, value in batch.items() if key not in ("labels", *self.labels.given)}
 
-class ProbeSums:
-    """Moments of every state with its tasks. Tasks that every token has a class of share the sums of the state alone.
+
+class SumPass:
+    """The first pass: sums over all tokens, and the sample of sequences for the second pass.
 
     Args:
-        labels: the tasks.
-        width: of states.
-        states: how many there are.
-        folds: of the moments.
-        device: where they are kept.
+        states: the states of the batches.
+        sample: takes the sequences for the second pass.
+        folds: of the sums; 0 for none.
+        backend: of the sums.
     """
 
-    def __init__(self, labels: TokenLabels, width: int, states: int, folds: int, device: torch.device):
-        shared = [task for task in labels.tasks if task not in labels.given]
-        self.groups = [shared] * bool(shared) + [[task] for task in labels.given]
-        self.plans = [
-            [
-                MomentPlan(
-                    {x: width} | {task: labels.classes(task) for task in group},
-                    ((x, x), *((x, task) for task in group)),
-                    folds=max(folds, 1),
-                )
-                for group in self.groups
-            ]
-            for x in map(block, range(states))
-        ]
-        self.device = device
-        self.moments: list[list[Moments]] = []
+    def __init__(self, states: StateRows, sample: SequenceSample, folds: int, backend: str):
+        self._states, self._sample, self._folds, self._backend = states, sample, folds, backend
+        self.sequences = 0
+        self.largest_batch = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all sums."""
-        return sum(plan.nbytes for plans in self.plans for plan in plans)
+    def run(self, batches: Iterable[Mapping[str, Any]], fast: FastLinear, progress: PassProgress) -> ProbeSums:
+        """Return the sums over all tokens.
 
-    def open(self) -> ProbeSums:
-        """Make room for the sums; returns itself."""
-        self.moments = [[Moments.zero(plan, self.device) for plan in plans] for plans in self.plans]
-        return self
+        Args:
+            batches: read once.
+            fast: the fast linear layers, which are off while sums are added.
+            progress: counts tokens.
 
-    def add(self, state: int, rows: Tensor, classes: Mapping[str, Tensor], fold: Tensor, backend: str) -> None:
-        """Add the rows of a state; see :meth:`StateRows.of`."""
-        x = block(state)
-        for group, moments in zip(self.groups, self.moments[state], strict=True):
-            labelled = torch.where(classes[group[0]] >= 0, fold, -1)
-            stage = Stage(first=True, fresh=(x,), pairs=((x, x),))
-            moments.update_({x: rows}, labelled, stage=stage, backend=backend)
-            for task in group:
-                moments.update_classes_(x, task, rows, classes[task], labelled)
+        Raises:
+            InputError: there are no batches, or the sums do not fit in the free memory.
+        """
+        sums: ProbeSums | None = None
+        progress.begin("sums", getattr(batches, "tokens", None), "tokens")
+        for batch in batches:
+            fold = self._fold(batch)
+            if not self.sequences:
+                self._states.check(batch)
+            for state, rows in self._states.of(batch, fold):
+                with fast.suspended():
+                    sums = sums or self._open(rows)
+                    sums.add(state, rows, self._states.classes, self._states.fold, self._backend)
+            self._sample.add(batch, fold)
+            self.sequences += len(fold)
+            self.largest_batch = max(self.largest_batch, len(fold))
+            progress.ran(int(batch["attention_mask"].sum()))
+        if sums is None:
+            raise InputError("batches: there are none")
+        return sums
 
+    def _fold(self, batch: Mapping[str, Any]) -> Tensor:
+        count = batch["input_ids"].shape[:1]
+        return fold_of_sequences(self.sequences, count, max(self._folds, 1), torch.device("cpu"))
 
-def block(state: int) -> str:
-    """The name of a state's block."""
-    return f"state.{state}"
-
-
-class StateProbes:
-    """The classifiers of one state, in and out of fold, from its whitened coordinates."""
-
-    def __init__(self, source: Factorisation, fits: Mapping[str, Fit], dtype: torch.dtype):
-        self.tasks = list(fits)
-        self.sizes = [len(fit.y_mean) for fit in fits.values()]
-        self.mean = (source.moments.origin(source.x) + source.mean).to(dtype)
-        self.whiten = source.whiten.to(dtype)
-        self.whole = _side_by_side([(fit.whitened, fit.y_mean) for fit in fits.values()], dtype)
-        self.without = {
-            fold: _side_by_side([source.fold_map(fit, place) for fit in fits.values()], dtype)
-            for place, fold in enumerate(source.folds if source.moments.plan.folds > 1 else ())
-        }
-        self.hits: dict[tuple[str, str], int] = {}
-        self.counts: dict[tuple[str, str], int] = {}
-
-    def look(self, rows: Tensor, classes: Mapping[str, Tensor], fold: Tensor) -> None:
-        """Count the tokens whose class is the largest prediction; arguments as for :meth:`ProbeSums.add`."""
-        z = matmul(rows.to(self.mean.dtype) - self.mean, self.whiten)
-        self._count("accuracy", self.whole, z, classes, (fold >= 0).nonzero()[:, 0])
-        for index, maps in self.without.items():
-            self._count("accuracy_cv", maps, z, classes, (fold == index).nonzero()[:, 0])
-
-    def _count(
-        self, column: str, maps: tuple[Tensor, Tensor], z: Tensor, classes: Mapping[str, Tensor], rows: Tensor
-    ) -> None:
-        if not len(rows):
-            return
-        predicted = matmul(z[rows], maps[0]) + maps[1]
-        for task, scores in zip(self.tasks, predicted.split(self.sizes, 1), strict=True):
-            label, key = classes[task][rows], (task, column)
-            self.hits[key] = self.hits.get(key, 0) + int((scores.argmax(1) == label).sum())
-            self.counts[key] = self.counts.get(key, 0) + int((label >= 0).sum())
-
-    def accuracy(self, task: str, column: str) -> float | None:
-        """The share of labelled tokens that were told right; ``None`` where none was looked at."""
-        count = self.counts.get((task, column))
-        return self.hits[task, column] / count if count else None
+    def _open(self, rows: Tensor) -> ProbeSums:
+        states = 1 + len(self._states.plan.ends)
+        return ProbeSums(self._states.labels, rows.shape[1], states, self._folds, rows.device).open()
 
 
-def _side_by_side(maps: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return torch.cat([coef for coef, _ in maps], 1).to(dtype), torch.cat([intercept for _, intercept in maps]).to(dtype)
+def count_accuracies(
+    states: StateRows,
+    sample: SequenceSample,
+    batch_size: int,
+    classifiers: Sequence[Sequence[StateClassifiers]],
+    fast: FastLinear,
+    progress: PassProgress,
+) -> None:
+    """Run the second pass: count the correct predictions of every classifier on the sample.
+
+    Args:
+        states: the states of the batches.
+        sample: the sequences.
+        batch_size: most sequences of a batch.
+        classifiers: of every state.
+        fast: the fast linear layers, which are off while classifiers run.
+        progress: counts sequences.
+    """
+    if len(sample):
+        progress.begin("accuracy", len(sample), "sequences")
+    for batch, fold in sample.batches(batch_size):
+        for state, rows in states.of(batch, fold):
+            with fast.suspended():
+                for one in classifiers[state]:
+                    one.count(rows, states.classes, states.fold)
+        progress.ran(len(fold))

@@ -1,4 +1,4 @@
-"""What a probe is to read from states: one class a token, made of the tokens themselves or given in the batches."""
+"""Labels that a probe reads from states: one class a token, computed from the tokens or given in the batches."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
-from fastprobe.reordering.order_runs import mask_of
 
 OF_IDS = ("token", "previous", "next", "position")
 OF_TEXT = ("word_piece", "sentence")
 FREQUENT = 100
-"""Tokens that are told apart; all others are one class."""
+"""Tokens that have a class each; all others share one class."""
 SENTENCES = 16
-"""Sentences of a sequence that are told apart; those after them are in the last class."""
+"""Classes of sentences; later sentences of a sequence are in the last one."""
 
 
 class TokenLabels:
     """Tasks as columns of classes, the same for all batches of a stream.
 
-    * ``token``, ``previous``, ``next``: which of the 100 most frequent tokens the token itself or its neighbour is;
-      class 0 is any other, the last class of neighbours is none.
-    * ``position``: the place among the tokens that are no padding.
-    * ``word_piece``: whether it goes on with a word that an earlier token began.
-    * ``sentence``: how many tokens that end a sentence come before it.
-    * any other name: what the batches have under that key, ``(batch, length)`` integers; those below 0 are no label.
+    * ``token``, ``previous``, ``next``: the token itself or its neighbour, one class for each of the 100 most frequent
+      tokens. Class 0 is any other token. The last class of ``previous`` and ``next`` is a missing neighbour.
+    * ``position``: the position among the tokens that are not padding.
+    * ``word_piece``: 1 for a token that continues a word, 0 for any other.
+    * ``sentence``: the number of earlier tokens that end a sentence.
+    * any other name: the values of that key in the batches, ``(batch, length)`` integers; those below 0 are no label.
 
     Args:
-        tasks: which.
-        batches: gone through once, for counts; the model is not run.
-        tokenizer: what the ids are of; ``word_piece`` and ``sentence`` need it.
+        tasks: names of the tasks.
+        batches: read once, for counts. The model does not run.
+        tokenizer: of the ids; needed by ``word_piece`` and ``sentence``.
 
     Raises:
-        InputError: a task that cannot be made of these batches.
+        InputError: the batches do not have the labels of a task, or it needs a tokenizer.
     """
 
     def __init__(self, tasks: Sequence[str], batches: Iterable[Mapping[str, Any]], tokenizer: Any = None):
         for task in tasks:
             if task in OF_TEXT and tokenizer is None:
-                raise InputError(f"tasks: {task} is seen from the text of tokens; pass the tokenizer")
+                raise InputError(f"tasks: {task} needs the text of tokens; pass the tokenizer")
         self.tasks = list(dict.fromkeys(tasks))
         self.given = [task for task in self.tasks if task not in (*OF_IDS, *OF_TEXT)]
         self.counts: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ class TokenLabels:
         self._pieces, self._ends = torch.tensor(pieces, dtype=torch.long), torch.tensor(ends, dtype=torch.long)
         ids, longest, self._classes = torch.zeros(1, dtype=torch.long), 0, dict.fromkeys(self.given, 0)
         for number, batch in enumerate(batches):
-            mask = mask_of(batch, number)
+            mask = checked_mask(batch, number)
             seen = torch.bincount(batch["input_ids"][mask].cpu())
             longer, shorter = (seen, ids) if len(seen) > len(ids) else (ids, seen)
             longer[: len(shorter)] += shorter
@@ -67,12 +67,12 @@ class TokenLabels:
         self._classes |= {"position": longest, "word_piece": 2, "sentence": SENTENCES}
 
     def classes(self, task: str) -> int:
-        """How many classes a task has."""
+        """Return the number of classes of a task."""
         return self._classes[task]
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The class of every token in every task, ``(batch, length)`` int64; -1 where there is none."""
-        mask, ids = mask_of(batch, 0), batch["input_ids"]
+        """Return the class of every token by task, ``(batch, length)`` int64; -1 for none."""
+        mask, ids = checked_mask(batch, 0), batch["input_ids"]
         place = mask.long().cumsum(1) - 1
         kind = self._frequent.to(ids.device)[ids.clamp(max=len(self._frequent) - 1)]
         none = torch.full_like(kind[:, :1], self._classes["next"] - 1)
@@ -90,6 +90,7 @@ class TokenLabels:
 
 
 def _given(batch: Mapping[str, Any], task: str, number: int) -> Tensor:
+    """Return the labels that a batch has for a task."""
     labels = batch.get(task)
     if not isinstance(labels, Tensor) or labels.shape != batch["input_ids"].shape or labels.is_floating_point():
         raise InputError(
@@ -100,14 +101,14 @@ def _given(batch: Mapping[str, Any], task: str, number: int) -> Tensor:
 
 
 def _kinds_of_token(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Ids of the tokens that go on with a word, and of those that end a sentence."""
+    """Return the ids of tokens that continue a word, and of tokens that end a sentence."""
     vocabulary = tokenizer.get_vocab()
     special = set(tokenizer.all_special_ids)
     mark = max(("##", "Ġ", "▁"), key=lambda mark: sum(token.startswith(mark) for token in vocabulary))
     pieces, ends = [], []
     for token, index in vocabulary.items():
-        goes_on = token.startswith(mark) == (mark == "##")  # the others mark the beginning of a word
-        if goes_on and index not in special:
+        continues = token.startswith(mark) == (mark == "##")  # other marks are at the beginning of a word
+        if continues and index not in special:
             pieces.append(index)
         if token.lstrip("Ġ▁").removeprefix("##") in (".", "!", "?"):
             ends.append(index)

@@ -1,32 +1,29 @@
-"""What an order of layers does to a model's output, for many orders at the price of their distinct prefixes."""
+"""Effects of layer orders on a model's output, at the cost of their distinct prefixes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastprobe import orders
 from fastprobe.errors import InputError
-from fastprobe.models.record import device_of, evaluating, to_device
+from fastprobe.models.record import evaluating
 from fastprobe.models.resolve import resolve
-from fastprobe.models.stack import LayerStack, has_language_head
-from fastprobe.models.unpadded.stack import FlatStack
 from fastprobe.ops.products import FastLinear
-from fastprobe.orders import Order
+from fastprobe.orders import Order, parse, wanted_of
 from fastprobe.orders.plan import OrderPlan
-from fastprobe.reordering.depths import DepthEffects
-from fastprobe.reordering.effects import BatchEffects, EffectSums, Metric, Sums, check_own
-from fastprobe.reordering.order_runs import OrderRuns, check_stack, mask_of
-from fastprobe.results import figures
+from fastprobe.reordering import pictures
+from fastprobe.reordering.effects import Metric
+from fastprobe.reordering.measured_orders import MeasuredOrders
+from fastprobe.reordering.pairs import pair_matrix
+from fastprobe.reordering.rows import CHANGES, EffectSums, changes
 from fastprobe.results.result import BY_DEPTH, Result
+from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.memory import freed_memory_kept
 from fastprobe.runtime.progress import OrderProgress
@@ -34,42 +31,33 @@ from fastprobe.runtime.progress import OrderProgress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SWAP = re.compile(r"swap (?:attention |ffn )?(\d+) (\d+)")
-
 
 @dataclass(frozen=True, repr=False)
 class OrderEffects(Result):
-    """What every order does to the output: one row an order, the first one the model's own.
+    """Effects of orders on the output: one row an order, the baseline first.
 
-    ``config`` holds the ``layer_forwards`` of a batch and ``layer_forwards_naive``, what running the orders one by one
-    would take.
+    ``config`` has the ``layer_forwards`` of a batch, and ``layer_forwards_naive``, those of running the orders one by
+    one.
     """
 
     kind: ClassVar[str] = "commutativity"
     metric: ClassVar[str] = "relative_l2"
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
-        """One metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` where there is no such row.
+        """Return one metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` for pairs without a number.
 
         Raises:
             InputError: no row has the metric.
         """
-        self.top(1, metric)  # says which metrics there are if this one is not among them
-        depth = self.config["layers"]
-        matrix = np.full((depth, depth), np.nan)
-        for row in self.rows:
-            if (match := _SWAP.fullmatch(row["name"])) and row.get(metric) is not None:
-                i, j = int(match[1]), int(match[2])
-                matrix[i, j] = matrix[j, i] = row[metric]
-        return matrix
+        return pair_matrix(self.rows_with(metric), self.config["layers"], metric)
 
     def profile(self, metric: str = "relative_l2") -> np.ndarray:
-        """One metric of the states on the way, ``(orders, layers)``: ``[:, k]`` is that after k + 1 steps.
+        """Return one metric of the states after every step, ``(orders, layers)``: ``[:, k]`` is after k + 1 steps.
 
-        An order of fewer steps than the model has layers has ``nan`` from where it ends.
+        An order of fewer steps than the model has layers has ``nan`` from its end on.
 
         Raises:
-            InputError: the run was not asked for ``depths``.
+            InputError: the rows have no such column, because the run was made without ``depths``.
         """
         profiles = [row.get(metric + BY_DEPTH) for row in self.rows]
         if not any(profiles):
@@ -80,20 +68,44 @@ class OrderEffects(Result):
         return matrix
 
     def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """A heatmap where the rows are swaps, else a dot an order, from least to most.
+        """Draw swaps as a heatmap, permutations over the layers they keep in place, and other orders as named dots.
 
         Args:
             path: where to save the picture, if anywhere.
             metric: the column to draw; one that ends in ``_by_depth`` as a heatmap of orders and depths.
         """
-        return figures.order_effects(self, metric, path)
+        baseline, *others = self.rows
+        if metric.endswith(BY_DEPTH):
+            column = metric.removesuffix(BY_DEPTH)
+            return pictures.profiles(self.title, column, others, self.profile(column)[1:], path)
+        rows = [row for row in self.top(len(self.rows), metric) if row is not baseline]
+        matrix = self.matrix(metric)
+        if np.triu(~np.isnan(matrix), 1).sum() == len(rows) > 0:  # one swap for each row
+            return pictures.pairs(self.title, metric, matrix, "swapped with layer", path)
+        return pictures.orders(self.title, metric, rows, path)
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
+        """Return the result that a file holds. Rows of version 0.1.0 get their ``CHANGES`` from the text of the order.
+
+        An order with an edited layer has a text that cannot be parsed. Its changes are ``None``.
+        """
+
+        def changes_of(text: str) -> dict[str, Any]:
+            try:
+                return changes(parse(text), config["layers"])
+            except InputError:
+                return dict.fromkeys(CHANGES)
+
+        return cls(config, [row if "kept" in row else row | changes_of(row["order"]) for row in rows])
 
 
+@renamed_arguments(which="orders")
 @freed_memory_kept()
 def commutativity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
-    which: Iterable[Order | Sequence[int]],
+    orders: Iterable[Order | Sequence[int]],
     *,
     metrics: Mapping[str, Metric] | None = None,
     depths: bool = False,
@@ -101,30 +113,31 @@ def commutativity(
     progress: bool = True,
     journal: Journal | None = None,
 ) -> OrderEffects:
-    """Run a model's layers in many orders and measure what each does to its output.
+    """Run a model's layers in many orders and measure how each order changes the output.
 
-    Orders that begin alike share what they share: every distinct prefix is run once a batch. States are compared after
-    the last layer, over tokens that are no padding; a model with a language-model head also gets loss, accuracy, KL
-    divergence and agreement with its own order, at the tokens it is to predict: the next ones for a decoder, those with
-    ``labels`` other than -100 for an encoder.
+    Orders with a common beginning share it: every distinct prefix runs once a batch. States are compared after the last
+    layer, over tokens that are not padding. A model with a language-model head also gets loss, accuracy, KL divergence
+    and agreement with the baseline, at the tokens it predicts: the next ones for a decoder, those with ``labels`` other
+    than -100 for an encoder.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; gone through once.
-        which: orders; the model's own is added in front.
-        metrics: more columns by name: functions of a final state and that of the model's own order, each
-            ``(batch, length, width)``, to ``(batch, length)``; rows have the mean over tokens.
-        depths: also compare the state after every step with the model's own after as many layers; rows get lists
+        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
+        orders: orders of the layers; the baseline is added in front.
+        metrics: additional columns by name: functions of a final state and the baseline's, each ``(batch, length,
+            width)``, to ``(batch, length)``. Rows have the mean over tokens.
+        depths: also compare the state after every step with the baseline's after as many layers. Rows get lists
             ``relative_l2_by_depth`` and ``cosine_by_depth`` and their standard errors. Costs one more run of each layer
             a batch.
-        memory: bytes that states may take at one time; a quarter of what is free by default.
+        memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
-        journal: where finished orders are kept while others run, and what is not run again.
+        journal: keeps finished orders on disk, and has those of an interrupted run, which do not run again.
 
     Raises:
         InputError: an order that the model cannot run, labels for a model without a head, or no batches.
-        UnsupportedModelError: the layers of the model cannot be found, or do not compose to the model.
-        NumericalError: a final state of the model's own is not finite. Those of another order leave its columns empty.
+        UnsupportedModelError: the layers of the model cannot be found, or do not give its output one after another.
+        NumericalError: a final state of the baseline is not finite. If one of another order is not, that order's
+            columns are ``None``.
 
     Example:
         >>> effects = commutativity(model, batches, fp.orders.swaps(12))  # doctest: +SKIP
@@ -132,135 +145,30 @@ def commutativity(
     """
     points = resolve(model)
     depth = len(points.layers)
-    wanted = orders.wanted_of(which, depth)
-    sums = EffectSums(len(wanted), metrics or {})
-    journal = journal or Journal()
-    device = device_of(model)
-    sequences, checked, runner = 0, False, "none"
-    progressing = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
-    kept = {"orders": [str(order) for order in wanted], "metrics": [*(metrics or {})], "depths": depths}
-    with progressing, journal.keeping(kept), evaluating(model), torch.no_grad(), FastLinear():
+    wanted = wanted_of(orders, depth)
+    metrics, journal = metrics or {}, journal or Journal()
+    sums = EffectSums(len(wanted), metrics)
+    bar = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
+    measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
+    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths}
+    with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
         for number, batch in enumerate(batches):
-            batch = to_device(batch, device)
-            mask = mask_of(batch, number)
-            sequences += len(mask)
-            results = dict(journal.finished(number))
-            missing = [index for index in range(len(wanted)) if index not in results]
-            if missing:
-                labels = _labels(batch, model)
-                if not checked:
-                    make_stack, runner = check_stack(
-                        model, points, batch, edited=any(order.is_edited for order in wanted)
-                    )
-                    checked = True
-                stack = make_stack(model, points, batch, sequences - len(mask))
-                runs = _BatchOrders(
-                    stack, mask, labels, wanted, missing, metrics or {}, depths, memory, progressing.ran
-                )
-                progressing.batch(int(mask.sum()), len(results), runs.planned)
-                for index, found in runs:
-                    if index == 0:
-                        check_own(found, number, stack.stem.dtype)
-                    results[index] = found
-                    journal.add(number, index, found)
-                    progressing.finished()
-            else:
-                progressing.batch(int(mask.sum()), len(results), 0)
-            for index in range(len(wanted)):
-                sums.add(index, results[index])
-    if not sequences:
+            for index, found in enumerate(measured.sums(number, batch)):
+                sums.add(index, found)
+    if not measured.sequences:
         raise InputError("batches: there are none")
+    rows = [
+        {"order": str(order), "name": order.name} | sums.row(index) | changes(order, depth)
+        for index, order in enumerate(wanted)
+    ]
     plan = OrderPlan.of(wanted)
     config = {
         "layers": depth,
-        "sequences": sequences,
-        "tokens": sums.row(0)["tokens"],
-        "runner": runner,
+        "sequences": measured.sequences,
+        "tokens": rows[0]["tokens"],
+        "runner": measured.runner,
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
-        "layer_forwards_run": progressing.layer_runs,  # of all batches
+        "layer_forwards_run": bar.layer_runs,  # of all batches
     }
-    rows = [{"order": str(order), "name": order.name} | sums.row(i) for i, order in enumerate(wanted)]
     return OrderEffects(config, rows)
-
-
-class _BatchOrders:
-    """Pairs of an order's place in a list and its sums over one batch, as they are complete.
-
-    Args:
-        stack: the model on the batch.
-        mask: ``(batch, length)`` bool, tokens that count.
-        labels: what an encoder is to predict.
-        wanted: orders, the model's own first.
-        missing: the places of those to run; the first one runs in any case, for the others are compared with it.
-        metrics: more columns.
-        depths: compare states on the way, too.
-        memory: bytes that states may take.
-        ran: is told how many layers ran, as they do.
-    """
-
-    def __init__(
-        self,
-        stack: LayerStack | FlatStack,
-        mask: Tensor,
-        labels: Tensor | None,
-        wanted: Sequence[Order],
-        missing: Sequence[int],
-        metrics: Mapping[str, Metric],
-        depths: bool,
-        memory: int | None,
-        ran: Callable[[int], None],
-    ):
-        self._missing, self._compare = set(missing), partial(BatchEffects, stack, mask, labels, metrics=metrics)
-        self._places = [0, *(place for place in missing if place)]
-        self._on_the_way = DepthEffects(stack, mask) if depths else None
-        if self._on_the_way and memory is not None:
-            memory = max(0, memory - self._on_the_way.nbytes)
-        self._ran = ran
-        self._runs = OrderRuns(stack, OrderPlan.of(wanted[place] for place in self._places), memory, self._see)
-
-    @property
-    def planned(self) -> int:
-        """Layers that are to run."""
-        return self._runs.plan.applications + (self._on_the_way.layer_runs if self._on_the_way else 0)
-
-    def _see(self, node: int, depth: int, state: Tensor) -> None:
-        if self._on_the_way:
-            self._on_the_way.see(node, depth, state)
-        self._ran(1)
-
-    def __iter__(self) -> Iterator[tuple[int, Sums]]:
-        effects = None
-        if self._on_the_way:
-            self._ran(self._on_the_way.layer_runs)
-        for index, state in _own_first(self._runs):
-            effects = effects or self._compare(state=state)
-            place = self._places[index]
-            if place in self._missing:
-                sums = effects(state)
-                if self._on_the_way:
-                    sums |= self._on_the_way.along(self._runs.plan.path(self._runs.plan.ends[index]))
-                yield place, sums
-
-
-def _labels(batch: dict[str, Any], model: nn.Module) -> Tensor | None:
-    """The labels of a batch, taken out of it."""
-    labels = batch.pop("labels", None)
-    if labels is not None and not has_language_head(model):
-        raise InputError(
-            f"batches: {type(model).__name__} has no language-model head to predict their labels with; "
-            "load it by a class that has one, or leave the labels out"
-        )
-    return labels
-
-
-def _own_first(states: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-    """The same pairs of order and state; those that come before the model's own, order 0, wait for it."""
-    waiting: list[tuple[int, Tensor]] = []
-    own = False
-    for index, state in states:
-        waiting.append((index, state))
-        own = own or index == 0
-        if own:
-            yield from sorted(waiting, key=lambda pair: pair[0])
-            waiting.clear()

@@ -1,4 +1,4 @@
-"""What an order does on the way: the state after k of its steps against the model's own after k layers."""
+"""Compare the state after k steps of an order with the baseline's state after k layers."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from torch import Tensor
 
 from fastprobe.models.stack import LayerStack
 from fastprobe.models.unpadded.stack import FlatStack
-from fastprobe.reordering.effects import Sums, by_sequence, compared
+from fastprobe.reordering.effects import Sums, compare, sum_by_sequence
 
 
 class DepthEffects:
-    """Compares the states of prefixes of orders on one batch; orders that share a prefix share its comparison.
+    """Comparisons of the states of prefixes of orders on one batch. Orders share the comparison of a common prefix.
 
-    Runs the model's own layers once, and holds what each of them gives.
+    The constructor runs the layers of the baseline once and keeps their states.
 
     Args:
         stack: the model on the batch.
-        mask: ``(batch, length)`` bool, tokens that count.
+        mask: ``(batch, length)`` bool, the tokens to compare.
     """
 
     def __init__(self, stack: LayerStack | FlatStack, mask: Tensor):
         self._stack, self._mask = stack, mask
-        self._own: list[Tensor] = []
+        self._baseline: list[Tensor] = []
         self._sums: dict[int, Sums] = {}
         state = stack.stem
         for layer in range(len(stack)):
             state = stack.apply(layer, state)
-            self._own.append(stack.rows(state, mask).float())
+            self._baseline.append(stack.rows(state, mask).float())
 
     @property
     def layer_runs(self) -> int:
-        return len(self._own)
+        """Layers that the constructor ran."""
+        return len(self._baseline)
 
     @property
     def nbytes(self) -> int:
-        """What the model's own states take."""
-        return sum(state.nbytes for state in self._own)
+        """Bytes of the baseline's states."""
+        return sum(state.nbytes for state in self._baseline)
 
     def see(self, node: int, depth: int, state: Tensor) -> None:
-        """Compare the state of a prefix of ``depth`` steps, if the model has as many."""
-        if depth <= len(self._own):
-            self._sums[node] = by_sequence(
-                compared(self._stack.rows(state, self._mask).float(), self._own[depth - 1]), self._mask
-            )
+        """Compare the state of a prefix of ``depth`` steps, unless the model has fewer layers."""
+        if depth <= len(self._baseline):
+            rows = self._stack.rows(state, self._mask).float()
+            self._sums[node] = sum_by_sequence(compare(rows, self._baseline[depth - 1]), self._mask)
 
     def along(self, nodes: Sequence[int]) -> Sums:
-        """The sums of an order that goes through these nodes, by name and depth: ``error@3`` after three steps."""
+        """Return the sums of an order with these nodes, by name and depth: ``error@3`` after three steps."""
         return {
             f"{name}@{depth}": values
             for depth, node in enumerate(nodes, 1)

@@ -1,39 +1,33 @@
-"""Orders run on one batch, each distinct prefix once, within a budget of memory."""
+"""Run many orders on one batch, each distinct prefix once, within a memory budget."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastprobe.data.batches import picked
-from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.identities import TOLERANCE, why_not_finite
-from fastprobe.models.record import without_labels
-from fastprobe.models.resolve import ModelPoints
+from fastprobe.errors import InputError
 from fastprobe.models.stack import LayerStack
-from fastprobe.models.unpadded.stack import FlatStack, MakeStack, stack_of
+from fastprobe.models.unpadded.stack import FlatStack
 from fastprobe.orders.plan import ROOT, OrderPlan
 from fastprobe.runtime.memory import free_bytes, human
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-"""Tokens of the states that one call of a layer takes side by side: more would not make it faster."""
+LAYER_CALL_TOKENS = {"cpu": 4096, "cuda": 65_536}
+"""Most tokens of the states that one call of a layer takes, by type of device. More are not faster."""
 
 
 class OrderRuns:
-    """Pairs of an order's place in a plan and its final state, as they are complete.
+    """Iterator over pairs of an order's number in the plan and its final state, in the sequence they complete.
 
     Args:
         stack: the model on a batch.
-        plan: what to run.
-        memory: bytes that states may take; a quarter of what is free by default. One path is held in any case.
-        see: is shown the state of every prefix: its node in the plan, how many steps it has, the state.
+        plan: the orders.
+        memory: bytes that states may take; a quarter of the free memory by default. At least one path is held.
+        see: callback for the state of every prefix, with its node in the plan, its number of steps and the state.
 
     Raises:
-        InputError: more states have to be held than fit in what is free.
+        InputError: the states do not fit in the free memory.
     """
 
     def __init__(
@@ -47,14 +41,14 @@ class OrderRuns:
         free = free_bytes(stack.stem.device)
         room = memory if memory is not None else 2**30 if free is None else free // 4
         self.budget = max(1, room // max(1, stack.stem.nbytes))
-        tokens = BATCH_TOKENS.get(stack.stem.device.type, BATCH_TOKENS["cuda"])
+        tokens = LAYER_CALL_TOKENS.get(stack.stem.device.type, LAYER_CALL_TOKENS["cuda"])
         self.batch = max(1, tokens * stack.stem.shape[-1] // max(1, stack.stem.numel()))
         if memory is None and free is not None:
             need = plan.peak_states(self.budget, self.batch) * stack.stem.nbytes
             if need > free:
                 raise InputError(
                     f"memory: the states of these orders take {human(need)} at a time and {human(free)} are free; "
-                    "smaller batches (--batch-size) would do"
+                    "use smaller batches (--batch-size)"
                 )
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
@@ -70,69 +64,3 @@ class OrderRuns:
                 yield order, states[node]
             for node in run.freed:
                 del states[node]
-
-
-def check_repeatable(batches: Iterable[Any], why: str) -> None:
-    """That batches can be gone through more than once.
-
-    Args:
-        batches: what a user gave.
-        why: what goes through them how often, as a sentence goes on after ``batches:``.
-
-    Raises:
-        InputError: they are used up when they were gone through.
-    """
-    if isinstance(batches, Iterator):
-        raise InputError(
-            f"batches: {why}, and a {type(batches).__name__} can be only once; "
-            "pass a list, a DataLoader or token_batches(...)"
-        )
-
-
-def mask_of(batch: Mapping[str, Any], number: int) -> Tensor:
-    """Tokens of a batch that are no padding, ``(batch, length)`` bool.
-
-    Raises:
-        InputError: the batch has no ids or no mask.
-    """
-    for key in ("input_ids", "attention_mask"):
-        if not isinstance(batch.get(key), Tensor) or batch[key].ndim != 2:
-            raise InputError(f"batches: batch {number} has no (batch, length) tensor {key!r}")
-    return batch["attention_mask"].bool()
-
-
-def check_stack(
-    model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], *, edited: bool = False
-) -> tuple[MakeStack, str]:
-    """How the stacks of a model are made, and what to call that in a configuration.
-
-    Fastprobe's own runner is taken where it is known to be the model; else the layers of the model itself, once it is
-    seen, on the first sequences of a batch, that in their own order they are the model. Where a step is an edited
-    layer, it is those, too: its edits are made in them.
-
-    Raises:
-        UnsupportedModelError: they are not.
-        InputError: the batch has no token.
-    """
-    some = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
-    if not len(some):
-        raise InputError("batches: the first one is nothing but padding; leave such batches out")
-    few = picked(without_labels(batch), some)
-    make, not_flat = (LayerStack.record, "a layer is edited") if edited else stack_of(model, points, few)
-    if not not_flat:
-        return make, "encoder"
-    stack = LayerStack.record(model, points, few)
-    state = stack.stem
-    for layer in range(len(stack)):
-        state = stack.apply(layer, state)
-    mine, own = stack.head(state)[0], model(**stack.batch)[0]
-    mask = few["attention_mask"].bool()
-    error = float((mine - own)[mask].norm() / own[mask].norm())
-    if math.isnan(error):
-        raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
-    if not error <= TOLERANCE[own.dtype]:
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: its layers, run one after the other, are off from the model by {error:.1e}; "
-            "something happens between them that is not known here"
-        )
-    return make, f"modules of the model ({not_flat})"

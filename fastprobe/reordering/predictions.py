@@ -1,4 +1,4 @@
-"""What a language-model head makes of changed final states, against what it makes of the model's own."""
+"""Compare the predictions of a language-model head on changed final states with those on the baseline's."""
 
 from __future__ import annotations
 
@@ -13,86 +13,87 @@ from fastprobe.models.unpadded.stack import FlatStack
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
 
 LOGITS = 2**26
-"""Logits that are made at a time where a head is not known by its parts."""
+"""Most logits that are computed at a time by the model's own head."""
 
 
 class Predictions:
-    """Loss, accuracy and agreement at some tokens of a batch.
+    """Loss, accuracy and agreement with the baseline at some tokens of a batch.
 
     Args:
         stack: the model on the batch.
-        at: ``(batch, length)`` bool, tokens whose logits are looked at.
-        target: int64, what each of them is to predict; -100 for nothing.
-        state: the model's own final state.
+        at: ``(batch, length)`` bool, tokens whose logits are compared.
+        target: ``(tokens,)`` int64, the id that each of them should predict; -100 for none.
+        baseline: the final state of the baseline.
     """
 
-    def __init__(self, stack: LayerStack | FlatStack, at: Tensor, target: Tensor, state: Tensor):
+    def __init__(self, stack: LayerStack | FlatStack, at: Tensor, target: Tensor, baseline: Tensor):
         self.at, self._target, self._predicted = at, target, target != -100
-        self._of: _OfSlices | _OfLogits
+        self._scores: _SlicedScores | _LogitScores
         if isinstance(stack, FlatStack):
-            self._of = _OfSlices(stack, at, target, state)
+            self._scores = _SlicedScores(stack, at, target, baseline)
         else:
-            self._of = _OfLogits(stack, at, target, state)
+            self._scores = _LogitScores(stack, at, target, baseline)
 
     def __call__(self, state: Tensor) -> dict[str, Tensor]:
-        """What is summed over tokens, one number for each of them."""
-        found = self._of(state)
+        """Return the summands of every column for a final state: one number for each token."""
+        found = self._scores(state)
         return {
             "seen": torch.ones_like(found.kl),
             "predicted": self._predicted,
             "loss": found.loss * self._predicted,
             "correct": (found.top == self._target) & self._predicted,
-            "agree": found.top == self._of.own_top,
+            "agree": found.top == self._scores.baseline_top,
             "kl": found.kl,
         }
 
 
-class _Found(NamedTuple):
-    """What a head says of tokens, ``(n,)`` each."""
+class _TokenScores(NamedTuple):
+    """Scores of the logits at some tokens, ``(n,)`` each."""
 
-    loss: Tensor  # of the target; any number where there is none
-    top: Tensor
-    kl: Tensor
+    loss: Tensor  # of the target; undefined where there is none
+    top: Tensor  # id of the largest logit
+    kl: Tensor  # KL divergence from the baseline's distribution
 
 
-class _OfSlices:
-    """By a head that is known, whose logits go by in slices of the vocabulary."""
+class _SlicedScores:
+    """Scores from a masked-LM head whose parts are known. The vocabulary is processed in slices."""
 
-    def __init__(self, stack: FlatStack, at: Tensor, target: Tensor, state: Tensor):
+    def __init__(self, stack: FlatStack, at: Tensor, target: Tensor, baseline: Tensor):
         assert stack.masked_head is not None
         self._stack, self._head, self._at, self._target = stack, stack.masked_head, at, target
-        features = self._features(state)
-        own = vocabulary_scores(features, self._head.weight, self._head.bias, target)
-        self.own_top = own.top
-        self._baseline = VocabularyBaseline.of(features, self._head.weight, self._head.bias, own.log_sum_exp)
+        features = self._features(baseline)
+        found = vocabulary_scores(features, self._head.weight, self._head.bias, target)
+        self.baseline_top = found.top
+        self._baseline = VocabularyBaseline.of(features, self._head.weight, self._head.bias, found.log_sum_exp)
 
-    def __call__(self, state: Tensor) -> _Found:
+    def __call__(self, state: Tensor) -> _TokenScores:
         features = self._features(state)
         found = vocabulary_scores(features, self._head.weight, self._head.bias, self._target)
         kl = self._baseline.divergence(features, found.log_sum_exp)
-        return _Found(found.log_sum_exp - found.at_target, found.top, kl)
+        return _TokenScores(found.log_sum_exp - found.at_target, found.top, kl)
 
     def _features(self, state: Tensor) -> Tensor:
         return self._head.features(self._stack.rows(state, self._at))
 
 
-class _OfLogits:
-    """By whatever follows the layers of a model, which works token by token, so only the tokens looked at go in."""
+class _LogitScores:
+    """Scores from the modules after the last layer. They work token by token, so they get only the tokens compared."""
 
-    def __init__(self, stack: LayerStack, at: Tensor, target: Tensor, state: Tensor):
+    def __init__(self, stack: LayerStack, at: Tensor, target: Tensor, baseline: Tensor):
         self._stack, self._at, self._target = stack, at, target
-        self._own = self._log_p(state)
-        self.own_top = self._own.argmax(1)
+        self._baseline = self._log_p(baseline)
+        self.baseline_top = self._baseline.argmax(1)
 
-    def __call__(self, state: Tensor) -> _Found:
+    def __call__(self, state: Tensor) -> _TokenScores:
         log_p = self._log_p(state)
         loss = -log_p.gather(1, self._target.clamp(min=0)[:, None])[:, 0]
-        return _Found(loss, log_p.argmax(1), (self._own.exp() * (self._own - log_p)).sum(1))
+        kl = (self._baseline.exp() * (self._baseline - log_p)).sum(1)
+        return _TokenScores(loss, log_p.argmax(1), kl)
 
     def _log_p(self, state: Tensor) -> Tensor:
-        """(tokens, vocabulary) float32."""
+        """Return log probabilities, ``(tokens, vocabulary)`` float32."""
         tokens, length = self._stack.rows(state, self._at), self._at.shape[1]
-        # In sequences of the length that the model was called with, which some families insist on.
+        # Some model families accept only sequences of the length of the forward pass that was recorded.
         sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
         config: Any = self._stack.model.config
         at_a_time = max(1, LOGITS // (length * config.vocab_size))

@@ -27,7 +27,7 @@ def _run(subject: Subject) -> Result:
         subject.model,
         subject.batches,
         tokenizer=subject.tokenizer,
-        which=[Order(_swapped(subject.depth))],
+        orders=[Order(_swapped(subject.depth))],
         progress=subject.progress,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastprobe.pretraining import Trained
 from fastprobe.replication.section import Subject, decided
-from fastprobe.results import figures
+from fastprobe.results import figure
 from fastprobe.results.result import Result
 
 if TYPE_CHECKING:
@@ -28,7 +28,18 @@ class VariantLosses(Result):
 
     def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
         """A dot a variant, and the unigram loss as a line."""
-        return figures.variant_losses(self, metric, path)
+        rows = self.rows_with(metric)[::-1]
+        drawing, (axes,) = figure.panels(self.title)
+        figure.dots(
+            axes,
+            [row[metric] for row in rows],
+            [2 * (row.get(f"{metric}_se") or 0.0) for row in rows],
+            x_label=metric,
+            names=[row["variant"] for row in rows],
+            level=figure.Level(self.unigram, UNIGRAM),
+            marker_size=5.0,
+        )
+        return figure.saved(drawing, path)
 
     def row(self, variant: str) -> dict[str, Any] | None:
         """The row of a variant, if it was trained."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from fastprobe.data.text import TokenBatches
+from fastprobe.data.token_batches import TokenBatches
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
 from fastprobe.models.record import device_of
 from fastprobe.models.resolve import resolve

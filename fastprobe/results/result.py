@@ -1,4 +1,4 @@
-"""What all results share: rows, tables, saving and loading."""
+"""The base class of results: rows of numbers with their configuration, saved to and loaded from a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fastprobe.errors import InputError
 from fastprobe.runtime.files import write_text
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BY_DEPTH = "_by_depth"
-"""Ends the names of columns that hold a list: a number for every depth of the model."""
+"""Suffix of columns that hold a list with one number for each depth of the model."""
 
 KINDS: dict[str, type[Result]] = {}
+"""The class of each kind of result, by the name that its file has."""
 
 
 @dataclass(frozen=True)
 class Result(ABC):
-    """Rows of numbers and the configuration that gave them."""
+    """Rows of numbers and the configuration of the run that gave them."""
 
     config: dict[str, Any]
     rows: list[dict[str, Any]]
 
     kind: ClassVar[str] = ""
-    metric: ClassVar[str] = ""  # what is drawn unless something else is asked for
+    metric: ClassVar[str] = ""  # the column that plot draws by default
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.kind] = cls
@@ -44,35 +45,52 @@ class Result(ABC):
 
     @abstractmethod
     def plot(self, path: str | Path | None = None, metric: str = ...) -> Figure:
-        """Draw the result, and save the picture where a path is given; never shows a window."""
+        """Return a figure of one column, and save it if ``path`` is given. Opens no window."""
+
+    @property
+    def title(self) -> str:
+        """The title of a picture: model, tokens and scaled skip connections; empty if these are not recorded."""
+        model = str(self.config.get("model", "")).rstrip("/").split("/")[-1]
+        tokens = self.config.get("tokens")
+        scale = self.config.get("skip_scale")
+        skips = f"  ·  skips {scale} ({self.config['skip_parts']})" if scale else ""
+        return f"{model}  ·  {tokens:,} tokens{skips}" if model and tokens else ""
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The rows as a table."""
+        """Return the rows as a data frame."""
         import pandas
 
         return pandas.DataFrame(self.rows)
 
+    def rows_with(self, metric: str) -> list[dict[str, Any]]:
+        """Return the rows that have a number for ``metric``, in their order.
+
+        Raises:
+            InputError: no row has that metric.
+        """
+        have = [row for row in self.rows if isinstance(row.get(metric), int | float)]
+        if not have:
+            numbers = sorted({key for row in self.rows for key, value in row.items() if isinstance(value, int | float)})
+            raise InputError(f"metric: no row has {metric!r}; the rows have {', '.join(numbers)}")
+        return have
+
     def top(self, k: int, metric: str) -> list[dict[str, Any]]:
-        """The ``k`` rows with the largest ``metric``; rows without it are left out.
+        """Return the ``k`` rows with the largest ``metric``. Rows without a number for it are left out.
 
         Raises:
             InputError: no row has that metric, or ``k`` is below 1.
         """
         if k < 1:
             raise InputError(f"k: must be 1 or more, got {k}")
-        have = [row for row in self.rows if isinstance(row.get(metric), int | float)]
-        if not have:
-            numbers = sorted({key for row in self.rows for key, value in row.items() if isinstance(value, int | float)})
-            raise InputError(f"metric: no row has {metric!r}; the rows have {', '.join(numbers)}")
-        return sorted(have, key=lambda row: row[metric], reverse=True)[:k]
+        return sorted(self.rows_with(metric), key=lambda row: row[metric], reverse=True)[:k]
 
     def to_json(self) -> str:
-        """``{"config": {...}, "rows": [...]}``."""
+        """Return ``{"kind": ..., "config": {...}, "rows": [...]}`` as JSON text."""
         document = {"kind": self.kind, "config": self.config, "rows": self.rows}
         return json.dumps(document, indent=1, allow_nan=False)
 
     def to_csv(self) -> str:
-        """The rows as comma-separated values, absent ones empty."""
+        """Return the rows as comma-separated values, with an empty field for ``None``."""
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else [], lineterminator="\n")
         writer.writeheader()
@@ -80,21 +98,30 @@ class Result(ABC):
         return text.getvalue()
 
     def save(self, folder: str | Path) -> None:
-        """Write ``scores.json`` and ``scores.csv`` into a folder; each file is replaced whole or not at all."""
+        """Write ``scores.json`` and ``scores.csv`` into a folder. Each file is replaced whole or not at all."""
         write_text(Path(folder) / "scores.json", self.to_json())
         write_text(Path(folder) / "scores.csv", self.to_csv())
 
+    @classmethod
+    def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
+        """Return the result that a file holds.
+
+        Subclasses override it to read files of older versions. They fill in columns that were added since, or rename
+        columns whose name has changed. No other code knows old files.
+        """
+        return cls(config, rows)
+
 
 def load(folder: str | Path) -> Result:
-    """The result saved in a folder.
+    """Return the result saved in a folder, also by an older version.
 
     Raises:
-        InputError: there is none, or it is not one of this package.
+        InputError: the folder has no result, or the file is not one of this package.
     """
     path = Path(folder) / "scores.json"
     try:
         document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return KINDS[document["kind"]](document["config"], document["rows"])
+        return KINDS[document["kind"]].restored(document["config"], document["rows"])
     except FileNotFoundError:
         raise InputError(f"{folder}: no scores.json in it; name a folder that a command wrote with --out") from None
     except (KeyError, TypeError, ValueError) as error:

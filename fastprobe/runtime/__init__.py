@@ -1,1 +1,1 @@
-"""How a run is kept: files, memory, time, interruption, progress and journals."""
+"""The course of a run: files, memory, time, interruption, progress, resumption."""

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Time of the parts of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 
 
 class Clock:
-    """Seconds by part of a run. Parts nest: time inside an inner part counts for that part alone."""
+    """Seconds of each part of a run. Parts nest: the time of an inner part does not count for the outer one.
+
+    Args:
+        device: a GPU is synchronised whenever the part changes, so that its work counts for the right part.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -20,6 +24,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        """Count the time of the block for a part."""
         self._switch()
         self._running.append(part)
         try:

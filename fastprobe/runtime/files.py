@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Folders, and files that are replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastprobe.errors import InputError
 
 
 def make_folder(path: str | Path) -> Path:
-    """A folder, made with those above it where it is not there.
+    """Make a folder and its parents unless they exist, and return its path.
 
     Raises:
         InputError: the system refuses.
@@ -25,35 +25,35 @@ def make_folder(path: str | Path) -> Path:
 
 
 def check_folder(path: str | Path) -> None:
-    """That :func:`make_folder` could make a folder, which it does not do yet.
+    """Raise if :func:`make_folder` could not make a folder. Makes nothing.
 
     Raises:
-        InputError: it could not.
+        InputError: it could not; the message says why.
     """
     nearest = next(place for place in (Path(path), *Path(path).absolute().parents) if os.path.exists(place))
     if not nearest.is_dir():
-        why = os.strerror(errno.EEXIST if nearest == Path(path) else errno.ENOTDIR)
+        reason = os.strerror(errno.EEXIST if nearest == Path(path) else errno.ENOTDIR)
     elif not os.access(nearest, os.W_OK):
-        why = os.strerror(errno.EACCES)
+        reason = os.strerror(errno.EACCES)
     else:
         return
-    raise InputError(f"out: the folder {path} cannot be made: {why}")
+    raise InputError(f"out: the folder {path} cannot be made: {reason}")
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write to that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+    """Yield a temporary path that replaces ``path`` if the block succeeds, and is deleted if it fails.
 
     Raises:
-        InputError: its folder cannot be made.
-        OSError: the system refuses; it names ``path``.
+        InputError: the folder of ``path`` cannot be made.
+        OSError: the system refuses; the error names ``path``.
     """
     path = Path(path)
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # of a new file here; some libraries write ones that only their owner may read
+        mode = temporary.stat().st_mode  # of a new file here; some libraries let only the owner read
         yield temporary
         temporary.chmod(mode)
         os.replace(temporary, path)
@@ -66,6 +66,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace the text of a file, whole or not at all."""
+    """Write a text file. It is replaced whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

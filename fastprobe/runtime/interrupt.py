@@ -1,4 +1,4 @@
-"""Ctrl-C, held back while something must not be left half done."""
+"""Delay of Ctrl-C while a step must not be left half done."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 
 @contextmanager
 def uninterrupted() -> Iterator[list[int]]:
-    """Hold a first Ctrl-C back until the block ends; a second one goes through.
+    """Delay a first Ctrl-C until the block ends. A second one interrupts at once.
+
+    Does nothing outside the main thread, which alone receives signals.
 
     Yields:
-        a list that has something in it once a Ctrl-C waits.
+        a list that is empty until a Ctrl-C waits.
     """
     pressed: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""What a long run has finished, one line at a time, so that a killed one goes on where it was."""
+"""Journal of a long run: the finished orders, so that a run that was killed can resume."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from fastprobe.errors import InputError
 from fastprobe.runtime.files import write_text
 
 FILE = "orders.jsonl"
-
-
 OPTIONS = {"token_budget": "tokens", "model_dtype": "dtype"}
-"""What a configuration has under another name than the user typed."""
+"""Entries of a configuration whose option has another name: entry -> option."""
 
 
 def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """What is not alike in two configurations, by the names that a user types; nothing where all is."""
-    other = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-    return ", ".join(OPTIONS.get(key, key) for key in other)
+    """Return the names of the options that differ between two configurations, joined by commas."""
+    keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+    return ", ".join(OPTIONS.get(key, key) for key in keys)
 
 
 class Journal:
-    """Finished orders by batch, in a file of JSON lines, or nowhere.
+    """Sums of the finished orders of each batch, in a file of JSON lines.
 
     Args:
-        folder: where the file lies; ``None`` keeps nothing.
-        origin: what else must be alike in a run that goes on with it.
-        resume: go on with the file that is there.
+        folder: folder of the file; ``None`` writes no file.
+        origin: entries of the configuration, besides those of :meth:`keeping`, that must agree when a run resumes.
+        resume: go on from the file in the folder.
     """
 
     def __init__(self, folder: str | Path | None = None, origin: dict[str, Any] | None = None, *, resume: bool = False):
@@ -41,36 +39,40 @@ class Journal:
 
     @contextmanager
     def keeping(self, config: dict[str, Any]) -> Iterator[None]:
-        """The file, open, for a run of this configuration.
+        """Open the file for the time of a block.
+
+        Args:
+            config: configuration of the run.
 
         Raises:
-            InputError: the file to go on with is of another configuration, or there is none.
+            InputError: there is no file to resume from, or it belongs to another configuration.
         """
         if self._path is None:
             yield
             return
         head = json.dumps(self._origin | config, sort_keys=True)
         lines = self._lines(head) if self._resume else [head]
-        write_text(self._path, "".join(f"{line}\n" for line in lines))  # whole, or a kill now would lose what is kept
+        write_text(self._path, "".join(f"{line}\n" for line in lines))  # in one step, so that a kill loses nothing
         with self._path.open("a", encoding="utf-8") as self._file:
             yield
 
     def finished(self, batch: int) -> dict[int, Any]:
-        """What was kept of a batch: order -> its sums."""
+        """Return the sums of the finished orders of a batch, by order."""
         return self._done.get(batch, {})
 
     def add(self, batch: int, order: int, sums: Any) -> None:
-        """Keep one more order of a batch."""
+        """Write the sums of one more order of a batch."""
         if self._file is not None:
             self._file.write(json.dumps([batch, order, sums]) + "\n")
             self._file.flush()
 
     def _lines(self, head: str) -> list[str]:
+        """Read the file, and return its lines up to the first that is not complete."""
         assert self._path is not None
         try:
             first, *lines = self._path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
-            raise InputError(f"--resume: there is no {self._path} to go on with; leave it out to start anew") from None
+            raise InputError(f"--resume: there is no {self._path} to go on from; leave it out to start anew") from None
         if first != head:
             mine, theirs = json.loads(head), json.loads(first)
             raise InputError(
@@ -81,7 +83,7 @@ class Journal:
             try:
                 batch, order, sums = json.loads(line)
             except ValueError:
-                break  # cut off while it was written
+                break  # the run was killed while it wrote this line
             self._done.setdefault(batch, {})[order] = sums
             kept.append(line)
         return kept

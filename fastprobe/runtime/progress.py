@@ -1,4 +1,4 @@
-"""How far a run is, on standard error."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from tqdm.auto import tqdm
 
 
 class OrderProgress:
-    """A bar over tokens, each of which counts when all orders are through with it; beside it orders and layer runs.
+    """A bar over tokens, with the finished orders and the layer runs beside it.
+
+    A token counts in full when all orders have run it. Each layer run advances the bar by an equal share.
 
     Args:
-        tokens: of all batches, if that is known.
-        orders: how many there are.
-        show: whether to show anything.
-        what: the orders are, for the reader.
+        tokens: tokens of all batches, if known.
+        orders: number of orders.
+        show: show the bar.
+        what: plural of what is counted, for the reader.
     """
 
     def __init__(self, tokens: int | None, orders: int, show: bool, what: str = "orders"):
@@ -32,36 +34,42 @@ class OrderProgress:
         self._bar.__exit__(kind, error, at)
 
     def batch(self, tokens: int, finished: int, layer_runs: int) -> None:
-        """Begin with a batch of so many tokens: some orders are finished, the others take ``layer_runs``."""
+        """Start a batch.
+
+        Args:
+            tokens: tokens of the batch.
+            finished: orders that a resumed run has finished already.
+            layer_runs: layer runs that the other orders take.
+        """
         done = tokens * finished / self._orders
         self._finished, self._share = finished, (tokens - done) / max(1, layer_runs)
         self._advance(done)
 
     def ran(self, layers: int) -> None:
-        """Count layers that ran."""
+        """Count layer runs."""
         self.layer_runs += layers
-        self._say()
+        self._refresh()
         self._advance(layers * self._share)
 
     def finished(self) -> None:
-        """Count an order that is through with this batch."""
+        """Count an order that is finished with this batch."""
         self._finished += 1
-        self._say()
+        self._refresh()
 
     def _advance(self, tokens: float) -> None:
         self._tokens += tokens
         self._bar.update(round(self._tokens) - self._bar.n)
 
-    def _say(self) -> None:
-        said = f"{self._finished}/{self._orders} {self._what}, {self.layer_runs:,} layer runs"
-        self._bar.set_postfix_str(said, refresh=False)
+    def _refresh(self) -> None:
+        text = f"{self._finished}/{self._orders} {self._what}, {self.layer_runs:,} layer runs"
+        self._bar.set_postfix_str(text, refresh=False)
 
 
 class PassProgress:
-    """A bar for one pass of a run after another, each with its name.
+    """A named bar for each pass of a run, one after another.
 
     Args:
-        show: whether to show anything.
+        show: show the bars.
     """
 
     def __init__(self, show: bool):
@@ -75,13 +83,19 @@ class PassProgress:
         self._close()
 
     def begin(self, what: str, total: int | None, unit: str) -> None:
-        """Begin with a pass over ``total`` of a unit, if that is known; the one before is through."""
+        """Start a pass, and finish the one before.
+
+        Args:
+            what: name of the pass.
+            total: number of units, if known.
+            unit: name of the units, like ``"tokens"``.
+        """
         self._close()
-        scaled = unit == "tokens"  # to thousands and millions
+        scaled = unit == "tokens"  # show thousands and millions
         self._bar = tqdm(desc=what, total=total, unit=f" {unit}", unit_scale=scaled, disable=not self._show)
 
     def ran(self, count: int) -> None:
-        """Count what the pass is through with."""
+        """Count finished units."""
         self._bar.update(count)
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""Scans of several shards, texts or machines as one."""
+"""Merging of scans of several shards, texts or machines."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from fastprobe.models.points import Element
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.scan.checkpoint import FILE
-from fastprobe.scan.linearity import LinearityScan, solve_rows
 from fastprobe.scan.plan import ElementFit
+from fastprobe.scan.result import LinearityScan
+from fastprobe.scan.rows import solve_rows
 
 SHARED = ("model", "model_dtype", "fits", "exact")
-"""What the configurations of merged scans must agree in; their plans must as well."""
+"""Entries that must be the same in the configurations of merged scans. Their plans must be the same too."""
 
 
 def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> LinearityScan:
-    """Add the moments of several scans up and score the sum.
+    """Add the moments of several scans and score the sum.
 
-    Sequences keep the folds they had. The cosine columns need the tokens themselves and stay empty.
+    Sequences keep their folds. The cosine columns need the tokens themselves and stay empty.
+
+    Args:
+        folders: folders that ``fastprobe linearity`` or :meth:`LinearityScan.save` wrote.
+        method: ridge penalty and rank threshold.
 
     Raises:
-        InputError: fewer than two folders, one named twice or without moments, or scans of different models or options.
+        InputError: there are fewer than two folders, one is named twice or has no moments, or the scans have different
+            models or options.
     """
     if len(folders) < 2:
-        raise InputError("merge: name two folders or more")
+        raise InputError(f"merge: must be two folders or more, got {len(folders)}")
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise InputError("merge: a folder is named twice, and its tokens would count twice")
     total, config = Moments.load(Path(folders[0]) / FILE)
@@ -35,7 +41,9 @@ def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> Linearit
         moments, other = Moments.load(Path(folder) / FILE)
         for key in SHARED:
             if config.get(key) != other.get(key):
-                raise InputError(f"merge: {folders[0]} and {folder} differ in {key}: they are not parts of one scan")
+                raise InputError(
+                    f"merge: {folders[0]} and {folder} differ in {key}; merge scans of one model with the same options"
+                )
         total.merge_(moments)
         texts += other.get("text", [])
     fits = [ElementFit(Element(name, start, stop), x, y, unit) for name, start, stop, x, y, unit in config["fits"]]

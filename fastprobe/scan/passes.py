@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.batches import merged, picked
+from fastprobe.data.batches import merge, select
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.points import Point
@@ -102,11 +102,11 @@ class MomentPass:
         return sum(self._add([batch]) for batch in batches)  # those before the one that fails stay, and it is named
 
     def _add(self, batches: Sequence[Mapping[str, Any]]) -> int:
-        batch = merged(batches)
+        batch = merge(batches)
         mask, fold = self._read(batch)
         # Sequences of one fold side by side, so that the rows of a fold are a slice.
         order = fold.argsort(stable=True)
-        batch = picked(to_device(batch, device_of(self.model)), order)
+        batch = select(to_device(batch, device_of(self.model)), order)
         self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
         self._weight, self._done = 1.0, []
         with uninterrupted():

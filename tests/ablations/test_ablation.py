@@ -1,4 +1,4 @@
-"""Ablations: against hooks on the Hugging Face model that do the same, one sequence at a time."""
+"""Ablations, compared with hooks on the Hugging Face model, one sequence at a time."""
 
 import copy
 from contextlib import ExitStack
@@ -32,7 +32,7 @@ def elements_of(points):
 
 
 def sequences_of(batches):
-    """Every sequence by itself, as a batch without padding."""
+    """Yield every sequence as a batch without padding."""
     for batch in batches:
         for row, mask in enumerate(batch["attention_mask"].bool()):
             yield {key: value[row : row + 1, mask] for key, value in batch.items()}
@@ -45,7 +45,7 @@ def hook(stack, layer, place, function):
 
 
 def read(stack, points, layer, name, into):
-    """Keep what is at a point of a layer in ``into``, a list of one."""
+    """Keep the tensor at a point of a layer in ``into``, a list of one."""
 
     def look(_, args, kwargs, *result):
         into[:] = [first_tensor(result[0]) if result else first_input(args, kwargs)]
@@ -55,7 +55,7 @@ def read(stack, points, layer, name, into):
 
 
 def edit(stack, points, element, layer, function):
-    """Hooks that put ``function(x)`` where y of an element is; a sum's place is held by the part that is added last."""
+    """Add hooks that replace y of an element by ``function(x)``; a sum through the part that is added last."""
     layout, block = points.layout, points.layers[layer]
     x, state = [], []
     read(stack, points, layer, ELEMENTS[element][0], x)
@@ -76,7 +76,7 @@ def edit(stack, points, element, layer, function):
 
 @torch.no_grad()
 def rows_of(model, points, batches, element, layer):
-    """x and y of an element for every sequence."""
+    """Return x and y of an element for every sequence."""
     rows = []
     for batch in sequences_of(batches):
         x, y = [], []
@@ -95,7 +95,7 @@ def ridge(x, y):
 
 
 def function_for(mode, rows, sequence):
-    """What stands in for an element in a sequence, from stored activations of the unedited model."""
+    """Return the replacement of an element in a sequence, from stored activations of the unedited model."""
     y = torch.cat([y for _, y in rows])
     if mode == "zero":
         return lambda x: x.new_zeros(*x.shape[:-1], y.shape[1])
@@ -109,7 +109,7 @@ def function_for(mode, rows, sequence):
 
 @pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
 @torch.no_grad()
-def test_rows_are_those_of_plain_hooks(family):
+def test_rows_equal_those_of_plain_hooks(family):
     changes = VARIANTS.get(family)
     model = tiny_model(family, dtype=torch.float64) if changes is None else variant(changes, torch.float64)
     batches = tiny_batches(sequences=9, batch_size=4)
@@ -148,7 +148,7 @@ def test_rows_are_those_of_plain_hooks(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_affine_element_replaced_by_its_map_changes_nothing(family):
+def test_replacing_an_affine_element_by_its_map_has_no_effect(family):
     damage = fp.ablation(
         tiny_model(family),
         tiny_batches(sequences=40),
@@ -162,7 +162,7 @@ def test_an_affine_element_replaced_by_its_map_changes_nothing(family):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "gpt2", "neox"])
-def test_a_linear_ffn_replaced_by_its_map_changes_nothing(family):
+def test_replacing_a_linear_ffn_by_its_map_has_no_effect(family):
     model = tiny_model(family)
     for layer in resolve(model).layers:
         owner, name = (layer.mlp, "act") if hasattr(layer, "mlp") else (layer.intermediate, "intermediate_act_fn")
@@ -177,7 +177,7 @@ def test_a_linear_ffn_replaced_by_its_map_changes_nothing(family):
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_model_in_bfloat16_gets_maps_that_are_not(family):
+def test_maps_of_a_bfloat16_model_are_float32(family):
     model, batches = tiny_model(family, dtype=torch.bfloat16), tiny_batches(sequences=40)
 
     damage = fp.ablation(model, batches, elements="attn_proj", mode="linear", layers="forward", progress=False)
@@ -185,7 +185,7 @@ def test_a_model_in_bfloat16_gets_maps_that_are_not(family):
     assert all(row["relative_l2"] < 0.02 for row in damage.rows)  # three layers that round to eight bits
 
 
-def test_what_comes_before_an_edit_is_run_once():
+def test_layers_before_an_edit_run_once():
     model, batches = tiny_model("gpt2"), tiny_batches()
 
     each = fp.ablation(model, batches, mode=["zero", "identity"], progress=False)
@@ -200,7 +200,7 @@ def test_what_comes_before_an_edit_is_run_once():
 
 
 @pytest.mark.parametrize("mode", ["mean", "resample", "random_init", "linear"])
-def test_batches_change_no_number(mode):
+def test_the_split_into_batches_does_not_change_numbers(mode):
     model, options = tiny_model("gpt2"), {"elements": ["mlp", "attn"], "mode": mode, "progress": False}
     whole = fp.ablation(model, tiny_batches(batch_size=18), **options)
 
@@ -211,7 +211,7 @@ def test_batches_change_no_number(mode):
 
 
 @torch.no_grad()
-def test_means_and_samples_leave_padding_out():
+def test_means_and_samples_exclude_padding():
     model, batches = tiny_model("llama"), tiny_batches()
     points, element = resolve(model), Element("mlp", 1, 2)
     outputs = [y for _, y in rows_of(model, points, batches, "mlp", 1)]
@@ -226,7 +226,7 @@ def test_means_and_samples_leave_padding_out():
 
 
 @torch.no_grad()
-def test_a_token_gets_an_output_of_another_sequence():
+def test_resampled_outputs_come_from_other_sequences():
     model, batch = tiny_model("bert"), tiny_batches()[0]
     stack = LayerStack.record(model, resolve(model), batch, first=2)
     sequence = torch.arange(8).repeat_interleave(5)
@@ -245,7 +245,7 @@ def test_a_token_gets_an_output_of_another_sequence():
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_initial_weights_are_those_of_the_published_script(family):
+def test_initial_weights_equal_those_of_the_published_script(family):
     model, batches = tiny_model(family), tiny_batches(sequences=6)
     points = resolve(model)
     for element in elements_of(points):
@@ -271,7 +271,7 @@ def test_initial_weights_are_those_of_the_published_script(family):
         assert damage.rows[1]["relative_l2"] == pytest.approx((error / norm) ** 0.5, abs=1e-5)
 
 
-def test_matrices_are_sorted_to_attention_and_ffn():
+def test_matrices_are_assigned_to_attention_or_ffn():
     layout, layer = resolve(tiny_model("bert")).layout, tiny_model("bert").encoder.layer[0]
 
     found = {element: linear_modules(layer, layout, element) for element in EDITABLE}
@@ -286,7 +286,7 @@ def test_matrices_are_sorted_to_attention_and_ffn():
 
 
 @torch.no_grad()
-def test_the_model_is_as_it_was():
+def test_the_model_does_not_change():
     model, batches = tiny_model("gpt2"), tiny_batches()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -298,7 +298,7 @@ def test_the_model_is_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules())
 
 
-def test_the_maps_that_were_used_are_at_hand():
+def test_the_result_has_its_linear_maps():
     model, batches = tiny_model("gpt2"), tiny_batches(sequences=40)
 
     damage = fp.ablation(model, batches, elements=["mlp"], mode="linear", layers=[0, 2], progress=False)
@@ -310,7 +310,7 @@ def test_the_maps_that_were_used_are_at_hand():
     assert float(left) < 0.9
 
 
-def test_a_killed_run_goes_on(tmp_path):
+def test_an_interrupted_run_resumes(tmp_path):
     model, batches = tiny_model("gpt2"), tiny_batches()
     options = {"mode": ["zero", "linear"], "progress": False}
     whole = fp.ablation(model, batches, **options, journal=Journal(tmp_path))
@@ -341,6 +341,28 @@ def test_results_are_saved_loaded_and_drawn(tmp_path):
     assert loaded.matrix()[2, 1] == damage.rows[8]["relative_l2"]
     assert not np.isnan(loaded.matrix("kl")).any()
     assert list(damage.rows[0])[:3] == ["element", "layers", "mode"]
+    assert list(damage.rows[0])[-1] == "edited_layers"
+
+
+@pytest.mark.parametrize(
+    ("layers", "label", "ticks", "edited"),
+    [
+        ("each", "layer", ["0", "1", "2"], [[0], [1], [2]]),
+        ("forward", "layers 0 to", ["0", "1", "2"], [[0], [0, 1], [0, 1, 2]]),
+        ("backward", "layers to the last, from", ["0", "1", "2"], [[0, 1, 2], [1, 2], [2]]),
+        ([[0, 1], [2]], "layers", ["0-2", "2"], [[0, 1], [2]]),
+    ],
+)
+def test_rows_and_picture_have_the_edited_layers(layers, label, ticks, edited):
+    damage = fp.ablation(tiny_model("gpt2"), tiny_batches(), mode=["zero", "mean"], layers=layers, progress=False)
+
+    axes = damage.plot().axes[0]
+
+    assert [row["edited_layers"] for row in damage.rows] == [[], *edited, *edited]
+    assert axes.get_xlabel() == label
+    assert [text.get_text() for text in axes.get_xticklabels()] == ticks
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mlp, zero", "mlp, mean"]
+    assert np.array_equal([line.get_ydata() for line in axes.lines], damage.matrix())
 
 
 @pytest.mark.parametrize(
@@ -360,18 +382,18 @@ def test_results_are_saved_loaded_and_drawn(tmp_path):
         ({"alpha": -1.0, "mode": "linear"}, "alpha: must be 0 or more"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_unusable_arguments_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         fp.ablation(tiny_model("gpt2"), tiny_batches(), progress=False, **options)
 
 
-def test_batches_that_cannot_be_ablated_are_refused():
+def test_unusable_batches_are_refused():
     model, batches = tiny_model("gpt2"), tiny_batches()
-    with pytest.raises(InputError, match="a list_iterator can be only once"):
+    with pytest.raises(InputError, match="a list_iterator can be read only once"):
         fp.ablation(model, iter(batches), progress=False)
     with pytest.raises(InputError, match="batches: there are none"):
         fp.ablation(model, [], progress=False)
-    with pytest.raises(InputError, match="resample takes outputs from other sequences, and of those there are 1"):
+    with pytest.raises(InputError, match="mode: resample needs 2 sequences or more, got 1"):
         fp.ablation(model, tiny_batches(sequences=1), mode="resample", progress=False)
     with pytest.raises(InputError, match="this model has no 'ffn'"):
         fp.ablation(tiny_model("neox"), batches, elements=["ffn"], progress=False)

@@ -1,4 +1,4 @@
-"""Batches that are put together where padding costs nothing, and what a scan of them promises."""
+"""Grouping, merging and selecting batches; scans of merged batches."""
 
 import sys
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastprobe as fp
-from fastprobe.data.batches import grouped, merged
+from fastprobe.data.batches import grouped, merge
 from fastprobe.errors import NumericalError
 from fastprobe.models.unpadded.encoder import Encoder
 from fastprobe.scan.checkpoint import Checkpoint
@@ -14,7 +14,7 @@ from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 
 def batch(lengths, width=None, **more):
-    """Sequences of these lengths, the ids of each 1, 2, ..."""
+    """Make a batch of sequences of these lengths, each with ids 1, 2, ..."""
     width = width or max(lengths)
     mask = torch.arange(width) < torch.tensor(lengths)[:, None]
     return {"input_ids": torch.arange(1, width + 1) * mask, "attention_mask": mask.long(), **more}
@@ -22,15 +22,15 @@ def batch(lengths, width=None, **more):
 
 @pytest.fixture
 def limit(monkeypatch):
-    """Sets the tokens from which on batches are not put together."""
+    """Set the tokens that complete a group of batches."""
 
     def set_to(tokens):
-        monkeypatch.setattr(sys.modules["fastprobe.scan.linearity"], "batch_tokens", lambda device: tokens)
+        monkeypatch.setattr(sys.modules["fastprobe.scan.reader"], "batch_tokens", lambda device: tokens)
 
     return set_to
 
 
-def test_a_group_ends_with_the_batch_that_fills_it():
+def test_a_group_ends_with_the_batch_that_completes_it():
     batches = [batch([3, 2]), batch([4]), batch([9]), batch([1]), batch([2, 2])]
 
     number = {id(one): place for place, one in enumerate(batches)}
@@ -40,7 +40,7 @@ def test_a_group_ends_with_the_batch_that_fills_it():
     assert [len(group) for group in grouped(batches, 0)] == [1] * 5
 
 
-def test_batches_of_other_tensors_are_not_put_together():
+def test_batches_with_different_tensors_are_not_grouped():
     plain, types = batch([2]), batch([2], token_type_ids=torch.zeros(1, 2, dtype=torch.long))
     shared = batch([2], position_ids=torch.arange(2))  # one row for all sequences
 
@@ -49,14 +49,14 @@ def test_batches_of_other_tensors_are_not_put_together():
     assert sizes == [2, 2, 1, 1, 1]
 
 
-def test_merged_batches_are_padded_at_their_ends():
-    together = merged([batch([3, 2]), batch([1, 4], width=5)])
+def test_merged_batches_are_padded_at_the_end():
+    together = merge([batch([3, 2]), batch([1, 4], width=5)])
 
     assert together["input_ids"].tolist() == [[1, 2, 3, 0, 0], [1, 2, 0, 0, 0], [1, 0, 0, 0, 0], [1, 2, 3, 4, 0]]
     assert together["attention_mask"].sum(1).tolist() == [3, 2, 1, 4]
 
 
-def test_a_scan_takes_fewer_passes_and_gives_the_same_scores(limit, monkeypatch):
+def test_a_scan_of_merged_batches_calls_the_model_less_and_has_the_same_scores(limit, monkeypatch):
     model, batches = tiny_model("roberta"), tiny_batches(sequences=36, batch_size=4)
     limit(0)
     expected = fp.linearity(model, batches, score_sequences=9, progress=False)
@@ -67,7 +67,7 @@ def test_a_scan_takes_fewer_passes_and_gives_the_same_scores(limit, monkeypatch)
     scan = fp.linearity(model, batches, score_sequences=9, progress=False)
 
     tokens = sum(int(one["attention_mask"].sum()) for one in batches)
-    assert len(passes) == 2 + len([*grouped(batches, 100)])  # one to see that the runner is right, one to score
+    assert len(passes) == 2 + len([*grouped(batches, 100)])  # one to check the runner, one to score
     assert scan.config["tokens"] == tokens
     for ours, theirs in zip(scan.rows, expected.rows, strict=True):
         numbers = {
@@ -78,7 +78,7 @@ def test_a_scan_takes_fewer_passes_and_gives_the_same_scores(limit, monkeypatch)
         assert {key: ours[key] for key in numbers} == pytest.approx(numbers, abs=2e-6)
 
 
-def test_of_batches_together_those_before_a_nan_are_kept():
+def test_merged_batches_before_a_nan_are_kept():
     model, batches = tiny_model("bert"), [{k: v.clone() for k, v in one.items()} for one in tiny_batches(batch_size=6)]
     with torch.no_grad():
         model.embeddings.word_embeddings.weight[99] = torch.nan
@@ -101,7 +101,7 @@ def test_of_batches_together_those_before_a_nan_are_kept():
         torch.testing.assert_close(kept, expected, rtol=1e-12, atol=1e-9)
 
 
-def test_a_scan_that_was_cut_off_goes_on_with_the_same_batches_together(limit, tmp_path):
+def test_an_interrupted_scan_resumes_with_the_same_groups(limit, tmp_path):
     model, batches = tiny_model("bert"), tiny_batches(sequences=36, batch_size=4)
     limit(100)
     whole = fp.linearity(model, batches, score_sequences=9, progress=False)

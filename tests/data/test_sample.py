@@ -1,4 +1,4 @@
-"""A sample of sequences depends on what they are, not on their order, their batches or their padding."""
+"""A sample of sequences is independent of their order, their batches and their padding."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SEQUENCES = [[(7 * i + j * j) % 50 + 1 for j in range(2 + i % 4)] for i in range
 
 
 def batch_of(sequences, length=None, side="right"):
-    """Sequences padded to one length, on either side, with something that is no zero in the padding."""
+    """Make a batch of sequences padded to one length, on either side, with 99."""
     length = length or max(map(len, sequences))
     ids = torch.full((len(sequences), length), 99)
     mask = torch.zeros(len(sequences), length, dtype=torch.int64)
@@ -31,7 +31,7 @@ def sampled(size, sequences=SEQUENCES, batch=8, seed=0, **padding):
 
 
 def kept(sample, batch_size=3):
-    """The (tokens, fold) of a sample, sorted."""
+    """Return the (tokens, fold) of a sample, sorted."""
     pairs = []
     for batch, folds in sample.batches(batch_size):
         for ids, mask, fold in zip(batch["input_ids"], batch["attention_mask"].bool(), folds, strict=True):
@@ -49,7 +49,7 @@ def test_padding_does_not_matter(padding):
     assert kept(sampled(10, **padding)) == kept(sampled(10))
 
 
-def test_it_keeps_what_was_asked_for_and_sequences_as_they_were():
+def test_it_keeps_the_number_asked_for_and_changes_no_sequence():
     pairs = kept(sampled(10))
 
     assert len(pairs) == len(sampled(10)) == 10
@@ -80,7 +80,7 @@ def test_another_seed_gives_another_sample():
     assert kept(sampled(10, seed=-1)) == kept(sampled(10, seed=-1))
 
 
-def test_no_place_in_the_stream_is_preferred():
+def test_every_place_in_the_stream_is_equally_likely():
     stream = [[i, i + 1, i + 2] for i in range(1, 2001)]
 
     places = [tokens[0] for tokens, _ in kept(sampled(500, stream, batch=100))]
@@ -107,10 +107,10 @@ def test_batches_hold_one_length_sorted_by_fold():
     for batch, folds in batches:
         assert len(folds) <= 4
         assert folds.tolist() == sorted(folds.tolist())
-        assert bool(batch["attention_mask"].all())  # one length: no padding was added
+        assert bool(batch["attention_mask"].all())  # one length, so no padding
 
 
-def test_whatever_else_a_model_takes_comes_along():
+def test_other_arguments_of_the_model_are_kept():
     sample = SequenceSample(None)
     batch = batch_of([[1, 2], [3, 4]]) | {"token_type_ids": torch.tensor([[0, 1], [1, 1]]), "text": ["a", "b"]}
     sample.add(batch, torch.tensor([1, 0]))

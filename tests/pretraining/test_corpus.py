@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from fastprobe.data.text import demo_text
+from fastprobe.data.demo import demo_text
 from fastprobe.errors import InputError
 from fastprobe.pretraining.corpus import Corpus, documentation, hide, train_tokenizer
 
@@ -38,7 +38,7 @@ def test_the_tokenizer_loads_as_any_other_and_loses_nothing_but_case_and_layout(
 
 def test_the_tokenizer_is_the_same_in_every_process(tokenizer):
     code = (
-        "from fastprobe.pretraining.corpus import train_tokenizer; from fastprobe.data.text import demo_text; "
+        "from fastprobe.pretraining.corpus import train_tokenizer; from fastprobe.data.demo import demo_text; "
         "print(sorted(train_tokenizer(list(demo_text().values())[:12], 400).get_vocab().items()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM
 from transformers.utils import logging
 
 import fastprobe as fp
-from fastprobe.data.text import demo_text
+from fastprobe.data.demo import demo_text
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.bert_variants import BertVariantForMaskedLM
 from fastprobe.models.loading import load_model

@@ -1,4 +1,4 @@
-"""Probes: against scikit-learn on stored states, and on labels that were planted in one of them."""
+"""Probes, compared with ridge classifiers on stored states, and on labels planted in one of them."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeClassifier
 from transformers import AutoTokenizer
 
 import fastprobe as fp
-from fastprobe.data.text import demo_model_path
+from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import InputError
 from fastprobe.models.resolve import resolve
 from fastprobe.orders import Parallel, parse
@@ -22,7 +22,7 @@ FOLDS = 4
 
 @torch.no_grad()
 def states_of(model, batches, order=(0, 1, 2)):
-    """Every state at the tokens that are no padding, float64, and the fold of each token."""
+    """Return every state at the tokens that are not padding, float64, and the fold of each token."""
     states, numbers, first = [[] for _ in range(len(order) + 1)], [], 0
     layers = resolve(model).layers
     for batch in batches:
@@ -45,12 +45,12 @@ def look(seen):
 
 
 def column(batches, labels):
-    """One label a token, padding left out."""
+    """Return one label a token, without padding."""
     return torch.cat([label[b["attention_mask"].bool()] for b, label in zip(batches, labels, strict=True)]).numpy()
 
 
 def ridge_classifiers(x, y, fold, alpha):
-    """Accuracy, held-out accuracy and r2_cv of one-hot targets."""
+    """Return accuracy, held-out accuracy and r2_cv of one-hot targets."""
     inside = RidgeClassifier(alpha=alpha).fit(x, y).score(x, y)
     right, rss, tss = 0, 0.0, 0.0
     one_hot = np.eye(y.max() + 1)[y]
@@ -66,7 +66,7 @@ def ridge_classifiers(x, y, fold, alpha):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_are_those_of_ridge_classifiers_on_stored_states(family):
+def test_rows_equal_those_of_ridge_classifiers_on_stored_states(family):
     model, batches = tiny_model(family, dtype=torch.float64), tiny_batches(sequences=40, batch_size=7)
     states, fold = states_of(model, batches)
     labels = TokenLabels(["token", "position"], batches)
@@ -76,7 +76,7 @@ def test_rows_are_those_of_ridge_classifiers_on_stored_states(family):
         batches,
         tasks=["token", "position"],
         folds=FOLDS,
-        fit=fp.LeastSquares(alpha=2.0),
+        method=fp.LeastSquares(alpha=2.0),
         score_sequences="all",
         progress=False,
     )
@@ -95,7 +95,7 @@ def test_rows_are_those_of_ridge_classifiers_on_stored_states(family):
 
 @torch.no_grad()
 def with_a_wild_layer():
-    """An encoder whose layer 1 is far from linear."""
+    """Return an encoder whose layer 1 is far from linear."""
     model = tiny_model("bert")
     model.encoder.layer[1].intermediate.dense.weight.mul_(10)
     model.encoder.layer[1].output.dense.weight.mul_(3)
@@ -103,7 +103,7 @@ def with_a_wild_layer():
 
 
 def planted(model, batches):
-    """Labels that are the sign of a direction of state 2 which states 0 and 1 say least of; none where it is near 0."""
+    """Add labels: the sign of the direction of state 2 that states 0 and 1 predict worst; none if it is near 0."""
     states, _ = states_of(model, batches)
     before = np.concatenate([states[0], states[1], np.ones((len(states[0]), 1))], 1)
     after = states[2] - states[2].mean(0)
@@ -124,7 +124,7 @@ def planted(model, batches):
     return labelled
 
 
-def test_labels_planted_in_a_state_are_found_there_and_not_before():
+def test_planted_labels_are_found_in_their_state_and_not_before():
     model = with_a_wild_layer()
     batches = planted(model, tiny_batches(sequences=300, batch_size=50))
 
@@ -138,25 +138,25 @@ def test_labels_planted_in_a_state_are_found_there_and_not_before():
     assert 1.5 < found.expected_state()["sign"] <= 2.0
 
 
-def test_labels_move_with_the_layer_that_makes_them():
+def test_planted_labels_move_with_their_layer():
     model = with_a_wild_layer()
     batches = planted(model, tiny_batches(sequences=300, batch_size=50))
 
-    found = fp.probe(model, batches, tasks=["sign"], which=[[0], [1, 0, 2]], progress=False)
+    found = fp.probe(model, batches, tasks=["sign"], orders=[[0], [1, 0, 2]], progress=False)
 
     assert found.orders == ["0,1,2", "0", "1,0,2"]
-    alone, own = found.matrix("r2_cv", "0"), found.matrix("r2_cv")
-    assert np.array_equal(alone, own[:, :2])
-    assert found.matrix("r2_cv", "1,0,2")[0, 2] < own[0, 2]
+    alone, baseline = found.matrix("r2_cv", "0"), found.matrix("r2_cv")
+    assert np.array_equal(alone, baseline[:, :2])
+    assert found.matrix("r2_cv", "1,0,2")[0, 2] < baseline[0, 2]
     assert found.config["layer_forwards"] == 6
 
 
 @torch.no_grad()
-def test_states_of_an_order_are_those_of_the_stack():
+def test_states_of_an_order_equal_those_of_the_stack():
     model, batches = tiny_model("llama"), tiny_batches(sequences=60)
     order = parse("2,(0+1)")
 
-    found = fp.probe(model, batches, tasks=["position"], which=[order], progress=False)
+    found = fp.probe(model, batches, tasks=["position"], orders=[order], progress=False)
 
     with fp.permute_layers(model, [2]):
         alone = fp.probe(model, batches, tasks=["position"], progress=False)
@@ -165,7 +165,7 @@ def test_states_of_an_order_are_those_of_the_stack():
     assert found.matrix("r2_cv", "2,(0+1)")[0, 0] == alone.matrix()[0, 0]
 
 
-def test_batches_and_memory_change_no_number():
+def test_batches_and_memory_do_not_change_numbers():
     model = tiny_model("gpt2")
     whole = fp.probe(model, tiny_batches(sequences=40, batch_size=40), progress=False)
 
@@ -176,14 +176,14 @@ def test_batches_and_memory_change_no_number():
         assert row["accuracy_cv"] == pytest.approx(other["accuracy_cv"], abs=0.01)
 
 
-def test_the_first_state_of_token_and_position_says_most():
+def test_state_0_predicts_token_and_position_best():
     expected = fp.probe(tiny_model("gpt2"), tiny_batches(sequences=60), progress=False).expected_state()
 
     assert expected["token"] == 0
     assert expected["position"] < 0.5
 
 
-def test_labels_are_what_they_say():
+def test_labels_of_every_task():
     ids = torch.tensor([[5, 6, 5, 7, 0], [5, 9, 0, 0, 0]])
     batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "mine": torch.tensor([[3, -100, 0, 1, 9], [2] * 5])}
     labels = TokenLabels(["token", "previous", "next", "position", "mine"], [batch])
@@ -202,7 +202,7 @@ def test_labels_are_what_they_say():
     assert [labels.classes(task) for task in ("token", "position", "mine")] == [5, 4, 4]
 
 
-def test_padding_on_the_left_is_no_neighbour():
+def test_left_padding_is_not_a_neighbour():
     ids = torch.tensor([[0, 5, 6]])
     labels = TokenLabels(["previous", "position"], [{"input_ids": ids, "attention_mask": (ids > 0).long()}])
 
@@ -224,7 +224,7 @@ def test_rare_tokens_are_one_class():
     assert (kinds == 0).sum() == 3 * FREQUENT - FREQUENT
 
 
-def test_word_pieces_and_sentences_are_seen_from_the_text():
+def test_word_pieces_and_sentences_follow_from_the_text():
     tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
     batch = dict(tokenizer(["Tokenizers split. Is it so? Yes!"], return_tensors="pt"))
     words = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
@@ -240,7 +240,7 @@ def test_word_pieces_and_sentences_are_seen_from_the_text():
 
 
 def test_results_are_saved_loaded_and_drawn(tmp_path):
-    found = fp.probe(tiny_model("gpt2"), tiny_batches(sequences=60), which=[[1, 0, 2]], progress=False)
+    found = fp.probe(tiny_model("gpt2"), tiny_batches(sequences=60), orders=[[1, 0, 2]], progress=False)
     found.save(tmp_path)
 
     loaded = fp.load(tmp_path)
@@ -253,25 +253,43 @@ def test_results_are_saved_loaded_and_drawn(tmp_path):
     assert loaded.matrix().shape == (4, 4)
 
 
+def test_the_picture_has_a_solid_line_a_task_and_dashed_ones_for_other_orders():
+    found = fp.probe(
+        tiny_model("gpt2"),
+        tiny_batches(),
+        tasks=["token", "position"],
+        orders=[[1, 0, 2]],
+        score_sequences=0,
+        progress=False,
+    )
+
+    axes = found.plot().axes[0]
+
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "-", "--", "--"]
+    assert np.array_equal([line.get_ydata() for line in axes.lines[2:]], found.matrix(order="1,0,2"))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["token", "position"]
+    assert axes.get_xlabel() == "layers run (dashed: 1,0,2)"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"tasks": []}, "tasks: there is none; name some of token, previous"),
         ({"tasks": ["pos"]}, r"tasks: 'pos' is not one of token, .*, and batch 0 has no \(batch, length\) tensor"),
-        ({"tasks": ["sentence"]}, "sentence is seen from the text of tokens; pass the tokenizer"),
-        ({"which": [[3]]}, "there is no layer 3"),
+        ({"tasks": ["sentence"]}, "sentence needs the text of tokens; pass the tokenizer"),
+        ({"orders": [[3]]}, "there is no layer 3"),
         ({"folds": -1}, "folds: must be 0 or more, got -1"),
         ({"score_sequences": "some"}, "score_sequences: must be a number of sequences or 'all', got 'some'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_unusable_arguments_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         fp.probe(tiny_model("gpt2"), tiny_batches(), progress=False, **options)
 
 
-def test_batches_that_cannot_be_probed_are_refused(monkeypatch):
+def test_unusable_batches_are_refused(monkeypatch):
     model = tiny_model("gpt2")
-    with pytest.raises(InputError, match="a list_iterator can be only once"):
+    with pytest.raises(InputError, match="a list_iterator can be read only once"):
         fp.probe(model, iter(tiny_batches()), progress=False)
     with pytest.raises(InputError, match="batches: there are none"):
         fp.probe(model, [], progress=False)
@@ -281,39 +299,55 @@ def test_batches_that_cannot_be_probed_are_refused(monkeypatch):
     found = fp.probe(model, tiny_batches(), tasks=["position"], progress=False)
     with pytest.raises(InputError, match="order: '9' was not run; those that were are 0,1,2"):
         found.matrix(order="9")
-    monkeypatch.setattr(importlib.import_module("fastprobe.probes.probe"), "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(importlib.import_module("fastprobe.probes.sums"), "free_bytes", lambda device: 1000)
     with pytest.raises(InputError, match=r"memory: the moments of 4 states take .* and 1.0 kB are free"):
         fp.probe(model, tiny_batches(), progress=False)
 
 
 @pytest.mark.parametrize(("family", "runner"), [("bert", "encoder"), ("gpt2", "modules of the model (GPT2Model")])
-def test_a_probe_says_what_ran_the_model(family, runner):
+def test_the_configuration_names_the_runner(family, runner):
     found = fp.probe(tiny_model(family), tiny_batches(), tasks=["token"], score_sequences=0, progress=False)
 
     assert found.config["runner"].startswith(runner)
 
 
-def test_tokens_without_padding_give_the_rows_of_the_modules():
+def test_unpadded_tokens_give_the_rows_of_the_modules():
     model = tiny_model("bert")
     batches = planted(model, tiny_batches(sequences=60, batch_size=11))
-    tasks, which = ["token", "position", "sign"], [[1, 0, 2], [Parallel((0, 2)), 1]]
+    tasks, orders = ["token", "position", "sign"], [[1, 0, 2], [Parallel((0, 2)), 1]]
 
     def rows():
-        found = fp.probe(model, batches, tasks=tasks, which=which, score_sequences="all", progress=False)
+        found = fp.probe(model, batches, tasks=tasks, orders=orders, score_sequences="all", progress=False)
         return found.config["runner"], found.rows
 
-    runner, flat = rows()
-    handle = model.encoder.layer[0].register_forward_hook(lambda *_: None)  # whoever has a hook runs its own modules
-    other, own = rows()
+    runner, unpadded = rows()
+    handle = model.encoder.layer[0].register_forward_hook(lambda *_: None)  # a model with hooks runs its own modules
+    other, padded = rows()
     handle.remove()
 
     assert runner == "encoder"
     assert other.startswith("modules")
-    for mine, theirs in zip(flat, own, strict=True):
-        for column, value in theirs.items():
+    for row, reference in zip(unpadded, padded, strict=True):
+        for column, value in reference.items():
             if not isinstance(value, float):
-                assert mine[column] == value, column
-            elif "accuracy" in column:  # a token as near to two classes may fall either way
-                assert mine[column] == pytest.approx(value, abs=2 / theirs["tokens"]), column
+                assert row[column] == value, column
+            elif "accuracy" in column:  # a token between two classes may get either
+                assert row[column] == pytest.approx(value, abs=2 / reference["tokens"]), column
             else:
-                assert mine[column] == pytest.approx(value, abs=1e-5), column
+                assert row[column] == pytest.approx(value, abs=1e-5), column
+
+
+def test_the_old_names_of_orders_and_method_are_accepted_with_a_warning():
+    with pytest.warns(DeprecationWarning, match=r"probe: the argument (which|fit) is now (orders|method)") as caught:
+        found = fp.probe(
+            tiny_model("gpt2"),
+            tiny_batches(),
+            tasks=["token"],
+            which=[[0]],
+            fit=fp.LeastSquares(alpha=2.0),
+            score_sequences=0,
+            progress=False,
+        )
+
+    assert len(caught) == 2
+    assert (found.orders, found.config["alpha"]) == (["0,1,2", "0"], 2.0)

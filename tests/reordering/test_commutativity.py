@@ -1,4 +1,4 @@
-"""Effects of orders: against models with their modules physically moved, one order and one sequence at a time."""
+"""Effects of orders, compared with models whose modules are moved, one order and one sequence at a time."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ def batches_of(family):
 
 
 def moved(model, order):
-    """A copy of a model whose list of layers is in another order, told of it where Transformers goes by the place."""
+    """Return a copy of a model with its list of layers, and its configuration, in another order."""
     model = copy.deepcopy(model)
     for parent in model.modules():
         for name, child in parent.named_children():
@@ -44,22 +44,22 @@ def moved(model, order):
 
 @torch.no_grad()
 def final(model, batch):
-    """Final states and logits of one sequence, without padding."""
+    """Return the final states and logits of a batch."""
     seen = []
     handle = resolve(model).layers[-1].register_forward_hook(lambda *args: seen.append(args[2]))
-    model.config.use_cache = False  # the reference's own trouble: a cache has a slot a place
+    model.config.use_cache = False  # a cache has one slot a layer of the original order
     out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     handle.remove()
     return seen[-1], getattr(out, "logits", None)
 
 
 def expected_row(model, batches, order):
-    """Every column, sequence by sequence, from models that run one order each."""
+    """Return every column, sequence by sequence, from models that run one order each."""
     sums = dict.fromkeys(("cosine", "error", "norm", "tokens", "loss", "correct", "agree", "kl", "seen"), 0.0)
     changed = moved(model, order)
     for batch in batches:
         mask = batch["attention_mask"].bool()
-        (a, own), (b, logits) = final(model, batch), final(changed, batch)
+        (a, baseline), (b, logits) = final(model, batch), final(changed, batch)
         sums["cosine"] += float(F.cosine_similarity(a[mask], b[mask]).sum())
         sums["error"] += float((a - b)[mask].square().sum())
         sums["norm"] += float(a[mask].square().sum())
@@ -73,7 +73,7 @@ def expected_row(model, batches, order):
                 target = batch["labels"][s, at]
             else:
                 at, target = list(range(n - 1)), batch["input_ids"][s, 1:n]
-            p, q = own[s, at].log_softmax(-1), logits[s, at].log_softmax(-1)
+            p, q = baseline[s, at].log_softmax(-1), logits[s, at].log_softmax(-1)
             sums["loss"] += float(F.cross_entropy(logits[s, at], target, reduction="sum"))
             sums["correct"] += int((q.argmax(1) == target).sum())
             sums["agree"] += int((q.argmax(1) == p.argmax(1)).sum())
@@ -87,7 +87,7 @@ def expected_row(model, batches, order):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_are_those_of_models_with_their_modules_moved(family):
+def test_rows_equal_those_of_models_with_moved_modules(family):
     model, batches = tiny_model(family), batches_of(family)
 
     effects = fp.commutativity(model, batches, ORDERS, progress=False)
@@ -103,7 +103,7 @@ def test_rows_are_those_of_models_with_their_modules_moved(family):
 
 
 @pytest.mark.parametrize("memory", [1, 40_000, 10**9])
-def test_the_memory_that_is_allowed_changes_no_number(memory):
+def test_the_memory_limit_does_not_change_numbers(memory):
     model, batches = tiny_model("gpt2"), tiny_batches()
 
     effects = fp.commutativity(model, batches, orders.shuffles(3) + ORDERS, memory=memory, progress=False)
@@ -114,13 +114,13 @@ def test_the_memory_that_is_allowed_changes_no_number(memory):
     assert effects.config["layer_forwards_run"] == usual.config["layer_forwards_run"]
 
 
-def test_the_identity_changes_nothing():
+def test_the_baseline_has_no_effect():
     row = fp.commutativity(tiny_model("gpt2"), tiny_batches(), [], progress=False).rows[0]
 
     assert (row["name"], row["relative_l2"], row["kl"], row["top1_agreement"]) == ("identity", 0.0, 0.0, 1.0)
 
 
-def test_a_standard_error_is_that_of_sequences_drawn_again():
+def test_standard_errors_match_the_spread_of_new_samples():
     model = tiny_model("bert")
     row = fp.commutativity(model, tiny_batches(sequences=300, batch_size=50), [(1, 0, 2)], progress=False).rows[1]
 
@@ -134,19 +134,23 @@ def test_a_standard_error_is_that_of_sequences_drawn_again():
         assert row[f"{column}_se"] == pytest.approx(spread, rel=0.5)
 
 
-def test_a_metric_of_ones_own_is_a_column():
+def test_a_user_metric_is_a_column():
     effects = fp.commutativity(
         tiny_model("bert"),
         tiny_batches(),
         [(0, 1)],
-        metrics={"largest": lambda state, own: (state - own).abs().amax(-1)},
+        metrics={"largest": lambda state, baseline: (state - baseline).abs().amax(-1)},
         progress=False,
     )
 
     assert effects.rows[0]["largest"] == 0
     assert effects.rows[1]["largest"] > 0
-    with pytest.raises(InputError, match="metrics: kl is a column already"):
-        fp.commutativity(tiny_model("bert"), tiny_batches(), [], metrics={"kl": max}, progress=False)
+
+
+@pytest.mark.parametrize("name", ["kl", "kept"])
+def test_a_user_metric_cannot_replace_a_column(name):
+    with pytest.raises(InputError, match=f"metrics: {name} is a column already"):
+        fp.commutativity(tiny_model("bert"), tiny_batches(), [], metrics={name: max}, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -157,27 +161,27 @@ def test_a_metric_of_ones_own_is_a_column():
         ([Order((0, -1))], "there is no layer -1"),
     ],
 )
-def test_an_order_that_cannot_be_run_is_named(wanted, message):
+def test_an_impossible_order_is_refused_by_name(wanted, message):
     with pytest.raises(InputError, match=message):
         fp.commutativity(tiny_model("bert"), tiny_batches(), wanted, progress=False)
 
 
-def test_no_batches_is_said():
+def test_an_empty_stream_is_refused():
     with pytest.raises(InputError, match="batches: there are none"):
         fp.commutativity(tiny_model("bert"), [], ORDERS, progress=False)
 
 
-def test_a_model_that_its_layers_do_not_make_up_is_refused():
+def test_a_model_that_changes_states_between_layers_is_refused():
     model = tiny_model("bert")
     embeddings = model.embeddings.forward
     counter = iter(range(1000))
     model.embeddings.forward = lambda *args, **kwargs: embeddings(*args, **kwargs) + next(counter)
 
-    with pytest.raises(UnsupportedModelError, match="run one after the other, are off from the model"):
+    with pytest.raises(UnsupportedModelError, match="run one after another, differ from the model by"):
         fp.commutativity(model, tiny_batches(), ORDERS, progress=False)
 
 
-def test_a_killed_run_goes_on_and_runs_nothing_twice(tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_and_runs_nothing_twice(tmp_path, monkeypatch):
     model, batches = tiny_model("gpt2"), tiny_batches()
     whole = fp.commutativity(model, batches, ORDERS, progress=False)
     real, calls = Journal.add, []
@@ -200,7 +204,7 @@ def test_a_killed_run_goes_on_and_runs_nothing_twice(tmp_path, monkeypatch):
     assert json.dumps(again.rows) == json.dumps(whole.rows)
 
 
-def test_another_run_is_not_gone_on_with(tmp_path):
+def test_a_run_does_not_resume_from_a_different_run(tmp_path):
     model, batches = tiny_model("bert"), tiny_batches()
     with pytest.raises(InputError, match=r"--resume: there is no .*orders.jsonl"):
         fp.commutativity(model, batches, ORDERS, progress=False, journal=Journal(tmp_path, resume=True))
@@ -229,7 +233,7 @@ def test_results_are_saved_loaded_and_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["bert-mlm", "gemma2", "neox"])
-def test_states_on_the_way_are_those_of_the_first_layers_alone(family):
+def test_states_after_each_step_equal_those_of_shorter_models(family):
     model, batches = tiny_model(family), tiny_batches(sequences=5, batch_size=3)
     wanted = [orders.parse("2,0,1"), orders.parse("0,1"), orders.parse("1,1,0,2,2")]
 
@@ -248,7 +252,7 @@ def test_states_on_the_way_are_those_of_the_first_layers_alone(family):
 
 @torch.no_grad()
 def expected_state(model, batches, steps, depth):
-    """Columns of the state after some steps against that of the model's own first layers, by models cut short."""
+    """Return the columns of the state after ``depth`` steps, from models that have only these layers."""
     error = norm = cosine = tokens = 0.0
     one, other = moved(model, range(depth)), moved(model, steps)
     for batch in batches:
@@ -259,7 +263,7 @@ def expected_state(model, batches, steps, depth):
     return {"relative_l2": (error / norm) ** 0.5, "cosine": cosine / tokens}
 
 
-def test_states_on_the_way_are_kept_by_a_killed_run(tmp_path):
+def test_an_interrupted_run_keeps_the_states_after_each_step(tmp_path):
     model, batches = tiny_model("gpt2"), tiny_batches()
     whole = fp.commutativity(model, batches, ORDERS, depths=True, progress=False, journal=Journal(tmp_path))
     lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
@@ -274,7 +278,7 @@ def test_states_on_the_way_are_kept_by_a_killed_run(tmp_path):
         fp.commutativity(model, batches, ORDERS, progress=False, journal=Journal(tmp_path, resume=True))
 
 
-def test_profiles_are_drawn_and_refused_where_there_are_none(tmp_path):
+def test_profiles_are_drawn_and_refused_without_depths(tmp_path):
     model, batches = tiny_model("gpt2"), tiny_batches()
 
     fp.commutativity(model, batches, ORDERS, depths=True, progress=False).plot(
@@ -293,14 +297,14 @@ def test_labels_without_a_head_are_refused():
         fp.commutativity(tiny_model("bert"), batches, ORDERS, progress=False)
 
 
-def test_states_that_do_not_fit_in_memory_are_refused_before_they_are_made(monkeypatch):
+def test_states_that_do_not_fit_in_memory_are_refused_before_they_run(monkeypatch):
     monkeypatch.setattr("fastprobe.reordering.order_runs.free_bytes", lambda device: 3 * 6 * 14 * 32 * 4 - 1)
 
-    with pytest.raises(InputError, match=r"take 43.0 kB at a time and 32.3 kB are free; smaller batches"):
+    with pytest.raises(InputError, match=r"take 43.0 kB at a time and 32.3 kB are free; use smaller batches"):
         fp.commutativity(tiny_model("gpt2"), tiny_batches(), ORDERS, progress=False)
 
 
-def test_a_metric_that_no_row_has_is_named():
+def test_an_unknown_metric_is_refused_by_name():
     effects = fp.commutativity(tiny_model("bert"), tiny_batches(), ORDERS, progress=False)
 
     with pytest.raises(InputError, match="no row has 'loss'; the rows have"):
@@ -308,12 +312,56 @@ def test_a_metric_that_no_row_has_is_named():
 
 
 @pytest.mark.parametrize("call", [fp.linearity, lambda model, batches: fp.commutativity(model, batches, ORDERS)])
-def test_the_name_of_a_model_is_no_model(call):
+def test_the_name_of_a_model_is_refused(call):
     with pytest.raises(InputError, match="must be a Hugging Face model, got 'gpt2'; load one with"):
         call("gpt2", tiny_batches())
 
 
-def test_a_result_says_what_it_is_in_one_line():
+def test_a_result_has_a_repr_of_one_line():
     effects = fp.commutativity(tiny_model("bert"), tiny_batches(), ORDERS, progress=False)
 
     assert repr(effects) == f"<OrderEffects: 7 rows, {effects.config['tokens']} tokens>"
+
+
+def test_rows_say_what_their_order_changes():
+    wanted = [(1, 0, 2), (1, 2, 0), *orders.drops(3)[:1], *orders.sublayer_swaps(3, "ffn")[1:2]]
+
+    rows = fp.commutativity(tiny_model("bert"), tiny_batches(), wanted, progress=False).rows
+
+    assert [*rows[0]][-4:] == ["i", "j", "kept", "dropped"]
+    assert [(row["i"], row["j"], row["kept"], row["dropped"]) for row in rows] == [
+        (None, None, 3, []),
+        (0, 1, 1, []),
+        (None, None, 0, []),
+        (None, None, None, [0]),
+        (0, 2, None, []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "picture"),
+    [
+        (orders.swaps(3), "heatmap"),
+        ([(1, 0, 2)], "heatmap"),
+        (orders.sublayer_swaps(3, "attention"), "heatmap"),
+        ([*orders.swaps(3), *orders.shuffles(3)], "curve"),
+        (orders.shuffles(3), "dots"),
+        (ORDERS, "dots"),
+        ([*orders.swaps(3), *orders.sublayer_swaps(3, "ffn")], "dots"),
+    ],
+)
+def test_the_picture_depends_on_what_the_orders_change(wanted, picture):
+    effects = fp.commutativity(tiny_model("bert"), tiny_batches(), wanted, progress=False)
+
+    axes = effects.plot().axes[0]
+
+    x_labels = {"heatmap": "layer", "curve": "layers kept in place", "dots": "relative_l2"}
+    assert axes.get_xlabel() == x_labels[picture]
+    assert bool(axes.images) == (picture == "heatmap")
+
+
+def test_the_old_name_of_orders_is_accepted_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="commutativity: the argument which is now orders"):
+        effects = fp.commutativity(tiny_model("bert"), tiny_batches(), which=[(0, 1)], progress=False)
+
+    assert [row["order"] for row in effects.rows] == ["0,1,2", "0,1"]

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 import fastprobe as fp
 from fastprobe import cli
-from fastprobe.data.text import demo_model_path
+from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import NumericalError
 from fastprobe.replication import run as mirror
 from fastprobe.replication.section import LABELS, Analysis
@@ -152,7 +152,7 @@ def test_every_claim_has_a_label_that_is_explained():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tokens", "many"], "'many' is not a number of tokens"),
+        (["--tokens", "many"], "tokens: must be a number like 5000, 100k or 1.5M, got 'many'"),
         (["--text", "nowhere.txt"], "--text: nowhere.txt is not a file"),
         (["--max-seq-len", "4096"], "--max-seq-len: this model has 512 positions"),
     ],

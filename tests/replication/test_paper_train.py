@@ -14,7 +14,7 @@ import torch
 
 import fastprobe as fp
 from fastprobe import cli
-from fastprobe.data.text import demo_text
+from fastprobe.data.demo import demo_text
 from fastprobe.errors import NumericalError
 from fastprobe.models.loading import load_model
 from fastprobe.pretraining import family

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all; moments come back from theirs bit for bit."""
+"""Files are replaced whole or not at all. Moments are loaded bit for bit."""
 
 import json
 
@@ -16,7 +16,7 @@ from fastprobe.runtime.files import check_folder, replacing, write_text
 CONFIG = {"model": "a/b", "folds": 5, "nested": {"layers": [0, 2], "text": None}, "seconds": 0.1}
 
 
-def test_a_folder_is_checked_and_not_made(tmp_path, monkeypatch):
+def test_check_folder_makes_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
 
@@ -44,7 +44,7 @@ def saved(moments, tmp_path):
     return path
 
 
-def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
+def test_a_file_is_replaced_if_the_block_succeeds(tmp_path):
     path = tmp_path / "new" / "folder" / "file.txt"
 
     write_text(path, "one")
@@ -61,7 +61,7 @@ def _fail_while_writing(path):
 
 
 @pytest.mark.parametrize("former", ["before", None])
-def test_a_block_that_fails_leaves_everything_as_it_was(former, tmp_path):
+def test_a_failing_block_changes_nothing(former, tmp_path):
     path = tmp_path / "file.txt"
     if former:
         path.write_text(former)
@@ -72,7 +72,7 @@ def test_a_block_that_fails_leaves_everything_as_it_was(former, tmp_path):
     assert [p.read_text() for p in tmp_path.iterdir()] == ([former] if former else [])
 
 
-def test_the_former_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_former_file_exists_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("before")
 
@@ -84,13 +84,13 @@ def test_the_former_file_is_there_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "after"
 
 
-def test_moments_may_be_read_by_whom_other_files_may(saved, tmp_path):
+def test_moments_have_the_permissions_of_other_files(saved, tmp_path):
     write_text(tmp_path / "file.txt", "")
 
     assert saved.stat().st_mode == (tmp_path / "file.txt").stat().st_mode
 
 
-def test_moments_come_back_bit_for_bit(moments, saved):
+def test_moments_are_loaded_bit_for_bit(moments, saved):
     loaded, config = Moments.load(saved)
 
     assert config == CONFIG
@@ -102,7 +102,7 @@ def test_moments_come_back_bit_for_bit(moments, saved):
     assert loaded.origins.keys() == {"x", "y"}
 
 
-def test_loaded_moments_go_on_as_if_they_had_never_stopped(moments, saved, randn):
+def test_loaded_moments_take_more_rows_like_the_originals(moments, saved, randn):
     rows = {"x": randn(9, 4) + 100, "y": randn(9, 3)}
     loaded, _ = Moments.load(saved)
 
@@ -121,7 +121,7 @@ def test_moments_of_no_rows_can_be_saved(tmp_path):
     assert (loaded.tokens, loaded.dtype, loaded.origins, config) == (0, "", {}, {})
 
 
-def test_a_failing_save_leaves_the_former_file(moments, saved, monkeypatch):
+def test_a_failing_save_keeps_the_former_file(moments, saved, monkeypatch):
     former = saved.read_bytes()
 
     def fail(tensors, path, metadata):
@@ -141,7 +141,7 @@ def test_a_missing_file_is_named(tmp_path):
         Moments.load(tmp_path / "nothing.safetensors")
 
 
-def test_a_folder_is_not_a_file_of_moments(tmp_path):
+def test_a_folder_is_no_file_of_moments(tmp_path):
     with pytest.raises(InputError, match=tmp_path.name):
         Moments.load(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while something must not be left half done."""
+"""Ctrl-C during a step that must not be left half done."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ def press(times=1):
 
 
 def interrupted_block(times):
-    """What a block that is interrupted so often gets to do."""
+    """Interrupt a block so often, and return what it did."""
     done = []
     try:
         with uninterrupted():
@@ -27,15 +27,15 @@ def interrupted_block(times):
     return done
 
 
-def test_a_first_one_waits_for_the_end_of_the_block():
+def test_the_first_waits_for_the_end_of_the_block():
     assert interrupted_block(1) == ["rest of the block", "interrupted"]
 
 
-def test_a_second_one_goes_through():
+def test_the_second_interrupts_at_once():
     assert interrupted_block(2) == ["interrupted"]
 
 
-def test_the_handler_of_before_is_back():
+def test_the_former_handler_is_restored():
     before = signal.getsignal(signal.SIGINT)
     with uninterrupted():
         pass
@@ -43,7 +43,7 @@ def test_the_handler_of_before_is_back():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_one_that_comes_during_the_last_save_does_not_lose_it(tmp_path):
+def test_an_interrupt_during_the_last_save_does_not_lose_it(tmp_path):
     def save(path, config):
         press()
         path.write_text("moments")

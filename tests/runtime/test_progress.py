@@ -1,4 +1,4 @@
-"""What a run says of its progress."""
+"""Progress bars of a run."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_tokens_orders_and_layer_runs_are_shown(capfd):
     assert progress.layer_runs == 30
 
 
-def test_nothing_is_shown_where_nothing_is_wanted(capfd):
+def test_a_hidden_bar_prints_nothing(capfd):
     with OrderProgress(None, 2, show=False) as progress:
         progress.batch(10, 0, 3)
         progress.ran(3)
@@ -30,7 +30,7 @@ def test_nothing_is_shown_where_nothing_is_wanted(capfd):
 
 
 @pytest.mark.parametrize("layer_runs", [7, 584])
-def test_rounding_never_takes_the_bar_past_its_end(layer_runs, capfd):
+def test_rounding_never_moves_the_bar_past_its_end(layer_runs, capfd):
     with OrderProgress(1001, 67, show=True) as progress:
         for tokens in (500, 501):
             progress.batch(tokens, 0, layer_runs)
@@ -40,7 +40,7 @@ def test_rounding_never_takes_the_bar_past_its_end(layer_runs, capfd):
     assert "1.00k/1.00k" in capfd.readouterr().err.split("\r")[-1]
 
 
-def test_every_pass_has_its_name_and_a_line_that_stays(capfd):
+def test_each_pass_has_its_name_and_keeps_its_line(capfd):
     with PassProgress(show=True) as passes:
         passes.begin("sums", 3000, "tokens")
         passes.ran(3000)
@@ -54,7 +54,7 @@ def test_every_pass_has_its_name_and_a_line_that_stays(capfd):
     assert "7/7" in second
 
 
-def test_passes_are_silent_where_nothing_is_wanted(capfd):
+def test_hidden_passes_print_nothing(capfd):
     with PassProgress(show=False) as passes:
         passes.begin("sums", None, "tokens")
         passes.ran(10)

@@ -1,4 +1,4 @@
-"""Audits, ``exact=True``: sums, products and scores in float64 of what a model gives, whatever its dtype."""
+"""Audits with ``exact=True``: sums, products and scores in float64, whatever the dtype of the model."""
 
 import copy
 
@@ -29,7 +29,7 @@ def rows(request, residual_rows, randn):
 
 
 def errors(moments, rows):
-    """Of products, sums, squares and unit sums, over the size of what is summed."""
+    """Return the errors of products, sums, squares and unit sums, relative to the size of the summands."""
     x, y = rows["x"].double(), rows["y"].double()
     a, b = x - moments.origin("x"), y - moments.origin("y")
     sizes = [torch.linalg.vector_norm(block, dim=0) for block in (a, b)]
@@ -44,10 +44,10 @@ def errors(moments, rows):
 
 def test_every_sum_has_the_digits_of_float64(rows):
     assert max(errors(moments_of(rows, exact=True), rows)) <= 1e-13
-    assert max(errors(moments_of(rows), rows)) > 1e-10  # or the line above would say nothing
+    assert max(errors(moments_of(rows), rows)) > 1e-10  # otherwise the line above would prove nothing
 
 
-def test_sums_are_as_precise_as_their_least_precise_part(rows):
+def test_merged_sums_have_the_precision_of_the_least_precise_part(rows):
     audit, plain = moments_of(rows, exact=True), moments_of(rows)
     dtype = str(rows["x"].dtype).removeprefix("torch.")
 
@@ -60,13 +60,13 @@ def test_sums_are_as_precise_as_their_least_precise_part(rows):
     assert audit.precision == dtype
 
 
-def test_the_precision_is_kept_in_files(rows, tmp_path):
+def test_the_precision_is_saved(rows, tmp_path):
     moments_of(rows, exact=True).save(tmp_path / "moments.safetensors")
 
     assert Moments.load(tmp_path / "moments.safetensors")[0].precision == "float64"
 
 
-def test_a_fit_is_that_of_the_rows_in_float64_and_its_bound_says_so(rows):
+def test_a_fit_and_its_bound_are_those_of_float64_rows(rows):
     x, y = rows["x"], rows["y"]
     y = y + (x * x).sum(1, keepdim=True).to(y.dtype)
     wide = fp.LinearFit(6, 3).update(x.double(), y.double())
@@ -79,7 +79,7 @@ def test_a_fit_is_that_of_the_rows_in_float64_and_its_bound_says_so(rows):
     assert audit.score("error_bound") <= 1e-10 < plain.score("error_bound")
 
 
-def test_a_second_look_is_in_float64(rows):
+def test_refinement_is_in_float64(rows):
     x, y = rows["x"], rows["y"]
     wide = fp.LinearFit(6, 3).update(x.double(), y.double()).refine([(x.double(), y.double())], bound=0)
 
@@ -89,7 +89,7 @@ def test_a_second_look_is_in_float64(rows):
     assert audit.score("r2_cv") == pytest.approx(wide.score("r2_cv"), abs=1e-12)
 
 
-def test_a_scan_has_the_columns_of_float64_and_says_what_it_was():
+def test_a_scan_has_the_columns_of_float64_and_records_it():
     model, batches = tiny_model("bert"), tiny_batches(sequences=48, batch_size=16)
 
     audit, plain = (fp.linearity(model, batches, elements=["ffn"], exact=exact, **SCAN) for exact in (True, False))
@@ -106,12 +106,12 @@ def test_a_scan_has_the_columns_of_float64_and_says_what_it_was():
     assert {row["dtype"] for row in audit.rows} == {"float32"}
 
 
-def test_kernels_that_multiply_in_float32_are_refused_by_name(rows):
+def test_kernels_that_multiply_in_float32_are_refused(rows):
     with pytest.raises(BackendError, match=r"backend 'cpu': .*; these arguments can run on: torch"):
         moments_of(rows, exact=True, backend="cpu")
 
 
-def test_it_is_one_word_on_the_command_line(scan, tmp_path):
+def test_the_command_line_takes_exact(scan, tmp_path):
     code, _, _ = scan("--exact")
 
     assert code == 0

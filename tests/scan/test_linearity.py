@@ -1,4 +1,4 @@
-"""``linearity`` against stored activations and an SVD in float64, then what may not change a number."""
+"""``linearity`` against a float64 SVD of stored activations, and what must not change a number."""
 
 import argparse
 import gc
@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import fastprobe as fp
+from fastprobe.data.sources import load_text
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
-from fastprobe.models.loading import load_model, load_text
+from fastprobe.models.loading import load_model
 from fastprobe.models.points import ELEMENTS
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 from tests.reference import columns, cosines, fit, read_flat_points, read_points, token_folds
@@ -64,7 +65,7 @@ SCAN = {"progress": False, "score_sequences": "all", "cka": "all"}
 
 
 def with_sums(stored: dict[str, np.ndarray], post_ln: bool) -> dict[str, np.ndarray]:
-    """The points that are others of the same layer, or sums of two."""
+    """Add the points that equal another point of the layer, or are a sum of two."""
     for layer in range(1 + max(int(name.split(".")[1]) for name in stored)):
         if post_ln:
             stored[f"attn_in.{layer}"] = stored[f"resid_pre.{layer}"]
@@ -85,7 +86,7 @@ def assert_rows_match(scan, stored, fold, columns_of_cosine=("cosine", "cosine_c
             if column.startswith("cosine") and column not in columns_of_cosine:
                 continue
             allowed = 1e-6 * max(1.0, abs(value))  # r2_identity may be far below -1
-            if column == "r2_residual":  # a share of the variance of y - x, which may be a small part of that of y
+            if column == "r2_residual":  # relative to the variance of y - x, which may be much less than that of y
                 allowed = 1e-6 * max(1.0, (1 - value) / (1 - exact["r2"]))
             if row["error_bound"] > 1e-3:  # marked in the table
                 allowed = row["error_bound"]
@@ -93,7 +94,7 @@ def assert_rows_match(scan, stored, fold, columns_of_cosine=("cosine", "cosine_c
 
 
 @pytest.mark.parametrize("family", CASES)
-def test_every_column_is_that_of_a_float64_svd(family):
+def test_every_column_equals_that_of_a_float64_svd(family):
     layers, places = CASES[family]
     model, batches = tiny_model(family), tiny_batches(sequences=48, batch_size=16)
 
@@ -108,7 +109,7 @@ def test_every_column_is_that_of_a_float64_svd(family):
 @pytest.mark.parametrize(
     "source", [load_text([], None, "")[0], Path(argparse.__file__)], ids=["demo text", "other text"]
 )
-def test_the_demo_model_is_scored_as_by_a_float64_svd(source):
+def test_scores_of_the_demo_model_equal_those_of_a_float64_svd(source):
     model, tokenizer = load_model(None)
     batches = list(fp.token_batches(source, tokenizer, tokens=4_000))
 
@@ -129,7 +130,7 @@ def exact_model():
     return tiny_model("bert", dtype=torch.float64)
 
 
-ROUNDING = {"condition", "error_bound"}  # of what is rounding itself
+ROUNDING = {"condition", "error_bound"}  # columns that depend on rounding
 
 
 def test_padding_and_batch_size_change_no_column(exact_model):
@@ -144,7 +145,7 @@ def test_padding_and_batch_size_change_no_column(exact_model):
     np.testing.assert_allclose(scores(padded, ROUNDING), scores(unpadded, ROUNDING), rtol=0, atol=1e-9)
 
 
-def test_the_order_of_sequences_changes_the_fold_columns_only(exact_model):
+def test_the_order_of_sequences_changes_only_the_columns_of_folds(exact_model):
     batches = tiny_batches(batch_size=3)
     options = SCAN | {"score_sequences": 7}
 
@@ -157,7 +158,7 @@ def test_the_order_of_sequences_changes_the_fold_columns_only(exact_model):
     assert not np.allclose(scores(forth), scores(back), rtol=0, atol=1e-9)
 
 
-def test_hooks_and_training_mode_are_put_back():
+def test_hooks_are_removed_and_training_mode_is_restored():
     model = tiny_model("bert").train()
     model.encoder.layer[1].eval()
 
@@ -169,7 +170,7 @@ def test_hooks_and_training_mode_are_put_back():
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])  # by the runner and by hooks
-def test_the_moments_go_with_the_scan_and_wait_for_no_garbage_collector(family):
+def test_the_moments_are_freed_with_the_scan_without_the_garbage_collector(family):
     model, batches = tiny_model(family), tiny_batches()
     gc.collect()
     gc.disable()
@@ -191,10 +192,10 @@ def test_the_forward_pass_stops_after_the_last_layer_needed():
     fp.linearity(model, tiny_batches(), layers=[0, 1], progress=False)
 
     assert 1 in reached
-    assert reached.count(2) == 1  # the check of the identities looks at every layer, once
+    assert reached.count(2) == 1  # the check of the identities runs every layer once
 
 
-def test_cosine_objective_is_that_of_the_fit_on_unit_norm_targets(exact_model):
+def test_cosine_objective_is_the_cosine_of_the_fit_on_unit_norm_targets(exact_model):
     batches = tiny_batches(sequences=60, batch_size=20)
 
     scan = fp.linearity(exact_model, batches, objective="cosine", elements=["mlp", "ffn_sum"], **SCAN)
@@ -208,7 +209,7 @@ def test_cosine_objective_is_that_of_the_fit_on_unit_norm_targets(exact_model):
         assert row["cosine_objective"] != pytest.approx(row["cosine"], abs=1e-6)
 
 
-def test_without_folds_or_scored_sequences_their_columns_are_absent():
+def test_without_folds_or_scored_sequences_their_columns_are_empty():
     scan = fp.linearity(tiny_model("gpt2"), tiny_batches(), folds=0, score_sequences=0, progress=False)
 
     assert {row[c] for row in scan.rows for c in ("r2_cv", "nonlinearity", "cosine", "cosine_cv")} == {None}
@@ -225,7 +226,7 @@ def test_fewer_tokens_than_columns_are_scored_and_marked():
     assert "only r2_cv" in ffn["note"]
 
 
-def test_a_nan_of_a_weight_is_found_in_the_runner_too():
+def test_the_runner_finds_a_nan_of_a_weight():
     model, batches = tiny_model("bert"), tiny_batches(batch_size=6)
     with torch.no_grad():
         model.embeddings.word_embeddings.weight[99] = torch.nan
@@ -239,14 +240,14 @@ def test_a_nan_of_a_weight_is_found_in_the_runner_too():
 
 
 @pytest.mark.parametrize(("family", "runner"), [("bert", "encoder"), ("gpt2", "modules of the model (GPT2Model")])
-def test_a_scan_says_what_ran_the_model(family, runner):
+def test_a_scan_records_its_runner(family, runner):
     scan = fp.linearity(tiny_model(family), tiny_batches(), score_sequences=0, progress=False)
 
     assert scan.config["runner"].startswith(runner)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_nan_names_point_and_batch_and_leaves_the_moments_of_the_batches_before(layer):
+def test_a_nan_is_named_and_leaves_the_moments_of_the_batches_before(layer):
     from fastprobe.scan.checkpoint import Checkpoint
 
     model, batches = tiny_model("bert"), tiny_batches(batch_size=6)
@@ -295,6 +296,17 @@ def test_unusable_arguments_are_named(options, message):
         fp.linearity(tiny_model("bert"), tiny_batches(), progress=False, **options)
 
 
+def test_the_old_name_of_method_is_accepted_with_a_warning():
+    model, batches = tiny_model("bert"), tiny_batches()
+    options = {"elements": ["ffn"], "score_sequences": 0, "progress": False}
+
+    with pytest.warns(DeprecationWarning, match="linearity: the argument fit is now method"):
+        old = fp.linearity(model, batches, fit=fp.LeastSquares(alpha=2.0), **options)
+
+    assert old.rows == fp.linearity(model, batches, method=fp.LeastSquares(alpha=2.0), **options).rows
+    assert old.config["alpha"] == 2.0
+
+
 def test_no_batches_is_an_error():
     with pytest.raises(InputError, match="there are none"):
         fp.linearity(tiny_model("bert"), [], progress=False)
@@ -307,13 +319,13 @@ def test_ids_in_lists_are_named():
         fp.linearity(tiny_model("bert"), batches, progress=False)
 
 
-def test_an_element_the_model_lacks_is_named_with_those_it_has():
+def test_a_missing_element_is_named_with_those_of_the_model():
     with pytest.raises(InputError, match="no 'ffn'; it has layer, attn"):
         fp.linearity(tiny_model("neox"), tiny_batches(), elements=["ffn"], progress=False)
 
 
-def test_moments_that_would_not_fit_are_refused_before_the_run(monkeypatch):
-    monkeypatch.setattr(sys.modules["fastprobe.scan.linearity"], "free_bytes", lambda device: 1_000_000)
+def test_moments_that_do_not_fit_in_memory_are_refused_before_the_run(monkeypatch):
+    monkeypatch.setattr(sys.modules["fastprobe.scan.memory_check"], "free_bytes", lambda device: 1_000_000)
     model = tiny_model("bert")
     ran = []
     model.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))

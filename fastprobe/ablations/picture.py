@@ -1,0 +1,65 @@
+"""The picture of an ablation: a line an element and mode over the layers that are edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastprobe.results import figure
+from fastprobe.scan.picture import ELEMENT_STYLES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SWEEP_LABELS = {"each": "layer", "forward": "layers 0 to", "backward": "layers to the last, from"}
+"""Text of the horizontal axis by sweep; it numbers the sets of layers."""
+
+
+def picture(
+    title: str,
+    metric: str,
+    edits: Sequence[tuple[str, str]],
+    matrix: np.ndarray,
+    sets: Sequence[str],
+    sweep: str,
+    path: str | Path | None = None,
+) -> Figure:
+    """Draw one metric of an ablation.
+
+    Args:
+        title: text above the picture.
+        metric: the column.
+        edits: element and mode of every line.
+        matrix: ``(lines, sets of layers)``.
+        sets: names of the sets of layers.
+        sweep: ``"each"``, ``"forward"``, ``"backward"``, or ``"sets"`` for sets without a sequence.
+        path: where to save the picture, if anywhere.
+    """
+    drawing, (axes,) = figure.panels(title)
+    names = [*map(str, range(len(sets)))] if sweep in SWEEP_LABELS else sets
+    lines = [
+        figure.Line(values, f"{element}, {mode}", None, *_style(element, mode, edits))
+        for (element, mode), values in zip(edits, matrix, strict=True)
+    ]
+    x_label = SWEEP_LABELS.get(sweep, "layers")
+    figure.lines(axes, lines, x_label=x_label, y_label=metric, names=names, marker_size=4.5)
+    return figure.saved(drawing, path)
+
+
+def _style(element: str, mode: str, edits: Sequence[tuple[str, str]]) -> tuple[str, object, str]:
+    """Return colour, line style and marker.
+
+    Elements have their usual colours. Several modes have a line style each, and a colour each if there is only one
+    element.
+    """
+    colour, dash, marker = ELEMENT_STYLES[element]
+    modes = [*dict.fromkeys(mode for _, mode in edits)]
+    if len(modes) > 1:
+        number = modes.index(mode)
+        dash = figure.DASHES[number]
+        if len({element for element, _ in edits}) == 1:
+            colour = f"C{number}"
+    return colour, dash, marker

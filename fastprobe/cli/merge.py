@@ -1,0 +1,29 @@
+"""``fastprobe merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fastprobe as fp
+from fastprobe.cli.app import app
+from fastprobe.cli.options import Alpha, Full, Json, Out, Quiet
+from fastprobe.cli.scan_output import show_scan
+from fastprobe.scan.merging import merge_scans
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of scans of one model with the same options.")],
+    out: Out,
+    alpha: Alpha = 0.0,
+    full: Full = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add the moments of several scans and score the sum. Cosine columns stay empty."""
+    scan = merge_scans(folders, fp.LeastSquares(alpha=alpha))
+    scan.save(out)
+    show_scan(scan, out, full=full, json=json, quiet=quiet)

@@ -1,0 +1,24 @@
+"""``fastprobe plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fastprobe as fp
+from fastprobe.cli.app import app
+
+
+@app.command()
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Folder that a command wrote with --out.")],
+    metric: Annotated[str | None, typer.Option(help="Column to draw; by default that of the command.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Picture to write; by default in the folder.")] = None,
+) -> None:
+    """Draw the picture of a saved result, of any of its columns."""
+    result = fp.load(folder)
+    path = out or folder / f"{result.kind if metric in (None, result.metric) else metric}.png"
+    result.plot(path, metric or result.metric)
+    typer.echo(path)

@@ -1,0 +1,102 @@
+"""Measure orders batch after batch, and take from a journal what an interrupted run has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastprobe.data.checks import checked_mask
+from fastprobe.errors import InputError
+from fastprobe.models.record import device_of, to_device
+from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.stack import has_language_head
+from fastprobe.models.unpadded.stack import MakeStack
+from fastprobe.orders import Order
+from fastprobe.reordering.batch_orders import BatchOrders
+from fastprobe.reordering.checked_stack import check_stack
+from fastprobe.reordering.effects import Metric, Sums, check_baseline
+from fastprobe.runtime.journal import Journal
+from fastprobe.runtime.progress import OrderProgress
+
+
+class MeasuredOrders:
+    """Sums of many orders over one batch after another.
+
+    Args:
+        model: in evaluation mode.
+        points: the layers of the model.
+        orders: what to run, the baseline first.
+        metrics: additional columns.
+        depths: compare the states after every step, too.
+        memory: bytes that states may take at one time.
+        journal: keeps finished sums, and has those of an interrupted run.
+        progress: the progress bar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        points: ModelPoints,
+        orders: Sequence[Order],
+        metrics: Mapping[str, Metric],
+        depths: bool,
+        memory: int | None,
+        journal: Journal,
+        progress: OrderProgress,
+    ):
+        self._model, self._points, self._orders = model, points, orders
+        self._metrics, self._depths, self._memory = metrics, depths, memory
+        self._journal, self._progress = journal, progress
+        self._device = device_of(model)
+        self._make_stack: MakeStack | None = None
+        self.sequences = 0
+        self.runner = "none"
+
+    def sums(self, number: int, batch: Mapping[str, Any]) -> list[Sums]:
+        """Return the sums of every order over a batch.
+
+        Args:
+            number: of the batch.
+            batch: with ``input_ids``, ``attention_mask`` and perhaps ``labels``.
+        """
+        batch = to_device(batch, self._device)
+        mask = checked_mask(batch, number)
+        found: dict[int, Sums] = dict(self._journal.finished(number))
+        missing = [index for index in range(len(self._orders)) if index not in found]
+        if missing:
+            runs = self._runs(batch, mask, missing)
+            self._progress.batch(int(mask.sum()), len(found), runs.layer_runs)
+            for index, sums in runs:
+                if index == 0:
+                    check_baseline(sums, number, self._dtype)
+                found[index] = sums
+                self._journal.add(number, index, sums)
+                self._progress.finished()
+        else:
+            self._progress.batch(int(mask.sum()), len(found), 0)
+        self.sequences += len(mask)
+        return [found[index] for index in range(len(self._orders))]
+
+    def _runs(self, batch: dict[str, Any], mask: Tensor, missing: Sequence[int]) -> BatchOrders:
+        """Return the runs of the missing orders on a batch. The first call checks the layers of the model."""
+        labels = _take_labels(batch, self._model)
+        if self._make_stack is None:
+            edited = any(order.is_edited for order in self._orders)
+            self._make_stack, self.runner = check_stack(self._model, self._points, batch, edited=edited)
+        stack = self._make_stack(self._model, self._points, batch, self.sequences)
+        self._dtype = stack.stem.dtype
+        ran = self._progress.ran
+        return BatchOrders(stack, mask, labels, self._orders, missing, self._metrics, self._depths, self._memory, ran)
+
+
+def _take_labels(batch: dict[str, Any], model: nn.Module) -> Tensor | None:
+    """Remove the labels from a batch and return them."""
+    labels = batch.pop("labels", None)
+    if labels is not None and not has_language_head(model):
+        raise InputError(
+            f"batches: {type(model).__name__} has no language-model head to predict their labels with; "
+            "load it by a class that has one, or leave the labels out"
+        )
+    return labels

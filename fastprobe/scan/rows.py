@@ -1,0 +1,72 @@
+"""Rows of a scan, solved from its moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fastprobe.models.points import Element
+from fastprobe.regression.least_squares import Factorisation, LeastSquares
+from fastprobe.regression.moments import Moments
+from fastprobe.regression.scores import MARK, moment_columns
+from fastprobe.scan.passes import CosinePass
+from fastprobe.scan.plan import ElementFit
+
+
+def solve_rows(
+    fits: Sequence[ElementFit],
+    moments: Moments,
+    method: LeastSquares,
+    score_pass: CosinePass | None = None,
+    *,
+    refine: bool = False,
+) -> list[dict[str, Any]]:
+    """Fit the linear maps of a scan, and fill in the columns of its rows that follow from moments.
+
+    Each source is factorised once, for all its targets.
+
+    Args:
+        fits: the rows, in order.
+        moments: sums of a plan that has these fits.
+        method: ridge penalty and rank threshold.
+        score_pass: gets the fitted maps, to score them token by token later.
+        refine: the score pass will see all tokens; have it refine fits with a large error bound.
+    """
+    dtype = torch.float64 if moments.precision == "float64" else torch.float32
+    rows: dict[ElementFit, dict[str, Any]] = {}
+    for source in Factorisation.each(moments, dict.fromkeys(f.x for f in fits), method):
+        for f in (f for f in fits if f.x == source.x):
+            solved = source.fit(f.y)
+            rows[f] = _place(f.element) | moment_columns(source, solved, f.y)
+            if score_pass is None:
+                continue
+            score_pass.add_fit(source, solved, f, "cosine", dtype)
+            if refine and solved.error_bound > MARK:
+                score_pass.refine(source, solved, f)
+            if f.unit:
+                score_pass.add_fit(source, source.fit(f.unit), f, "cosine_objective", dtype)
+    return [rows[f] for f in fits]
+
+
+def add_scores(
+    rows: Sequence[dict[str, Any]],
+    fits: Sequence[ElementFit],
+    score_pass: CosinePass,
+    cosines: Mapping[tuple[ElementFit, str], float],
+) -> None:
+    """Fill in the cosine columns of the rows of these fits, and replace scores that the score pass refined."""
+    for f, row in zip(fits, rows, strict=True):
+        if refinement := score_pass.refinements.get(f):
+            row.update(moment_columns(refinement.source, refinement.result(), f.y))
+        row.update({column: cosines[f, column] for (g, column) in cosines if g == f})
+
+
+def _place(element: Element) -> dict[str, Any]:
+    return {
+        "element": element.name,
+        "layer": None if element.is_span else element.start,
+        "start": element.start,
+        "stop": element.stop,
+    }

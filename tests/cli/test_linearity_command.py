@@ -1,0 +1,149 @@
+"""``fastprobe linearity``."""
+
+import json
+
+import pytest
+from safetensors import SafetensorError
+
+import fastprobe as fp
+from fastprobe.models.points import ELEMENTS
+from fastprobe.models.unpadded.encoder import EncoderLayer
+
+
+def test_a_scan_writes_its_files_and_prints_a_summary(scan, tmp_path):
+    code, out, err = scan()
+
+    assert code == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"scores.json", "scores.csv", "moments.safetensors", "linearity.png"}
+    head, *lines = out.splitlines()
+    assert head.split()[:3] == ["nonlinearity", "rows", "mean"]
+    assert [line.split()[0] for line in lines] == list(ELEMENTS)
+    assert max(map(len, lines)) <= 80
+    assert "--full prints every row" in err
+    for part in ("forward", "moments", "solve", "score"):
+        assert f"{part} " in err.splitlines()[-1]
+    assert len((tmp_path / "out" / "scores.csv").read_text().splitlines()) == 1 + 20
+
+
+def test_the_full_table_follows_the_summary(scan):
+    _, summary, _ = scan("--quiet")
+
+    code, out, err = scan("--quiet", "--full")
+
+    assert (code, err) == (0, "")
+    assert out.startswith(summary)
+    table = out.removeprefix(summary).splitlines()
+    assert sum(line.startswith("mlp_act") for line in table) == 2
+    assert max(map(len, table)) <= 80
+    assert "…" not in out
+
+
+def test_marked_rows_are_counted_with_their_reason(scan):
+    code, out, err = scan("--tokens", "20")  # fewer than the 24 columns of x
+
+    assert code == 0
+    assert out.splitlines()[0].endswith("marked *")
+    assert "* 20 of 20 rows: 20 tokens for 24 columns" in err
+    assert "--full prints every row, marked * if one of these notes applies" in err
+
+
+def test_json_is_the_only_output(scan, tmp_path):
+    code, out, err = scan("--json", "--quiet")
+
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert err == ""
+
+
+def interrupt_at(monkeypatch, call):
+    """Raise KeyboardInterrupt in the ``call``-th call of an FFN of the runner."""
+    plain, calls = EncoderLayer.ffn, []
+
+    def ffn(*args):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    monkeypatch.setattr(EncoderLayer, "ffn", ffn)
+
+
+def test_a_resumed_scan_equals_an_uninterrupted_one(scan, tmp_path, monkeypatch):
+    tokens = ("--tokens", "10k")  # three calls of the model, because batches are merged
+    assert "there is nothing in" in scan("--resume", *tokens, out=tmp_path / "whole")[2]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, call=8)  # the check of the runner makes two calls, each pass two more
+
+        code, _, err = scan(*tokens, out=tmp_path / "parts")
+
+    assert code == 130
+    assert "--resume" in err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["moments.safetensors"]
+    code, _, _ = scan("--resume", *tokens, out=tmp_path / "parts")
+    assert code == 0
+    for whole, parts in zip(fp.load(tmp_path / "whole").rows, fp.load(tmp_path / "parts").rows, strict=True):
+        assert whole.keys() == parts.keys()
+        for column, value in whole.items():
+            assert parts[column] == (pytest.approx(value, abs=1e-12) if isinstance(value, float) else value), column
+
+
+def test_a_scan_does_not_resume_with_other_options(scan, tmp_path):
+    scan()
+    before = (tmp_path / "out" / "moments.safetensors").read_bytes()
+
+    code, _, err = scan("--resume", "--folds", "3")
+
+    assert code == 2
+    assert "folds=5, this one has folds=3" in err
+    assert (tmp_path / "out" / "moments.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--elements", "fnn"), "unknown element 'fnn'"),
+        (("--layers", "0-7"), "no layer 2; the model has layers 0 to 1"),
+        (("--layers", "first"), "'first' is not a layer"),
+        (("--tokens", "many"), "tokens: must be a number like 5000, 100k or 1.5M, got 'many'"),
+        (("--tokens", "0"), "tokens: must be 1 or more"),
+        (("--max-seq-len", "2"), "must be more than the 2 special tokens"),
+        (("--batch-size", "big"), "--batch-size: must be an integer, got 'big'"),
+        (("--dtype", "int8"), "dtype: 'int8' is not one of"),
+        (("--device", "gpu"), "device: 'gpu' is not a device"),
+        (("--backend", "cuda"), "backend 'cuda': "),
+        (("--backend", "abacus"), "'abacus' is not one of auto, cuda"),
+        (("--text", "nowhere.txt"), "nowhere.txt is not a file"),
+        (("--text", "EMPTY"), "no tokens in it"),
+        (("--text", "LATIN"), "not UTF-8 text"),
+        (("--text", "BROKEN"), "line 2: not JSON"),
+        (("--text", "COLUMN"), "no text in column 'text' (it has body)"),
+    ],
+)
+def test_unusable_linearity_arguments_get_one_line(scan, tmp_path, arguments, message):
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1") * 9)
+    (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    (tmp_path / "column.jsonl").write_text('{"body": "fine"}\n')
+    files = {"EMPTY": "empty.txt", "LATIN": "latin.txt", "BROKEN": "broken.jsonl", "COLUMN": "column.jsonl"}
+
+    code, out, err = scan(*(tmp_path / files[a] if a in files else a for a in arguments), "--quiet")
+
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_full_disk_leaves_the_former_files(scan, tmp_path, monkeypatch):
+    scan()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def full(*arguments, **options):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("fastprobe.regression.moments.save_file", full)
+    code, _, err = scan("--tokens", "500")
+
+    assert code == 2
+    assert "moments.safetensors: No space left on device; no file is half written" in err
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
