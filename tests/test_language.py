@@ -35,23 +35,6 @@ BANNED_NAMES = {
 """Name of a function, class or parameter -> the standard term."""
 ALLOWED: set[tuple[str, str]] = set()
 """Pairs (path, identifier) that read files of older versions."""
-PENDING = {
-    "fastprobe/ablations",
-    "fastprobe/benchmarking",
-    "fastprobe/cli",
-    "fastprobe/data",
-    "fastprobe/models",
-    "fastprobe/ops",
-    "fastprobe/probes",
-    "fastprobe/regression",
-    "fastprobe/reordering",
-    "fastprobe/results",
-    "fastprobe/runtime",
-    "fastprobe/scan",
-    "fastprobe/testing",
-    "kernels",
-}
-"""Rooms that are not checked yet."""
 
 
 def room_of(path: Path) -> str:
@@ -106,7 +89,7 @@ def words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)]
 
 
-ROOMS = sorted({room_of(path) for path in files()} - PENDING)
+ROOMS = sorted({room_of(path) for path in files()})
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -22,7 +22,7 @@ def same(x: Tensor, stack: LayerStack) -> Tensor:
 
 @dataclass(frozen=True)
 class Constant:
-    """One vector (width,) for every token."""
+    """The same vector (width,) for every token."""
 
     value: Tensor
 

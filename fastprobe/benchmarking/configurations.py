@@ -16,7 +16,7 @@ ROWS = 32_768
 """Rows of a batch on a GPU, and of most calls of a scan."""
 
 WIDTHS = (512, 1024, 2048, 4096)
-"""One width of each class that models have, up to the inner width of an FFN."""
+"""Widths of models, one in each class, up to the inner width of an FFN."""
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

@@ -38,7 +38,7 @@ from fastprobe.scan.result import LinearityScan
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OWN = "own"
+FIRST_LAYER_INPUT = "own"
 """State of a pair: the input that its first layer has in the baseline."""
 
 
@@ -71,7 +71,7 @@ def commutator(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     *,
-    state: str | int = OWN,
+    state: str | int = FIRST_LAYER_INPUT,
     memory: int | None = None,
     progress: bool = True,
 ) -> Commutators:
@@ -94,8 +94,8 @@ def commutator(
     """
     points = resolve(model)
     depth = len(points.layers)
-    if state != OWN and not (isinstance(state, int) and 0 <= state <= depth):
-        raise InputError(f"state: must be {OWN!r} or the input of a layer, 0 to {depth}, got {state!r}")
+    if state != FIRST_LAYER_INPUT and not (isinstance(state, int) and 0 <= state <= depth):
+        raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
     pairs = list(itertools.combinations(range(depth), 2))
     if not pairs:
         raise InputError("commutator: a model of one layer has no two to compare; name one that has more")
@@ -134,7 +134,7 @@ def commutator(
 def _both_orders(pair: tuple[int, int], state: str | int) -> tuple[Order, Order]:
     """Return the layers up to x and then the pair, in the baseline's order and swapped."""
     i, j = pair
-    before = tuple(range(i if state == OWN else int(state)))
+    before = tuple(range(i if state == FIRST_LAYER_INPUT else int(state)))
     return Order((*before, i, j)), Order((*before, j, i))
 
 
