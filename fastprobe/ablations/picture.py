@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def picture(
     drawing, (axes,) = figure.panels(title)
     names = [*map(str, range(len(sets)))] if sweep in SWEEP_LABELS else sets
     lines = [
-        figure.Line(values, f"{element}, {mode}", None, *_style(element, mode, edits))
+        figure.Line(values, f"{element}, {mode}", _style(element, mode, edits))
         for (element, mode), values in zip(edits, matrix, strict=True)
     ]
     x_label = SWEEP_LABELS.get(sweep, "layers")
@@ -49,17 +50,12 @@ def picture(
     return figure.saved(drawing, path)
 
 
-def _style(element: str, mode: str, edits: Sequence[tuple[str, str]]) -> tuple[str, object, str]:
-    """Return colour, line style and marker.
-
-    Elements have their usual colours. Several modes have a line style each, and a colour each if there is only one
-    element.
-    """
-    colour, dash, marker = ELEMENT_STYLES[element]
+def _style(element: str, mode: str, edits: Sequence[tuple[str, str]]) -> figure.Style:
+    """Return the usual style of the element, with a dash for each mode, and with a colour for each if it is alone."""
+    style = ELEMENT_STYLES[element]
     modes = [*dict.fromkeys(mode for _, mode in edits)]
-    if len(modes) > 1:
-        number = modes.index(mode)
-        dash = figure.DASHES[number]
-        if len({element for element, _ in edits}) == 1:
-            colour = f"C{number}"
-    return colour, dash, marker
+    if len(modes) == 1:
+        return style
+    number = modes.index(mode)
+    is_only_element = len({element for element, _ in edits}) == 1
+    return replace(style, dash=figure.DASHES[number], colour=f"C{number}" if is_only_element else style.colour)

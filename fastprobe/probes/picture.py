@@ -35,7 +35,7 @@ def picture(
     """
     drawing, (axes,) = figure.panels(title)
     lines = [
-        figure.Line(values, "" if number else task, colour=f"C{index}", dash=figure.DASHES[min(number, 1)])
+        figure.Line(values, "" if number else task, figure.Style(f"C{index}", figure.DASHES[min(number, 1)]))
         for number, matrix in enumerate(matrices.values())
         for index, (task, values) in enumerate(zip(tasks, matrix, strict=True))
     ]

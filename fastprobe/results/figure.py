@@ -34,24 +34,29 @@ MOST_NUMBERS = 16
 
 
 @dataclass(frozen=True)
+class Style:
+    """Colour, line style and marker of a line, as Matplotlib has them."""
+
+    colour: str = BLUE
+    dash: Any = "-"
+    marker: str = "o"
+
+
+@dataclass(frozen=True)
 class Line:
     """Points joined by a line.
 
     Args:
         y: the values.
         label: text of the legend; an empty one stays out of it.
-        x: their places; 0, 1, 2, ... by default.
-        colour: a Matplotlib colour.
-        dash: a Matplotlib line style.
-        marker: a Matplotlib marker.
+        style: of the line.
+        x: where the values are; at 0, 1, 2, ... by default.
     """
 
     y: ArrayLike
     label: str = ""
+    style: Style = Style()
     x: ArrayLike | None = None
-    colour: str = BLUE
-    dash: Any = "-"
-    marker: str = "o"
 
 
 @dataclass(frozen=True)
@@ -160,9 +165,16 @@ def lines(
         legend_beside: put the legend beside the panel, where it covers no line.
     """
     for line in drawn:
-        style = {"linestyle": line.dash, "color": line.colour, "marker": line.marker, "markersize": marker_size}
         x = np.arange(len(np.asarray(line.y))) if line.x is None else line.x
-        axes.plot(x, line.y, label=line.label or None, **style)
+        axes.plot(
+            x,
+            line.y,
+            linestyle=line.style.dash,
+            color=line.style.colour,
+            marker=line.style.marker,
+            markersize=marker_size,
+            label=line.label or None,
+        )
     if level is not None:
         axes.axhline(level.value, linestyle="--", color=VERMILION, label=level.label)
     if names is not None:

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastprobe.results import figure
+from fastprobe.results.figure import Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class ElementStyle(NamedTuple):
-    """Colour, line style and marker of an element in every picture."""
-
-    colour: str
-    dash: str
-    marker: str
-
-
-# One hue for related elements: whole layer, attention, FFN. (Okabe and Ito, 2008.)
 ELEMENT_STYLES = {
-    "layer": ElementStyle("#000000", "-", "o"),
-    "attention": ElementStyle("#0072B2", "-", "s"),
-    "ffn": ElementStyle("#D55E00", "-", "^"),
-    "attention_sum": ElementStyle("#0072B2", "--", "s"),
-    "ffn_sum": ElementStyle("#D55E00", "--", "^"),
-    "attn": ElementStyle("#56B4E9", "-", "D"),
-    "attn_heads": ElementStyle("#56B4E9", "--", "D"),
-    "attn_proj": ElementStyle("#999999", ":", "x"),
-    "mlp": ElementStyle("#E69F00", "-", "v"),
-    "mlp_act": ElementStyle("#E69F00", "--", "v"),
+    "layer": Style("#000000", "-", "o"),
+    "attention": Style("#0072B2", "-", "s"),
+    "ffn": Style("#D55E00", "-", "^"),
+    "attention_sum": Style("#0072B2", "--", "s"),
+    "ffn_sum": Style("#D55E00", "--", "^"),
+    "attn": Style("#56B4E9", "-", "D"),
+    "attn_heads": Style("#56B4E9", "--", "D"),
+    "attn_proj": Style("#999999", ":", "x"),
+    "mlp": Style("#E69F00", "-", "v"),
+    "mlp_act": Style("#E69F00", "--", "v"),
 }
+"""Styles of elements in every picture. Related elements have one hue (Okabe and Ito, 2008)."""
 
 LABELS = {"nonlinearity": "non-linearity (1 − r2_cv)"}
 """Text of an axis where it says more than the name of the column."""
@@ -60,7 +53,7 @@ def picture(
     drawing, axes = figure.panels(title, count, (8.5 if count == 1 else 14, 4.8))
     label = LABELS.get(metric, metric)
     if profiles:
-        lines = [figure.Line(values, name, None, *ELEMENT_STYLES[name]) for name, values in profiles.items()]
+        lines = [figure.Line(values, name, ELEMENT_STYLES[name]) for name, values in profiles.items()]
         least = min(0.0, float(np.nanmin([*profiles.values()])))
         bottom = least - 0.01 if metric == "nonlinearity" else None
         figure.lines(axes[0], lines, x_label="layer", y_label=label, bottom=bottom, marker_size=4.5)

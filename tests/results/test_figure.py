@@ -69,7 +69,7 @@ def test_named_rows_have_their_names_from_the_top(axes):
 
 def test_lines_are_drawn_as_described_and_named_in_the_legend(axes):
     lines = [
-        figure.Line([1, 2, 4], "a", colour="#000000", dash="--", marker="s"),
+        figure.Line([1, 2, 4], "a", figure.Style("#000000", "--", "s")),
         figure.Line([3, 1], x=[10, 20]),
     ]
 
