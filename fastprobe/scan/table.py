@@ -15,7 +15,7 @@ COLUMNS: list[Column] = [
     ("r2", "r2", 3),
     ("resid", "r2_residual", 3),
     ("cos_cv", "cosine_cv", 3),
-    ("cone", "cone", 3),
+    ("aniso", "anisotropy", 3),
     ("cka", "cka", 3),
     ("rank", "rank", 0),
     ("bound", "error_bound", None),

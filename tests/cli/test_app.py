@@ -23,7 +23,7 @@ def test_folder_without_model_gets_one_line(run, tmp_path):
     code, _, err = run("points", tmp_path)
 
     assert (code, err.count("\n")) == (2, 1)
-    assert "has no config.json in it, so it is not the folder of a model" in err
+    assert "is a folder without config.json, so it holds no model" in err
 
 
 @pytest.mark.parametrize("command", ["linearity", "permute"])
