@@ -10,6 +10,8 @@ import zlib
 from contextlib import suppress
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before the import of triton, which torch may import
+# Read when NumPy is imported. On a busy machine, threads that wait for each other make an SVD a hundred times slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch

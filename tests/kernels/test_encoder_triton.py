@@ -96,7 +96,7 @@ TRIALS = {
 LAUNCHERS = {
     "add_norm": (encoder_triton, "launch_add_norm"),
     "bias_gelu_": (encoder_triton, "launch_bias_gelu"),
-    "vocabulary_scores": (vocabulary_triton, "vocabulary_scores"),
+    "vocabulary_scores": (vocabulary_triton, "vocabulary_scores_operator"),
 }
 OPERATIONS = {
     "add_norm": add_norm_operation,

@@ -73,7 +73,7 @@ def test_linear_commutators_compare_products_of_maps():
     with pytest.warns(DeprecationWarning, match="linear_commutator: the argument fit is now method"):
         assert fp.linear_commutator(scan, fit=fp.LeastSquares()) == result
 
-    layers = [Factorisation(scan.moments, x, fp.LeastSquares()).fit(y) for *_, x, y, _ in scan.config["fits"]]
+    layers = [Factorisation.of(scan.moments, x, fp.LeastSquares()).fit(y) for *_, x, y, _ in scan.config["fits"]]
     a, b = layers[0].coef.mT, layers[2].coef.mT
     assert result.matrix()[0, 2] == pytest.approx(float((b @ a - a @ b).norm() / (b @ a).norm()))
     with pytest.raises(InputError, match='needs a scan of element "layer"'):
