@@ -154,7 +154,7 @@ def test_every_claim_has_a_known_source():
     [
         (["--tokens", "many"], "tokens: must be a number like 5000, 100k or 1.5M, got 'many'"),
         (["--text", "nowhere.txt"], "--text: nowhere.txt is not a file"),
-        (["--max-seq-len", "4096"], "--max-seq-len: this model has 512 positions"),
+        (["--max-seq-len", "4096"], "--max-seq-len: must be at most 512, the positions of this model"),
     ],
 )
 def test_invalid_input_prints_one_line(run, model_folder, tmp_path, arguments, message):

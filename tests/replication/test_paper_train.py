@@ -165,11 +165,11 @@ def test_a_failed_training_is_reported_on_the_page(run, text, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["some-model", "--train"], "--train: trains the models that it asks, so that 'some-model' has no place"),
-        (["--steps", "9"], "--steps: goes with --train"),
-        (["--hidden-size", "9"], "--hidden-size: goes with --train"),
+        (["some-model", "--train"], "--train: takes no model, because it trains its own; got 'some-model'"),
+        (["--steps", "9"], "--steps: needs --train"),
+        (["--hidden-size", "9"], "--hidden-size: needs --train"),
         (["--train", "--variant", "albert"], "variant: 'albert' is not one of"),
-        (["--train", "--trainer", "bf16"], "--trainer: 'bf16' is not NAME=VALUE"),
+        (["--train", "--trainer", "bf16"], "--trainer: must be NAME=VALUE, like bf16=true, got 'bf16'"),
         (["--train", "--text", "nowhere.txt"], "--text: nowhere.txt is not a file"),
     ],
 )
