@@ -176,6 +176,6 @@ def commutativity(
 
 
 def _all_swaps(rows: Sequence[dict[str, Any]]) -> bool:
-    """Return True if every row swaps two layers, each row another two, so that a matrix can show all rows."""
+    """Return True if every row swaps a pair of layers and no two rows swap the same pair: a matrix can show them."""
     pairs = {(row["i"], row["j"]) for row in rows if row["i"] is not None}
-    return 0 < len(pairs) == len(rows)
+    return bool(rows) and len(pairs) == len(rows)

@@ -59,7 +59,7 @@ class ScorePass:
         self.refinements[element_fit] = Refinement(source, fit, element_fit.y, self.backend)
 
     def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
-        """Return the mean cosine over the tokens of the sample, by row and column."""
+        """Return the mean cosine over the tokens of the sample, by fit and column."""
         with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size, self.group_tokens):
                 mask = batch["attention_mask"].bool()
@@ -85,13 +85,13 @@ class ScorePass:
                     self._score(element_fit, z, y, rows_of_fold)
 
     def _score(self, element_fit: ElementFit, z: Tensor, y: Tensor, rows_of_fold: Mapping[int | None, Tensor]) -> None:
-        """Add the cosines of one row's predictions to its totals.
+        """Add the cosines of the predictions of one fit to its totals.
 
         Args:
-            element_fit: the row.
+            element_fit: the fit.
             z: ``(tokens, r)`` whitened coordinates of x.
             y: ``(tokens, k)``.
-            rows_of_fold: indices of the rows of each fold in the batch, and of all rows under ``None``.
+            rows_of_fold: indices of the tokens of each fold in the batch, and of all tokens under ``None``.
         """
         scoring = score.where_there_is(self.backend)
         for (column, fold), (coef, intercept) in self._sources[element_fit.x].maps[element_fit].items():

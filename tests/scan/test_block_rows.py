@@ -28,7 +28,7 @@ def plan(points):
 @pytest.fixture
 def held(plan, randn):
     """Points of two sequences of three tokens, in bfloat16."""
-    return {point: randn(2, 3, WIDTH).to(torch.bfloat16) for point in plan.until}
+    return {point: randn(2, 3, WIDTH, dtype=torch.bfloat16) for point in plan.until}
 
 
 def test_every_block_of_a_plan_has_rows(plan, held):
