@@ -47,7 +47,7 @@ def picture(
     ]
     x_label = SWEEP_LABELS.get(sweep, "layers")
     figure.lines(axes, lines, x_label=x_label, y_label=metric, names=names, marker_size=4.5)
-    return figure.saved(drawing, path)
+    return figure.save_figure(drawing, path)
 
 
 def _style(element: str, mode: str, edits: Sequence[tuple[str, str]]) -> figure.Style:

@@ -11,9 +11,9 @@ from fastprobe.reordering.table import orders_table
 
 
 def ablations_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return a table with one line an element, mode and set of layers, the unedited model first.
+    """Return a table with one line an element, mode and set of layers, the baseline (the unedited model) first.
 
-    Of many rows it shows those that change most.
+    Of many rows it shows those of :func:`~fastprobe.reordering.table.orders_table`.
     """
-    names = ["the model itself", *(f"{row['element']} {row['layers']} {row['mode']}" for row in rows[1:])]
-    return orders_table([row | {"name": name} for row, name in zip(rows, names, strict=True)], "ablation")
+    named = [row | {"name": f"{row['element']} {row['layers']} {row['mode']}"} for row in rows]
+    return orders_table(named, "ablation")

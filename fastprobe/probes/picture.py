@@ -42,4 +42,4 @@ def picture(
     others = [*matrices][1 : 1 + MOST_ORDERS]
     x_label = f"layers run (dashed: {'; '.join(others)})" if others else "layers run"
     figure.lines(axes, lines, x_label=x_label, y_label=metric)
-    return figure.saved(drawing, path)
+    return figure.save_figure(drawing, path)

@@ -32,7 +32,7 @@ Their means, and their scatter and cross-scatter about the means, are
     W_f = M_f^-1 C_f,      prediction of u:  τ_f + W_f^T (z - α_f)
 
 T_f is well conditioned whatever the condition of x: its eigenvalues lie between 0 and 1, near m_f / n unless fold f is
-unlike the others. Where the other folds leave a direction open, M_f^-1 is a generalised inverse (see _inverse).
+unlike the others. If the other folds do not vary in some direction, M_f^-1 is a generalised inverse (see _inverse).
 
 5. Moments of fold f about the means of the others. With c_f = 2 / m_f + n_f / m_f^2,
 
@@ -91,7 +91,7 @@ class Folds:
     a: Tensor  # a_f, (F, r)
     scatter: Tensor  # T_f, (F, r, r)
     inverse: Tensor  # M_f^-1, (F, r, r)
-    noise: float  # of the eigenvalues of T_f, at most 0.1
+    noise: float  # rounding error of the eigenvalues of T_f, capped at 0.1
 
     @classmethod
     def of(cls, moments: Moments, x: str, whitening: Whitening) -> Folds | None:
@@ -124,7 +124,8 @@ class Folds:
         """Fit one target without each fold, and score each fit on its fold.
 
         Args:
-            B_f: ``(folds, r, k)`` cross-scatter, also of folds without tokens; one for all folds gives no fits.
+            B_f: ``(folds, r, k)`` cross-scatter, also of folds without tokens. With one matrix for all folds,
+                ``(1, r, k)``, no fit is made.
             B: ``(r, k)``, the sum of ``B_f``.
             sums: ``(folds, k)`` of y about its origin.
             squares: ``(folds, k)`` of y about its origin.
@@ -154,9 +155,14 @@ class Folds:
 def _inverse(T: Tensor, whitening: Whitening, noise: float) -> Tensor:
     """Invert M_f = T_f + Λ for every fold, (F, r, r).
 
-    An eigenvalue of T_f near ``noise`` means that the other folds leave a direction open: there are fewer tokens than
-    columns, or a column varies in one fold only. The generalised inverse then gives the shortest map in equilibrated
-    columns: with H = diag(L_r)^1/2, or H = I with a ridge, M^-1 = H (H M H)^+ H.
+    An eigenvalue of T_f near ``noise`` means that the other folds do not vary in its direction: they have fewer tokens
+    than columns, or a column varies in fold f only. They then fit many maps equally well. The generalised inverse gives
+    the shortest of them, for columns of x that are scaled to length 1:
+
+        M^-1 = H (H M H)^+ H,    H = diag(L_r)^1/2 without a ridge, H = I with one
+
+    ^+ is the pseudoinverse. L_r are the eigenvalues that whitening keeps, of the scatter of these scaled columns
+    (:mod:`~fastprobe.regression.whitening`).
     """
     M = T + whitening.ridge.diag()
     factors, failed = torch.linalg.cholesky_ex(M)

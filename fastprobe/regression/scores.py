@@ -58,13 +58,17 @@ def current_column(name: str) -> str:
 
 
 def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
-    """Return the columns of one pair (x, y) that follow from moments. The cosines stay ``None``."""
+    """Return the columns of the row of one pair (x, y), in order.
+
+    The scores follow from moments. ``tokens``, ``dtype``, ``backend`` and ``note`` say what they are computed from. The
+    cosines need the rows themselves: they are ``None``, for the score pass of a scan to fill in.
+    """
     moments, n, whitening = source.moments, int(source.n), source.whitening
     d, k = fit.coef.shape
     S_xx, S_xy = whitening.spectrum.scatter, fit.cross_scatter
     r2 = r2_score(fit.rss, fit.tss)
     held_out = (fit.held_out.rss, fit.held_out.tss)
-    varies = r2 is not None
+    varies = r2 is not None  # where y is constant, fit.tss is exactly 0; held-out and cross sums keep rounding errors
     cv = r2_cv(*held_out) if varies else None
     return {
         "nonlinearity": nonlinearity(cv),

@@ -27,7 +27,7 @@ class BatchOrders:
         metrics: additional columns.
         depths: compare the states after every step, too.
         memory: bytes that states may take.
-        ran: callback for the number of layers that have run since the last call.
+        ran: callback for the number of layer forwards since the last call.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class BatchOrders:
         self._runs = OrderRuns(stack, OrderPlan.of(orders[index] for index in self._indices), memory, self._see)
 
     @property
-    def layer_runs(self) -> int:
-        """Layers that run in total."""
-        return self._runs.plan.applications + (self._depths.layer_runs if self._depths else 0)
+    def layer_forwards(self) -> int:
+        """Layer forwards of all orders to run."""
+        return self._runs.plan.applications + (self._depths.layer_forwards if self._depths else 0)
 
     def __iter__(self) -> Iterator[tuple[int, Sums]]:
         effects = None
         if self._depths:
-            self._ran(self._depths.layer_runs)
+            self._ran(self._depths.layer_forwards)
         for number, state in _baseline_first(self._runs):
             effects = effects or self._effects_against(baseline=state)
             index = self._indices[number]

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 class OrderEffects(Result):
     """Effects of orders on the output: one row an order, the baseline first.
 
-    ``config`` has the ``layer_forwards`` of a batch, and ``layer_forwards_naive``, those of running the orders one by
-    one.
+    ``config`` counts layer forwards. Each runs one layer, or another step of an order, on one batch:
+
+    * ``layer_forwards``: for one batch, with each shared prefix once.
+    * ``layer_forwards_naive``: for one batch, with each order by itself.
+    * ``layer_forwards_run``: for all batches, without those that a resumed run had finished.
     """
 
     kind: ClassVar[str] = "commutativity"
@@ -63,7 +66,8 @@ class OrderEffects(Result):
             raise InputError(f"profile: no row has {metric + BY_DEPTH!r}; run commutativity(..., depths=True)")
         matrix = np.full((len(self.rows), self.config["layers"]), np.nan)
         for line, values in zip(matrix, profiles, strict=True):
-            line[: len(values or [])] = values or []
+            if values:
+                line[: len(values)] = values
         return matrix
 
     def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
@@ -78,9 +82,8 @@ class OrderEffects(Result):
             column = metric.removesuffix(BY_DEPTH)
             return pictures.profiles(self.title, column, others, self.profile(column)[1:], path)
         rows = [row for row in self.top(len(self.rows), metric) if row is not baseline]
-        matrix = self.matrix(metric)
-        if np.triu(~np.isnan(matrix), 1).sum() == len(rows) > 0:  # one swap for each row
-            return pictures.pairs(self.title, metric, matrix, "swapped with layer", path)
+        if _all_swaps(rows):
+            return pictures.pairs(self.title, metric, self.matrix(metric), "swapped with layer", path)
         return pictures.orders(self.title, metric, rows, path)
 
     @classmethod
@@ -125,8 +128,8 @@ def commutativity(
         metrics: additional columns by name: functions of a final state and the baseline's, each ``(batch, length,
             width)``, to ``(batch, length)``. Rows have the mean over tokens.
         depths: also compare the state after every step with the baseline's after as many layers. Rows get lists
-            ``relative_l2_by_depth`` and ``cosine_by_depth`` and their standard errors. Costs one more run of each layer
-            a batch.
+            ``relative_l2_by_depth`` and ``cosine_by_depth`` and their standard errors. Costs one more layer
+            forward for each layer and batch.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
         journal: keeps finished orders on disk, and has those of an interrupted run, which do not run again.
@@ -167,6 +170,12 @@ def commutativity(
         "runner": measured.runner,
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
-        "layer_forwards_run": bar.layer_runs,  # of all batches
+        "layer_forwards_run": measured.layer_forwards,
     }
     return OrderEffects(config, rows)
+
+
+def _all_swaps(rows: Sequence[dict[str, Any]]) -> bool:
+    """Return True if every row swaps a pair of layers and no two rows swap the same pair: a matrix can show them."""
+    pairs = {(row["i"], row["j"]) for row in rows if row["i"] is not None}
+    return bool(rows) and len(pairs) == len(rows)

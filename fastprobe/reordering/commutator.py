@@ -84,7 +84,7 @@ def commutator(
         model: a Hugging Face encoder or decoder.
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
         state: the state x. ``"own"`` is the input that layer i has in the model. A number is the input of that layer,
-            for all pairs: 144 layer runs for 12 layers and the input of the first one.
+            for all pairs: 144 layer forwards for 12 layers and the input of the first one.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
 
@@ -117,7 +117,7 @@ def commutator(
                 for name, values in sum_by_sequence(compare(*rows), mask).items():
                     sums[pair][name] += values
                 bar.finished()
-    if not bar.layer_runs:
+    if not sums[0]["tokens"]:
         raise InputError("batches: there are none")
     config = {
         "layers": depth,

@@ -30,8 +30,8 @@ class DepthEffects:
             self._baseline.append(stack.rows(state, mask).float())
 
     @property
-    def layer_runs(self) -> int:
-        """Layers that the constructor ran."""
+    def layer_forwards(self) -> int:
+        """Layer forwards of the constructor."""
         return len(self._baseline)
 
     @property

@@ -32,6 +32,8 @@ class MeasuredOrders:
         memory: bytes that states may take at one time.
         journal: keeps finished sums, and has those of an interrupted run.
         progress: the progress bar.
+
+    ``layer_forwards`` counts the layer forwards of this run, ``sequences`` the sequences of its batches.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class MeasuredOrders:
         self._journal, self._progress = journal, progress
         self._device = device_of(model)
         self._make_stack: MakeStack | None = None
-        self.sequences = 0
+        self.layer_forwards = self.sequences = 0
         self.runner = "none"
 
     def sums(self, number: int, batch: Mapping[str, Any]) -> list[Sums]:
@@ -66,7 +68,7 @@ class MeasuredOrders:
         missing = [index for index in range(len(self._orders)) if index not in found]
         if missing:
             runs = self._runs(batch, mask, missing)
-            self._progress.batch(int(mask.sum()), len(found), runs.layer_runs)
+            self._progress.batch(int(mask.sum()), len(found), runs.layer_forwards)
             for index, sums in runs:
                 if index == 0:
                     check_baseline(sums, number, self._dtype)
@@ -86,8 +88,13 @@ class MeasuredOrders:
             self._make_stack, self.runner = check_stack(self._model, self._points, batch, edited=edited)
         stack = self._make_stack(self._model, self._points, batch, self.sequences)
         self._dtype = stack.stem.dtype
-        ran = self._progress.ran
-        return BatchOrders(stack, mask, labels, self._orders, missing, self._metrics, self._depths, self._memory, ran)
+        metrics, depths, memory = self._metrics, self._depths, self._memory
+        return BatchOrders(stack, mask, labels, self._orders, missing, metrics, depths, memory, self._ran)
+
+    def _ran(self, layer_forwards: int) -> None:
+        """Count layer forwards and show them."""
+        self.layer_forwards += layer_forwards
+        self._progress.ran(layer_forwards)
 
 
 def _take_labels(batch: dict[str, Any], model: nn.Module) -> Tensor | None:

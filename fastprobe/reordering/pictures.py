@@ -26,7 +26,7 @@ def pairs(title: str, metric: str, matrix: np.ndarray, partner: str, path: str |
     """
     drawing, (axes,) = figure.panels(title)
     figure.heatmap(axes, matrix, x_label="layer", y_label=partner, label=metric)
-    return figure.saved(drawing, path)
+    return figure.save_figure(drawing, path)
 
 
 def orders(title: str, metric: str, rows: Sequence[dict[str, Any]], path: str | Path | None = None) -> Figure:
@@ -52,7 +52,7 @@ def orders(title: str, metric: str, rows: Sequence[dict[str, Any]], path: str | 
             y_label="orders, from least to most",
             font_size=8,
         )
-    return figure.saved(drawing, path)
+    return figure.save_figure(drawing, path)
 
 
 def profiles(
@@ -76,4 +76,4 @@ def profiles(
     most = np.argsort(-change)[: figure.MOST_NAMES]
     names = [rows[at]["name"] or rows[at]["order"] for at in most]
     figure.named_rows(axes, matrix[most], names, x_label="layers that have run", label=metric)
-    return figure.saved(drawing, path)
+    return figure.save_figure(drawing, path)

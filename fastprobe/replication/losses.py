@@ -40,10 +40,10 @@ class VariantLosses(Result):
             [2 * (row.get(f"{metric}_se") or 0.0) for row in rows],
             x_label=metric,
             names=[row["variant"] for row in rows],
-            level=figure.Level(self.unigram, UNIGRAM),
+            reference=figure.ReferenceLine(self.unigram, UNIGRAM),
             marker_size=5.0,
         )
-        return figure.saved(drawing, path)
+        return figure.save_figure(drawing, path)
 
     def row(self, variant: str) -> dict[str, Any] | None:
         """Return the row of a variant, or ``None`` if it was not trained."""

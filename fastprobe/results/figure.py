@@ -30,7 +30,7 @@ MOST_NAMES = 40
 """Names that fit on the vertical axis."""
 
 MOST_NUMBERS = 16
-"""Rows of a square heatmap up to which each cell shows its number."""
+"""Layers of a square heatmap up to which each cell shows its number."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Level:
+class ReferenceLine:
     """A value to compare others with, drawn as a dashed line across the panel."""
 
     value: float
@@ -82,8 +82,8 @@ def panels(title: str, count: int = 1, size: tuple[float, float] = (6.8, 5.4)) -
     return figure, [*np.atleast_1d(figure.subplots(1, count))]
 
 
-def saved(figure: Figure, path: str | Path | None) -> Figure:
-    """Return the figure, and write it to ``path`` unless that is ``None``. A file is replaced whole or not at all.
+def save_figure(figure: Figure, path: str | Path | None) -> Figure:
+    """Write a figure to ``path`` unless that is ``None``, and return it. A file is replaced whole or not at all.
 
     Raises:
         InputError: the ending of the name is not a picture format.
@@ -98,7 +98,9 @@ def saved(figure: Figure, path: str | Path | None) -> Figure:
 
 
 def heatmap(axes: Axes, matrix: np.ndarray, *, x_label: str, y_label: str, label: str) -> None:
-    """Draw a square matrix whose rows and columns are layers, with the numbers written in where they fit.
+    """Draw a square matrix whose rows and columns are layers.
+
+    With at most :data:`MOST_NUMBERS` layers, each cell shows its number.
 
     Args:
         axes: the panel.
@@ -146,7 +148,7 @@ def lines(
     x_label: str,
     y_label: str,
     names: Sequence[str] | None = None,
-    level: Level | None = None,
+    reference: ReferenceLine | None = None,
     bottom: float | None = None,
     marker_size: float = 4.0,
     legend_beside: bool = True,
@@ -159,7 +161,7 @@ def lines(
         x_label: text of the horizontal axis.
         y_label: text of the vertical axis.
         names: text at 0, 1, 2, ... of the horizontal axis instead of numbers.
-        level: a value to compare the lines with.
+        reference: a value to compare the lines with.
         bottom: least value of the vertical axis; chosen by the data by default.
         marker_size: in points.
         legend_beside: put the legend beside the panel, where it covers no line.
@@ -175,8 +177,8 @@ def lines(
             markersize=marker_size,
             label=line.label or None,
         )
-    if level is not None:
-        axes.axhline(level.value, linestyle="--", color=VERMILION, label=level.label)
+    if reference is not None:
+        axes.axhline(reference.value, linestyle="--", color=VERMILION, label=reference.label)
     if names is not None:
         axes.set_xticks(range(len(names)), names)
     elif all(line.x is None for line in drawn):
@@ -200,20 +202,20 @@ def dots(
     x_label: str,
     names: Sequence[str],
     y_label: str = "",
-    level: Level | None = None,
+    reference: ReferenceLine | None = None,
     marker_size: float = 4.0,
     font_size: float | None = None,
 ) -> None:
-    """Draw one dot a value with an error bar, each in a line of its own, the first one lowest.
+    """Draw a dot with a horizontal error bar for each value, one above the other, the first value at the bottom.
 
     Args:
         axes: the panel.
-        values: the dots.
+        values: positions of the dots on the horizontal axis.
         errors: half lengths of the error bars.
         x_label: text of the horizontal axis.
         names: one a dot; more than :data:`MOST_NAMES` are left out.
         y_label: text of the vertical axis where the names are left out.
-        level: a value to compare the dots with.
+        reference: a value to compare the dots with.
         marker_size: in points.
         font_size: of the names, in points.
     """
@@ -224,8 +226,8 @@ def dots(
         axes.set_ylabel(y_label)
     axes.set_xlabel(x_label)
     _grid(axes)
-    if level is not None:
-        axes.axvline(level.value, linestyle="--", color=VERMILION, label=level.label)
+    if reference is not None:
+        axes.axvline(reference.value, linestyle="--", color=VERMILION, label=reference.label)
         _legend_beside(axes)
 
 

@@ -76,8 +76,16 @@ class Result(ABC):
             raise InputError(f"metric: no row has {metric!r}; the rows have {', '.join(numbers)}")
         return have
 
-    def top(self, k: int, metric: str) -> list[dict[str, Any]]:
-        """Return the ``k`` rows with the largest ``metric``. Rows without a number for it are left out.
+    def top(self, k: int, metric: str, ascending: bool = False) -> list[dict[str, Any]]:
+        """Return the ``k`` rows with the largest or smallest numbers in a column, the most extreme row first.
+
+        Rows without a number are left out. The baseline of a result that has one counts as a row. Rows with equal
+        numbers keep their order.
+
+        Args:
+            k: number of rows.
+            metric: the column.
+            ascending: return the smallest numbers, smallest first, instead of the largest.
 
         Raises:
             InputError: no row has that metric, or ``k`` is below 1.
@@ -85,7 +93,7 @@ class Result(ABC):
         if k < 1:
             raise InputError(f"k: must be 1 or more, got {k}")
         rows, metric = self.rows_with(metric), current_column(metric)
-        return sorted(rows, key=lambda row: row[metric], reverse=True)[:k]
+        return sorted(rows, key=lambda row: row[metric], reverse=not ascending)[:k]
 
     def to_json(self) -> str:
         """Return ``{"kind": ..., "config": {...}, "rows": [...]}`` as JSON text."""

@@ -19,8 +19,8 @@ Column = tuple[str, str, int | None]
 
 
 def empty_table() -> Table:
-    """Return a table without columns, in the style of all tables: no lines, bold headers."""
-    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    """Return a table without columns, in the style of all tables: no lines, bold headers, captions on the left."""
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption_justify="left")
 
 
 def text_columns(table: Table, *headers: str) -> None:

@@ -1,1 +1,1 @@
-"""Linearity scans: which sums, the passes over tokens, checkpoints."""
+"""Linearity scans: plans, passes over tokens, checkpoints, results."""

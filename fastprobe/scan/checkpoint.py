@@ -12,7 +12,7 @@ from fastprobe.errors import InputError
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.interrupt import uninterrupted
 from fastprobe.runtime.journal import OPTIONS
-from fastprobe.scan.passes import MomentPass
+from fastprobe.scan.moment_pass import MomentPass
 
 FILE = "moments.safetensors"
 
@@ -20,8 +20,11 @@ FILE = "moments.safetensors"
 class Checkpoint:
     """The moments of a scan in a folder, saved at intervals and when the scan ends or stops.
 
-    Only moments of whole batches are saved. A scan that stops in the middle of a batch leaves the file of the last
-    interval.
+    The file holds whole batches only. A scan that fails in the middle of a batch leaves the file of the last interval.
+    Each save replaces the file whole or not at all, so a kill or a full disk leaves the one before.
+
+    A resumed scan adds the same batches in the same order as an uninterrupted one. On the same machine its moments and
+    scores are therefore equal to the last bit.
 
     Args:
         folder: where ``moments.safetensors`` is written; ``None`` saves nothing.

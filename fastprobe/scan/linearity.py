@@ -21,11 +21,12 @@ from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.progress import Bar
 from fastprobe.scan.checkpoint import Checkpoint
 from fastprobe.scan.memory_check import check_memory
-from fastprobe.scan.passes import CosinePass, MomentPass
+from fastprobe.scan.moment_pass import MomentPass
 from fastprobe.scan.plan import ScanOptions, ScanPlan
 from fastprobe.scan.reader import Reader
 from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.rows import add_scores, solve_rows
+from fastprobe.scan.score_pass import ScorePass
 
 
 @renamed_arguments(fit="method")
@@ -105,7 +106,7 @@ def linearity(
             bar.update(moment_pass.add(group))
             checkpoint.tick()
 
-    score_pass = CosinePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
+    score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
     with clock("solve"):
         sees_all = len(sample) == moment_pass.sequences
         rows = solve_rows(plan.fits, moments, method, score_pass if len(sample) else None, refine=sees_all)

@@ -61,4 +61,4 @@ def picture(
         figure.heatmap(
             axes[-1], spans, x_label="to the output of layer", y_label="from the input of layer", label=label
         )
-    return figure.saved(drawing, path)
+    return figure.save_figure(drawing, path)

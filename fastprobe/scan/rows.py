@@ -11,15 +11,15 @@ from fastprobe.models.points import Element
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.scores import MARK, moment_columns
-from fastprobe.scan.passes import CosinePass
 from fastprobe.scan.plan import ElementFit
+from fastprobe.scan.score_pass import ScorePass
 
 
 def solve_rows(
     fits: Sequence[ElementFit],
     moments: Moments,
     method: LeastSquares,
-    score_pass: CosinePass | None = None,
+    score_pass: ScorePass | None = None,
     *,
     refine: bool = False,
 ) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def solve_rows(
 def add_scores(
     rows: Sequence[dict[str, Any]],
     fits: Sequence[ElementFit],
-    score_pass: CosinePass,
+    score_pass: ScorePass,
     cosines: Mapping[tuple[ElementFit, str], float],
 ) -> None:
     """Fill in the cosine columns of the rows of these fits, and replace scores that the score pass refined."""

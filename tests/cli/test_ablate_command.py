@@ -21,7 +21,7 @@ def test_ablations_are_run_shown_drawn_and_resumed(ablate, run, tmp_path):
     code, out, err = ablate("--elements", "mlp,attn", "--mode", "zero,linear", "--layers", "forward")
 
     assert code == 0
-    assert [line[:16].strip() for line in out.splitlines()[1:4]] == ["the model itself", "mlp 0 zero", "mlp 0-2 zero"]
+    assert [line[:16].strip() for line in out.splitlines()[1:4]] == ["baseline", "mlp 0 zero", "mlp 0-2 zero"]
     assert max(map(len, out.splitlines())) <= 80
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"scores.json", "scores.csv", "orders.jsonl", "ablation.png"}

@@ -23,7 +23,7 @@ def test_orders_are_run_shown_drawn_and_resumed(permute, run, tmp_path):
     code, out, err = permute("--orders", "swaps", "--orders", "drops")
 
     assert code == 0
-    names = ["identity", "swap 0 1", "drop 0", "drop 1"]
+    names = ["baseline", "swap 0 1", "drop 0", "drop 1"]
     assert all(map(str.startswith, out.splitlines()[1:], names))
     assert "4 rows from 4 layer runs a batch; one by one they would take 6" in err
     written = {path.name for path in (tmp_path / "out").iterdir()}
@@ -66,9 +66,9 @@ def test_depths_have_a_second_table(permute):
 
     assert "after step" not in plain
     assert deep.startswith(plain)
-    head, identity, swap = deep.removeprefix(plain).strip().splitlines()
+    head, baseline, swap = deep.removeprefix(plain).strip().splitlines()
     assert head.split() == ["rel", "l2", "after", "step", "1", "2"]
-    assert identity.split() == ["identity", "0.0000", "0.0000"]
+    assert baseline.split() == ["baseline", "0.0000", "0.0000"]
     assert swap.split()[-1] == plain.splitlines()[2].split()[-2]  # after the last step: the final states
 
 

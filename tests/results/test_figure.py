@@ -73,13 +73,13 @@ def test_lines_are_drawn_as_described_and_named_in_the_legend(axes):
         figure.Line([3, 1], x=[10, 20]),
     ]
 
-    figure.lines(axes, lines, x_label="layer", y_label="r2", level=figure.Level(2.5, "unigram"))
+    figure.lines(axes, lines, x_label="layer", y_label="r2", reference=figure.ReferenceLine(2.5, "unigram"))
 
-    one, other, level = axes.lines
+    one, other, reference = axes.lines
     assert one.get_xydata().tolist() == [[0, 1], [1, 2], [2, 4]]
     assert (to_hex(one.get_color()), one.get_linestyle(), one.get_marker()) == ("#000000", "--", "s")
     assert other.get_xydata().tolist() == [[10, 3], [20, 1]]
-    assert list(level.get_ydata()) == [2.5, 2.5]
+    assert list(reference.get_ydata()) == [2.5, 2.5]
     assert legend(axes) == ["a", "unigram"]
 
 
@@ -120,15 +120,15 @@ def test_a_curve_runs_through_the_means(axes):
 def test_a_figure_is_saved_in_the_format_of_its_name(tmp_path):
     drawing, _ = figure.panels("")
 
-    assert figure.saved(drawing, None) is drawing
-    figure.saved(drawing, tmp_path / "picture.svg")
+    assert figure.save_figure(drawing, None) is drawing
+    figure.save_figure(drawing, tmp_path / "picture.svg")
 
     assert b"<svg" in (tmp_path / "picture.svg").read_bytes()
 
 
 def test_an_unknown_format_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(InputError, match=r"picture.docx: name a picture by its format, one of .*png"):
-        figure.saved(figure.panels("")[0], tmp_path / "picture.docx")
+        figure.save_figure(figure.panels("")[0], tmp_path / "picture.docx")
 
     assert not [*tmp_path.iterdir()]
 

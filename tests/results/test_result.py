@@ -28,6 +28,14 @@ def test_top_sorts_the_rows_that_have_the_metric():
     assert [row["kl"] for row in result.top(1, "kl")] == [0.5]
 
 
+def test_top_returns_the_smallest_numbers_first_if_ascending():
+    rows = [{"name": "", "order": str(number), "kl": kl} for number, kl in enumerate((0.5, None, 0.25, 1.0, 0.25))]
+
+    smallest = effects(rows).top(3, "kl", ascending=True)
+
+    assert [(row["order"], row["kl"]) for row in smallest] == [("2", 0.25), ("4", 0.25), ("0", 0.5)]
+
+
 @pytest.mark.parametrize("call", [lambda result: result.rows_with("loss"), lambda result: result.top(1, "loss")])
 def test_a_metric_without_numbers_is_refused_and_the_others_are_named(call):
     with pytest.raises(InputError, match="metric: no row has 'loss'; the rows have i, j, kept, kl"):

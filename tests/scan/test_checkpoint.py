@@ -119,7 +119,8 @@ def test_of_batches_that_run_together_the_one_that_fails_is_named(together, tmp_
 
 
 def test_batches_that_fail_only_together_are_all_named(together, monkeypatch):
-    monkeypatch.setattr("fastprobe.scan.passes.unit_sums", lambda *args, **options: {})  # one by one all are finite
+    # One by one, all batches are finite.
+    monkeypatch.setattr("fastprobe.scan.moment_pass.unit_sums", lambda *args, **options: {})
 
     with pytest.raises(NumericalError, match=r"^batches 0 to 3, only when run together: resid_pre\.0: .*NaN"):
         fp.linearity(*together, **OPTIONS)

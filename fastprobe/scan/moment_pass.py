@@ -1,0 +1,150 @@
+"""The first pass of a scan: run every token through the model and add up moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.data.batches import merge, select
+from fastprobe.data.folds import fold_of_sequences
+from fastprobe.data.sample import SequenceSample
+from fastprobe.errors import InputError, NumericalError
+from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.points import Point
+from fastprobe.models.protocols import Recorder
+from fastprobe.models.recorder import ModuleRecorder
+from fastprobe.models.resolve import ModelPoints
+from fastprobe.regression.moments import Moments, unit_sums
+from fastprobe.runtime.clock import Clock
+from fastprobe.runtime.interrupt import uninterrupted
+from fastprobe.scan.block_rows import block_rows
+from fastprobe.scan.plan import ScanPlan
+
+
+@dataclass
+class MomentPass:
+    """The first pass: run every token through the model once and keep only sums.
+
+    A batch that fails midway leaves a part of itself in the moments. ``complete`` is then false, and a
+    :class:`~fastprobe.scan.checkpoint.Checkpoint` does not save them.
+    """
+
+    model: nn.Module
+    points: ModelPoints
+    plan: ScanPlan
+    moments: Moments
+    sample: SequenceSample
+    clock: Clock
+    backend: str = "auto"
+    recorder: type[Recorder] = ModuleRecorder
+    exact: bool = False
+    sequences: int = 0
+    batches: int = 0
+    complete: bool = field(init=False, default=True)
+    """True while the moments hold whole batches only; false while a batch is added, and after one that failed."""
+    _fold: Tensor = field(init=False)
+    _looking: bool = field(init=False, default=False)
+    """True while rows are checked without adding them."""
+
+    @contextmanager
+    def recording(self) -> Iterator[MomentPass]:
+        """Hook into the model, so that :meth:`add` can read its points."""
+        with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as self._recorder:
+            try:
+                yield self
+            finally:  # the pass and its recorder refer to each other: else only the garbage collector frees the moments
+                del self._recorder
+
+    def skip(self, batch: Mapping[str, Any]) -> int:
+        """Count a batch that the moments already hold, and return its number of tokens."""
+        mask, fold = self._read(batch)
+        self.sample.add(batch, fold)
+        self._count(len(mask), 1)
+        return int(mask.sum())
+
+    def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
+        """Add consecutive batches and return their number of tokens.
+
+        Several batches run as one: they must come from :func:`~fastprobe.data.batches.grouped`, and the recorder must
+        be one without padding. A first Ctrl-C waits until they are added.
+
+        Raises:
+            NumericalError: an activation is not finite; the message names the point and the batch.
+        """
+        try:
+            return self._add(batches)
+        except NumericalError as error:
+            if len(batches) == 1:
+                raise NumericalError(f"batch {self.batches}: {error}") from None
+            self._find_failing(batches)
+            last = self.batches + len(batches) - 1
+            raise NumericalError(f"batches {self.batches} to {last}, only when run together: {error}") from None
+
+    def _add(self, batches: Sequence[Mapping[str, Any]]) -> int:
+        batch = merge(batches)
+        mask, fold = self._read(batch)
+        # Sequences of one fold are adjacent, so that the rows of a fold are a slice.
+        order = fold.argsort(stable=True)
+        batch = select(to_device(batch, device_of(self.model)), order)
+        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
+        with uninterrupted():
+            self.complete = False
+            with self.clock("forward"):
+                self._recorder.run(batch)
+            for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
+                self.sample.add(part, folds)
+            self._count(len(mask), len(batches))
+            self.complete = True
+        return int(mask.sum())
+
+    def _find_failing(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Run batches one by one without adding them, and raise the error of the first that fails."""
+        self._looking = True
+        try:
+            for number, batch in enumerate(batches, self.batches):
+                mask, fold = self._read(batch)
+                self._fold = self._recorder.rows_of(mask, fold).to(device_of(self.model))
+                try:
+                    self._recorder.run(to_device(dict(batch), device_of(self.model)))
+                except NumericalError as error:
+                    raise NumericalError(f"batch {number}: {error}") from None
+        finally:
+            self._looking = False
+
+    def _count(self, sequences: int, batches: int) -> None:
+        self.sequences += sequences
+        self.batches += batches
+
+    def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the mask ``(batch, length)`` and the fold ``(batch,)`` of a batch."""
+        for key in ("input_ids", "attention_mask"):
+            if not isinstance(batch.get(key), Tensor) or batch[key].ndim != 2:
+                raise InputError(f"batches: batch {self.batches} has no (batch, length) tensor {key!r}")
+        mask = batch["attention_mask"].bool().cpu()
+        if mask.shape != batch["input_ids"].shape:
+            raise InputError(f"batches: attention_mask and input_ids of batch {self.batches} differ in shape")
+        fold = fold_of_sequences(self.sequences, mask.shape[:1], self.plan.moments.folds, torch.device("cpu"))
+        return mask, fold
+
+    def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
+        stage = self.plan.stages.get(layer)
+        if stage is None:
+            return
+        rows = partial(block_rows, self.plan, held)
+        if self._looking:
+            unit_sums({block: rows(block) for block in stage.fresh}, self._fold >= 0, self.backend, exact=self.exact)
+            return
+        with self.clock("moments"):
+            self.moments.update_(
+                {block: rows(block) for block in stage.blocks},
+                self._fold,
+                stage=stage,
+                backend=self.backend,
+                exact=self.exact,
+            )

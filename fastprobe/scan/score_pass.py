@@ -1,0 +1,130 @@
+"""The second pass of a scan: run a sample of the tokens through the model and score fitted maps token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.data.sample import SequenceSample
+from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.points import Point
+from fastprobe.models.protocols import Recorder
+from fastprobe.models.recorder import ModuleRecorder
+from fastprobe.models.resolve import ModelPoints
+from fastprobe.ops.products import matmul
+from fastprobe.ops.rows import select_rows
+from fastprobe.ops.score import score
+from fastprobe.regression.least_squares import Factorisation, Fit
+from fastprobe.regression.refinement import Refinement
+from fastprobe.runtime.clock import Clock
+from fastprobe.scan.block_rows import block_rows
+from fastprobe.scan.plan import ElementFit, ScanPlan
+
+
+@dataclass
+class ScorePass:
+    """The second pass: average the cosine of every token's y and its prediction, and sum the residuals of some fits."""
+
+    model: nn.Module
+    points: ModelPoints
+    plan: ScanPlan
+    clock: Clock
+    backend: str = "auto"
+    recorder: type[Recorder] = ModuleRecorder
+    group_tokens: int = 0
+    """A batch of fewer tokens is merged with the next; above 0 only for a recorder without padding."""
+    refinements: dict[ElementFit, Refinement] = field(init=False, default_factory=dict)
+    _sources: dict[str, _SourceMaps] = field(init=False, default_factory=dict)
+    _totals: dict[tuple[ElementFit, str], float] = field(init=False, default_factory=dict)
+    _token_count: int = field(init=False, default=0)
+    _fold: Tensor = field(init=False)
+    _folds: set[int] = field(init=False)
+
+    def add_fit(
+        self, source: Factorisation, fit: Fit, element_fit: ElementFit, column: str, dtype: torch.dtype
+    ) -> None:
+        """Register a fitted map to be scored for a column, and the maps fitted without one fold each."""
+        maps = self._sources.setdefault(element_fit.x, _SourceMaps.of(source, dtype))
+        maps.add(element_fit, column, fit.whitened_coef, fit.y_mean, dtype)
+        if column == "cosine":
+            for fold, fold_map in source.fold_maps(fit).items():
+                maps.add(element_fit, "cosine_cv", *fold_map, dtype, fold=fold)
+
+    def refine(self, source: Factorisation, fit: Fit, element_fit: ElementFit) -> None:
+        """Register a fit whose residuals are to be summed; the sample must be all tokens that the moments hold."""
+        self.refinements[element_fit] = Refinement(source, fit, element_fit.y, self.backend)
+
+    def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
+        """Return the mean cosine over the tokens of the sample, by fit and column."""
+        with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as recorder:
+            for batch, fold in sample.batches(batch_size, self.group_tokens):
+                mask = batch["attention_mask"].bool()
+                self._fold = recorder.rows_of(mask, fold).to(device_of(self.model))
+                self._folds = set(fold.tolist())
+                self._token_count += int(mask.sum())
+                with self.clock("score forward"):
+                    recorder.run(to_device(batch, device_of(self.model)))
+        return {key: total / self._token_count for key, total in self._totals.items()}
+
+    def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
+        rows, point_of = partial(block_rows, self.plan, held), self.plan.points
+        with self.clock("score"), torch.autocast(self._fold.device.type, enabled=False):
+            rows_of_fold: dict[int | None, Tensor] = {f: (self._fold == f).nonzero().flatten() for f in self._folds}
+            rows_of_fold[None] = (self._fold >= 0).nonzero().flatten()
+            complete = [f for f in self.plan.fits if max(point_of[f.x].layer, point_of[f.y].layer) == layer]
+            for x in dict.fromkeys(element_fit.x for element_fit in complete):
+                z = self._sources[x].whiten_rows(rows(x))
+                for element_fit in (f for f in complete if f.x == x):
+                    y = rows(element_fit.y)
+                    if element_fit in self.refinements:
+                        self.refinements[element_fit].add(rows(x), y, self._fold)
+                    self._score(element_fit, z, y, rows_of_fold)
+
+    def _score(self, element_fit: ElementFit, z: Tensor, y: Tensor, rows_of_fold: Mapping[int | None, Tensor]) -> None:
+        """Add the cosines of the predictions of one fit to its totals.
+
+        Args:
+            element_fit: the fit.
+            z: ``(tokens, r)`` whitened coordinates of x.
+            y: ``(tokens, k)``.
+            rows_of_fold: indices of the tokens of each fold in the batch, and of all tokens under ``None``.
+        """
+        scoring = score.where_there_is(self.backend)
+        for (column, fold), (coef, intercept) in self._sources[element_fit.x].maps[element_fit].items():
+            index = rows_of_fold.get(fold)
+            if index is None or not len(index):
+                continue
+            scored = scoring(select_rows(z, index), coef, intercept, select_rows(y, index))
+            key = (element_fit, column)
+            self._totals[key] = self._totals.get(key, 0.0) + float(scored.cosine().double().sum())
+
+
+@dataclass
+class _SourceMaps:
+    """The maps from the whitened coordinates of one source, in the dtype they are scored in."""
+
+    mean: Tensor
+    whiten: Tensor
+    maps: dict[ElementFit, dict[tuple[str, int | None], tuple[Tensor, Tensor]]]
+
+    @classmethod
+    def of(cls, source: Factorisation, dtype: torch.dtype) -> _SourceMaps:
+        return cls(source.x_mean.to(dtype), source.whitening.matrix.to(dtype), {})
+
+    def add(
+        self,
+        element_fit: ElementFit,
+        column: str,
+        coef: Tensor,
+        intercept: Tensor,
+        dtype: torch.dtype,
+        fold: int | None = None,
+    ) -> None:
+        self.maps.setdefault(element_fit, {})[column, fold] = (coef.to(dtype), intercept.to(dtype))
+
+    def whiten_rows(self, rows: Tensor) -> Tensor:
+        return matmul(rows.to(self.mean.dtype) - self.mean, self.whiten)
