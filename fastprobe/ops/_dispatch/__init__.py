@@ -1,10 +1,11 @@
 """Choice of the implementation that an operation runs.
 
-Every call of an operation takes this way:
+Steps of every call of an operation:
 
     score(x, coef, intercept, y)
       |  check      raises on arguments that do not fit each other: the operation's own ``_check``
-      |  choice     operation.py: the first of cuda, triton, cpu, torch whose ``unless`` returns no reason to refuse
+      |  choice     operation.py: the first of cuda, triton, cpu, torch whose ``unless`` returns no reason to refuse and
+      |             whose ``passed_over`` returns false
       |               cpu_library.py   reasons and arguments for the C++ kernels, and the instruction set they run on
       |               triton.py        reasons for the Triton kernels, and their names in ``ops/tune.py``
       |               processors.py    table of processor families: which library, which instruction set

@@ -1,6 +1,6 @@
 """Operations of an encoder layer, with everything a kernel author needs except the kernels themselves.
 
-A call takes this way, here for ``add_norm``:
+The path of a call, here of ``add_norm``:
 
     add_norm(x, residual, weight, bias, eps)      add_norm.py: check, then the choice of _dispatch/operation.py
       |-- torch    the body of ``add_norm``       add_norm.py: the definition
