@@ -11,7 +11,7 @@ Steps of every call of an operation:
       |               processors.py    table of processor families: which library, which instruction set
       |               capture.py       reads no value of a tensor while a graph is captured
       |               trial.py         compares a kernel with torch once, before ``auto`` takes it on a GPU
-      |  launcher   ops/<operation>/{cpu,triton,cuda}.py: turns tensors into what a kernel reads
+      |  launcher   ops/<operation>/{cpu,triton,cuda}.py: converts tensors to what a kernel reads
       `- kernel     csrc/cpu/*.cpp, kernels/*.py, csrc/cuda/*.cu
 
 A choice depends on the arguments, the machine and two environment variables: ``FASTPROBE_BACKEND`` and
