@@ -54,7 +54,7 @@ struct Kernels {
                  bool bf16_pairs, float* panel, double* sums, double* squares);
 
     // Convert a panel of floats to bfloat16 pairs. Return false if one of the floats is not a bfloat16 number.
-    bool (*pair_up)(const float* panel, int64_t n, float* pairs);
+    bool (*pair_up)(const float* panel, int64_t n, float* bf16_pairs);
 
     // total[r * PANEL + c] += sum_n a[n][r] b[n][c] for r < height, c < width; n <= CHAIN tokens. Prefetches half a
     // chain of a panel from next on.
