@@ -9,7 +9,7 @@ from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.models.unpadded.stack import UnpaddedStack
 from fastprobe.orders import parse
-from fastprobe.reordering import order_runs
+from fastprobe.reordering import checked_stack
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 SMALL = {
@@ -73,7 +73,7 @@ def test_effects_equal_those_of_the_module_based_stack(family, monkeypatch):
     options = {"metrics": metrics, "depths": True, "progress": False}
 
     unpadded = fp.commutativity(model, masked_batches(), wanted, **options)
-    monkeypatch.setattr(order_runs, "stack_for", lambda *args: (LayerStack.record, "asked for"))
+    monkeypatch.setattr(checked_stack, "stack_for", lambda *args: (LayerStack.record, "asked for"))
     by_modules = fp.commutativity(model, masked_batches(), wanted, **options)
 
     assert unpadded.config["runner"] == "encoder"
@@ -89,7 +89,7 @@ def test_commutators_equal_those_of_the_module_based_stack(monkeypatch):
     model = tiny_model("roberta")
 
     unpadded = fp.commutator(model, tiny_batches(), progress=False)
-    monkeypatch.setattr(order_runs, "stack_for", lambda *args: (LayerStack.record, "asked for"))
+    monkeypatch.setattr(checked_stack, "stack_for", lambda *args: (LayerStack.record, "asked for"))
     by_modules = fp.commutator(model, tiny_batches(), progress=False)
 
     assert (unpadded.config["runner"], by_modules.config["runner"]) == ("encoder", "modules of the model (asked for)")
