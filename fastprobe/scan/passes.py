@@ -222,7 +222,7 @@ class CosinePass:
 
     def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
         rows = Rows(self.scan, held)
-        last, scoring = self.scan.points, score.where_there_is(self.backend)
+        last, scoring = self.scan.points, score.on_if_implemented(self.backend)
         with self.clock("score"), torch.autocast(self._fold.device.type, enabled=False):
             here = [f for f in self.scan.fits if max(last[f.x].layer, last[f.y].layer) == layer]
             here_rows: dict[int | None, Tensor] = {f: (self._fold == f).nonzero().flatten() for f in self._folds}

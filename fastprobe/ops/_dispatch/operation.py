@@ -82,11 +82,11 @@ class Operation(Generic[P, R]):
         """Return this operation bound to one backend: ``gram_.on("torch")(...)``."""
         return OnBackend(self, _backend_or_environment(backend))
 
-    def where_there_is(self, backend: str) -> OnBackend[P, R]:
+    def on_if_implemented(self, backend: str) -> OnBackend[P, R]:
         """Return this operation bound to a backend, or to the fastest one if it has no implementation for that backend.
 
         A function such as ``linearity()`` passes one ``backend`` to several operations, and some have no kernel for it.
-        Example: ``unit_sum`` has no CUDA kernel, so ``unit_sum.where_there_is("cuda")`` runs the fastest it has.
+        Example: ``unit_sum`` has no CUDA kernel, so ``unit_sum.on_if_implemented("cuda")`` runs the fastest it has.
         """
         backend = _backend_or_environment(backend)
         missing = backend in BACKENDS and backend not in self._implementations
