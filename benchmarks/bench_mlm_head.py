@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.models import DEVICE
-from fastprobe.models.unpadded.head import MaskedHead
+from fastprobe.models.masked_head import MaskedHead
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
 from fastprobe.testing.peak_memory import peak_memory
 

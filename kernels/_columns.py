@@ -20,7 +20,12 @@ FLOAT16 = tl.constexpr(1)
 FLOAT32 = tl.constexpr(2)
 
 NATIVE = tl.constexpr(8)
-"""Flag in a panel's forms: its rows are 16-bit numbers about zero, and are multiplied without planes."""
+"""Flag in the form of a panel: its rows are 16-bit numbers about zero, which can be multiplied without planes.
+
+The form of a panel in a slot is the number of its planes that were written, plus ``NATIVE`` if it has the flag. It is
+3 for float32 rows, 8 for bfloat16 rows about zero, and 10 for float16 rows about zero beside blocks of other dtypes.
+Fewer planes are counted where the last ones are zero.
+"""
 
 FIELDS = tl.constexpr(8)
 """Numbers of a ``Record``."""
@@ -57,7 +62,7 @@ def columns_kernel(
     end_ptr,  # (S,) int64
     any_origin_ptr,  # () bool: a block has an origin that is not zero
     planes_ptr,  # (panels, 3, N, BLOCK_D) bfloat16
-    forms_ptr,  # (panels, S) int32: the number of planes, plus NATIVE
+    forms_ptr,  # (panels, S) int32: see NATIVE
     tallies_ptr,  # (panels, S, 2, BLOCK_D) float64: sums, squares
     N,
     S,
@@ -84,7 +89,7 @@ def columns_kernel(
     if DTYPE_HERE == FLOAT16:  # a product with a panel about an origin takes bfloat16 planes
         planed = planed | tl.load(any_origin_ptr).to(tl.int1)
     tallied = (tl.load(record + SUMS) != 0) | (tl.load(record + SQUARES) != 0)
-    forms = tl.where(native, NATIVE, 0)
+    form = tl.where(native, NATIVE, 0)
 
     if planed | tallied:
         if DTYPE_HERE == BFLOAT16:
@@ -123,11 +128,11 @@ def columns_kernel(
                 second = tl.maximum(second, tl.abs(middle))
                 third = tl.maximum(third, tl.abs(low))
         if planed:
-            forms += 1 + (tl.max(second) > 0).to(tl.int32) + (tl.max(third) > 0).to(tl.int32)
+            form += 1 + (tl.max(second) > 0).to(tl.int32) + (tl.max(third) > 0).to(tl.int32)
         tally = tallies_ptr + (panel.to(tl.int64) * S + slot) * 2 * BLOCK_D + column
         tl.store(tally, tl.sum(sums, 0))
         tl.store(tally + BLOCK_D, tl.sum(squares, 0))
-    tl.store(forms_ptr + panel * S + slot, forms)
+    tl.store(forms_ptr + panel * S + slot, form)
 
 
 @triton.jit(do_not_specialize=["S", "F"])

@@ -13,7 +13,12 @@ CHAIN = 128
 """Products that the tensor core sums before the sum is rounded to nearest (tests/ops/gram/test_accumulation.py).
 
 The tensor core rounds toward zero, so that a sum of positive terms is low, and lower the longer the chain.
+
+A chain must be cut into two loads or more. Triton's compiler rewrites ``total + dot(x, y, 0)`` as ``dot(x, y, total)``,
+and a chain of one load would continue the chain before it. It keeps ``total + dot(x2, y2, dot(x1, y1, 0))``.
 """
+
+ONE_LOAD = "a chain must be cut into two loads or more: see CHAIN in kernels/_planes.py"
 
 NEEDED = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
 """Planes that hold every bit of a number."""

@@ -63,7 +63,7 @@ def add_norm_kernel(
     tl.store(out_ptr + n * D + d, off * scale * weight + bias, mask=inside)
 
 
-def add_norm(
+def launch_add_norm(
     x: Tensor,
     residual: Tensor,
     weight: Tensor,

@@ -53,7 +53,7 @@ def bias_gelu_kernel(
     tl.store(here, 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476)), mask=inside)
 
 
-def bias_gelu_(x: Tensor, bias: Tensor, *, config: BiasGeluConfig = BiasGeluConfig()) -> None:
+def launch_bias_gelu(x: Tensor, bias: Tensor, *, config: BiasGeluConfig = BiasGeluConfig()) -> None:
     """Launch the kernel, which replaces ``x`` by the GELU of ``x + bias``. Arguments are already checked."""
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         n, d = x.shape

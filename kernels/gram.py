@@ -38,7 +38,7 @@ from fastprobe.kernels._columns import (
     add_columns_kernel,
     columns_kernel,
 )
-from fastprobe.kernels._planes import CHAIN, planes_of_product, products_of
+from fastprobe.kernels._planes import CHAIN, ONE_LOAD, planes_of_product, products_of
 from fastprobe.kernels._slots import slots_of
 from fastprobe.kernels._table import table
 
@@ -54,34 +54,34 @@ FLUSH = 2048
 WORKSPACE = 2**29
 """Bytes of sums between the first and the second kernel."""
 
-PLANES = 2**31
-"""Bytes of planes; rows that need more are added part by part."""
+PLANE_BYTES = 2**31
+"""Bytes of planes in memory; rows that need more are added part by part."""
 
 
 @dataclass(frozen=True)
 class GramConfig:
-    """Sizes of the kernels' programs. Only ``planes`` changes results beyond rounding."""
+    """Sizes of the kernels' programs. Only ``plane_count`` changes results beyond rounding."""
 
     block_d: int = 128
-    block_n: int = 64  # rows of one load, at most half a chain: the compiler joins chains of one load each
+    block_n: int = 64  # rows of one load, at most half a chain (_planes.py)
     chain: int = CHAIN
     flush: int = FLUSH
-    planes: int = 3  # of float32 rows: 3 for all their bits, 2 for a preview with 16 bits at half the cost
+    plane_count: int = 3  # of float32 rows: 3 for all their bits, 2 for a preview with 16 bits at half the cost
     num_warps: int = 8
     num_stages: int = 3
 
     def __post_init__(self):
         assert self.chain % self.block_n == 0
-        assert self.chain >= 2 * self.block_n, "the compiler joins a chain of one piece to the next"
+        assert self.chain >= 2 * self.block_n, ONE_LOAD
         assert self.flush % self.chain == 0
 
 
 def configs(capability: tuple[int, int] | None) -> list[GramConfig]:
     """Return the configurations to try on a GPU of this compute capability, default first; ``None``: interpreter.
 
-    They differ in how far ahead rows are fetched, so that the choice never changes a bit of a result. Tiles of another
-    width would: a panel of float16 rows with an origin consists of planes as a whole. The default was chosen by the
-    registers and shared memory of the compiled kernels (tests/kernels), not by measurements.
+    They differ only in how far ahead rows are fetched, which changes no bit of a result. All have tiles of one width,
+    because the width can change results: one column with an origin makes its whole panel consist of planes. The default
+    was chosen by the registers and shared memory of the compiled kernels (tests/kernels), not by measurements.
     """
     if capability is None:
         return [GramConfig(block_d=64)]
@@ -92,43 +92,41 @@ def configs(capability: tuple[int, int] | None) -> list[GramConfig]:
 
 @triton.jit
 def _panel(table_ptr, tile_ptr, forms_ptr, slot, S):
-    """Return a panel of a tile: its number, its block's record, its first column, its forms, true if float16."""
+    """Return a panel of a tile: number, record of its block, first column, form (see ``NATIVE``), true if float16."""
     panel = tl.load(tile_ptr)
     record = table_ptr + FIELDS * tl.load(tile_ptr + 1)
-    forms = tl.load(forms_ptr + panel * S + slot)
-    half = ((forms & NATIVE) != 0) & (tl.load(record + DTYPE) == FLOAT16)
-    return panel, record, tl.load(tile_ptr + 2), forms, half
+    form = tl.load(forms_ptr + panel * S + slot)
+    half = ((form & NATIVE) != 0) & (tl.load(record + DTYPE) == FLOAT16)
+    return panel, record, tl.load(tile_ptr + 2), form, half
 
 
 @triton.jit
-def _operand(
-    panel, record, column, forms, planes_ptr, N, HALF: tl.constexpr, MOST: tl.constexpr, BLOCK_D: tl.constexpr
-):
+def _operand(panel, record, column, form, planes_ptr, N, HALF: tl.constexpr, MOST: tl.constexpr, BLOCK_D: tl.constexpr):
     """Return the operand of a panel: address, row stride, number of columns, number of planes."""
     # The alignment that _readable ensures, repeated for the compiler: without it every number is loaded by itself.
     address = tl.load(record) + 2 * column  # 2 bytes a number
     stride = tl.multiple_of(tl.load(record + STRIDE), 8)
     width = tl.multiple_of((tl.load(record + WIDTH) + 7) // 8 * 8 - column, 8)
-    planes = tl.minimum(forms & (NATIVE - 1), MOST)
+    count = tl.minimum(form & (NATIVE - 1), MOST)
     if HALF:
         pointer = tl.multiple_of(address.to(tl.pointer_type(tl.float16)), 16)
-        planes = planes * 0 + 1
+        count = count * 0 + 1
     else:
-        native = ((forms & NATIVE) != 0) & (tl.load(record + DTYPE) == BFLOAT16)
+        native = ((form & NATIVE) != 0) & (tl.load(record + DTYPE) == BFLOAT16)
         rows_ptr = tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16)
         first_plane = planes_ptr + panel.to(tl.int64) * 3 * N * BLOCK_D
         pointer = tl.where(native, rows_ptr, first_plane)
         stride = tl.where(native, stride, BLOCK_D)
         width = tl.where(native, width, BLOCK_D)
-        planes = tl.where(native, 1, planes)
-    return pointer, stride, width, planes
+        count = tl.where(native, 1, count)
+    return pointer, stride, width, count
 
 
 @triton.jit(do_not_specialize=["N", "S", "first_tile", "tiles"])
 def products_kernel(
     table_ptr,  # int64: a Record each, then a pair each
     tiles_ptr,  # (T, 8) int32: left panel, its block, its first column, the same of the right one, pair, 0
-    forms_ptr,  # (panels, S) int32
+    forms_ptr,  # (panels, S) int32: see NATIVE
     order_ptr,  # (N,) int64
     start_ptr,  # (S,) int64
     end_ptr,  # (S,) int64
@@ -140,7 +138,7 @@ def products_kernel(
     tiles,
     HALF: tl.constexpr,  # compute the tiles of float16 rows without planes, and no others
     OPERAND: tl.constexpr,  # dtype of the operands: float16 or bfloat16, and float32 in the interpreter
-    PLANES: tl.constexpr,
+    PLANES: tl.constexpr,  # most planes of a number
     CHAIN: tl.constexpr,
     FLUSH: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -152,16 +150,16 @@ def products_kernel(
     if start >= end:
         return
     tile_ptr = tiles_ptr + 8 * (first_tile + tile)
-    panel, record, column, forms, half = _panel(table_ptr, tile_ptr, forms_ptr, slot, S)
-    panel_r, record_r, column_r, forms_r, half_r = _panel(table_ptr, tile_ptr + 3, forms_ptr, slot, S)
+    panel, record, column, form, half = _panel(table_ptr, tile_ptr, forms_ptr, slot, S)
+    panel_r, record_r, column_r, form_r, half_r = _panel(table_ptr, tile_ptr + 3, forms_ptr, slot, S)
     if (half & half_r) != HALF:
         return
-    left, stride, width, planes = _operand(panel, record, column, forms, planes_ptr, N, HALF, PLANES, BLOCK_D)
-    right, stride_r, width_r, planes_r = _operand(
-        panel_r, record_r, column_r, forms_r, planes_ptr, N, HALF, PLANES, BLOCK_D
+    left, stride, width, count = _operand(panel, record, column, form, planes_ptr, N, HALF, PLANES, BLOCK_D)
+    right, stride_r, width_r, count_r = _operand(
+        panel_r, record_r, column_r, form_r, planes_ptr, N, HALF, PLANES, BLOCK_D
     )
 
-    of_first, of_second, of_third = products_of(planes, planes_r, PLANES)
+    of_first, of_second, of_third = products_of(count, count_r, PLANES)
     products = of_first + of_second + of_third
     plane = N.to(tl.int64) * BLOCK_D
 
@@ -252,7 +250,7 @@ def launch_gram(
         fold = fold.clamp(max=0)  # one matrix takes the rows of all folds
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         panels, tiles = _cut(tuple(map(len, origins)), tuple((i, j) for i, j, _ in pairs), config.block_d, device)
-        fitting = PLANES // (len(panels) * 3 * config.block_d * 2) // config.flush * config.flush
+        fitting = PLANE_BYTES // (len(panels) * 3 * config.block_d * 2) // config.flush * config.flush
         origins = tuple(origin.contiguous() for origin in origins)
         rows = tuple(map(_readable, rows))
         outputs = [(gram.data_ptr(), gram.stride(0) if len(gram) > 1 else 0, gram.stride(1)) for *_, gram in pairs]
@@ -298,7 +296,7 @@ def _add(
             operand = tl.float32 if device.type == "cpu" else tl.float16 if half else tl.bfloat16
             products_kernel[(count * many,)](
                 numbers, tiles, forms, *slots[:3], planes, partials, n, many, first, count,
-                HALF=half, OPERAND=operand, PLANES=config.planes, CHAIN=config.chain, FLUSH=config.flush,
+                HALF=half, OPERAND=operand, PLANES=config.plane_count, CHAIN=config.chain, FLUSH=config.flush,
                 BLOCK_N=config.block_n, BLOCK_D=side, num_warps=config.num_warps, num_stages=config.num_stages,
             )  # fmt: skip
         add_products_kernel[(count, side // 16)](

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastprobe.kernels._planes import CHAIN, NEEDED, planes_of, planes_of_product, products_of
+from fastprobe.kernels._planes import CHAIN, NEEDED, ONE_LOAD, planes_of, planes_of_product, products_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ScoreConfig:
 
     def __post_init__(self):
         assert self.chain % self.block_d == 0
-        assert self.chain >= 2 * self.block_d, "the compiler joins a chain of one piece to the next"
+        assert self.chain >= 2 * self.block_d, ONE_LOAD
 
 
 def configs(capability: tuple[int, int] | None) -> list[ScoreConfig]:

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastprobe.kernels._planes import CHAIN, planes_of, planes_of_product, products_of
+from fastprobe.kernels._planes import CHAIN, ONE_LOAD, planes_of, planes_of_product, products_of
 
 PROGRAMS = 4
 """Least number of programs a multiprocessor, if there is enough work: more programs leave fewer idle at the end."""
@@ -42,7 +42,7 @@ class VocabularyConfig:
 
     def __post_init__(self):
         assert self.chain % self.block_d == 0
-        assert self.chain >= 2 * self.block_d, "the compiler joins a chain of one piece to the next"
+        assert self.chain >= 2 * self.block_d, ONE_LOAD
 
     def tiles(self, rows: int, words: int, processors: int) -> int:
         """Return the tiles of words of one program: the most that leave enough programs for all processors."""

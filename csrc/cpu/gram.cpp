@@ -10,12 +10,28 @@
 namespace fastprobe {
 namespace {
 
+// A panel is packed as floats, as bfloat16 pairs (kernels.h), or as both. It can pair if its rows are bfloat16 and the
+// instruction set multiplies bfloat16 pairs. A product reads one form of both its panels:
+//
+//                                 other panel
+//     panel                       cannot pair    can pair, about zero    can pair, about an origin
+//     cannot pair                 floats         floats                  floats
+//     can pair, about zero        floats         bfloat16 pairs          chosen for each chunk
+//     can pair, about an origin   floats         chosen for each chunk   chosen for each chunk
+//
+// Chosen for each chunk: bfloat16 pairs if all its rows minus the origin are bfloat16 numbers, else floats. They often
+// are, because the difference of two close bfloat16 numbers has few digits.
 struct Panel {
     const Block* block;
     int64_t column;
-    const float* origin;        // of the whole block; nullptr if it is zero in this panel
-    bool wants_floats = false;  // a product with a panel that is never pairs needs floats
-    std::vector<int> moved;     // the panels about an origin that this one is multiplied with
+    const float* origin;            // of the whole block; nullptr if it is zero in this panel
+    bool always_floats = false;     // some product of this panel reads floats in every chunk
+    std::vector<int> about_origin;  // the panels in the last column of the table that are multiplied with this one
+};
+
+// The forms in which a panel is packed in some chunk.
+struct Forms {
+    bool floats = false, bf16_pairs = false;
 };
 
 struct Task {
@@ -41,12 +57,12 @@ class Work {
             tasks_.clear();
             for (const Pair& pair : pairs) add_tasks(pair, first, group);
         }
-        take_memory((tokens + 1) / 2 * 2);
+        allocate(choose_forms(), (tokens + 1) / 2 * 2);
     }
 
-    // Panels about an origin are packed first: whether they are pairs decides in which form others are needed.
-    const std::vector<int>& moved() const { return moved_; }
-    const std::vector<int>& unmoved() const { return unmoved_; }
+    // Panels about an origin are packed first, because their forms decide the forms of the panels about zero.
+    const std::vector<int>& about_origin() const { return about_origin_; }
+    const std::vector<int>& about_zero() const { return about_zero_; }
     int64_t tasks() const { return int64_t(tasks_.size()); }
 
     void pack(int which, const int64_t* index, int64_t n, int64_t fold) {
@@ -55,17 +71,17 @@ class Work {
         const Block& block = *panel.block;
         double sums[PANEL] = {}, squares[PANEL] = {};
         bool tallied = !block.sums && !block.squares;
-        const auto pack_as = [&](bool pairs) {
-            kernels_.pack(block.rows, index, n, panel.column, panel.origin, pairs, pairs ? packed.pairs : packed.floats,
-                          tallied ? nullptr : sums, squares);
+        const auto pack_as = [&](bool bf16_pairs) {
+            kernels_.pack(block.rows, index, n, panel.column, panel.origin, bf16_pairs,
+                          bf16_pairs ? packed.bf16_pairs : packed.floats, tallied ? nullptr : sums, squares);
             tallied = true;
         };
-        if (panel.origin && packed.pairs) {
+        if (panel.origin && packed.bf16_pairs) {
             pack_as(false);
-            packed.as_pairs = kernels_.pair_up(packed.floats, n, packed.pairs);
+            packed.reads_pairs = kernels_.pair_up(packed.floats, n, packed.bf16_pairs);
         } else {
-            if (packed.pairs) pack_as(true);
-            if (wants_floats(which)) pack_as(false);
+            if (packed.bf16_pairs) pack_as(true);
+            if (needs_floats(which)) pack_as(false);
         }
         for (int c = 0; c < packed.width; ++c) {
             const int64_t at = fold * block.rows.width + panel.column + c;
@@ -87,6 +103,7 @@ class Work {
         const float* origin = block.origin;
         if (origin && std::all_of(origin + column, origin + column + width, [](float o) { return o == 0; }))
             origin = nullptr;
+        (origin ? about_origin_ : about_zero_).push_back(int(panels_.size()));
         panels_.push_back({&block, column, origin, false, {}});
         packed_.emplace_back().width = width;
     }
@@ -96,54 +113,57 @@ class Work {
         const int lefts = first[pair.left + 1], rights = first[pair.right + 1];
         for (int right = first[pair.right]; right < rights; right += group)
             for (int left = first[pair.left]; left < (upper ? right + 1 : lefts); left += group)
-                tasks_.push_back({&pair,
-                                  {left, std::min(left + group, lefts), right, std::min(right + group, rights), upper}});
+                tasks_.push_back(
+                    {&pair, {left, std::min(left + group, lefts), right, std::min(right + group, rights), upper}});
     }
 
-    // bfloat16 rows about zero are pairs. About an origin the rows of a chunk may be: the difference of two bfloat16
-    // numbers that are close has few digits. Products of pairs are exact in the register that sums them.
-    bool may_be_pairs(const Panel& panel) const {
-        return kernels_.multiplies_pairs && panel.block->rows.dtype == Dtype::BFLOAT16;
+    bool can_pair(const Panel& panel) const {
+        return kernels_.multiplies_bf16_pairs && panel.block->rows.dtype == Dtype::BFLOAT16;
     }
 
-    bool wants_floats(int which) const {
+    // Some product of this panel reads floats in the current chunk. Panels about an origin are packed already.
+    bool needs_floats(int which) const {
         const Panel& panel = panels_[which];
-        return panel.wants_floats || !packed_[which].pairs ||
-               std::any_of(panel.moved.begin(), panel.moved.end(), [&](int p) { return !packed_[p].as_pairs; });
+        return panel.always_floats || !packed_[which].bf16_pairs ||
+               std::any_of(panel.about_origin.begin(), panel.about_origin.end(),
+                           [&](int p) { return !packed_[p].reads_pairs; });
     }
 
-    void take_memory(int64_t tokens) {
-        std::vector<char> pairs(panels_.size());
-        const auto multiplied = [&](int a, int b) {
-            Panel &panel = panels_[a], &other = panels_[b];
-            const bool both = may_be_pairs(panel) && may_be_pairs(other);
-            if (both)
-                pairs[a] = true;
-            else
-                panel.wants_floats = true;
-            if (both && other.origin) panel.moved.push_back(b);
+    // Apply the table above to every product.
+    std::vector<Forms> choose_forms() {
+        std::vector<Forms> forms(panels_.size());
+        const auto choose = [&](int p, int q) {  // for panel p, from its product with panel q
+            if (!can_pair(panels_[p]) || !can_pair(panels_[q])) {
+                panels_[p].always_floats = true;
+            } else {
+                forms[p].bf16_pairs = true;
+                if (panels_[q].origin) panels_[p].about_origin.push_back(q);
+            }
         };
         for (const auto& [pair, product] : tasks_)
             for (int right = product.right; right < product.right_end; ++right)
                 for (int left = product.left; left < product.left_end && product.has(left, right); ++left) {
-                    multiplied(left, right);
-                    multiplied(right, left);
+                    choose(left, right);
+                    choose(right, left);
                 }
-        const auto floats = [&](size_t p) {
-            const Panel& panel = panels_[p];
-            return !pairs[p] || panel.wants_floats || panel.origin || !panel.moved.empty();
-        };
-        int64_t size = 0;
-        for (size_t p = 0; p < panels_.size(); ++p)
-            size += (floats(p) ? PANEL * tokens : 0) + (pairs[p] ? PANEL * tokens / 2 : 0);
-        memory_.emplace(size);
-        float* free = memory_->get();
         for (size_t p = 0; p < panels_.size(); ++p) {
-            Packed& packed = packed_[p];
-            if (floats(p)) packed.floats = std::exchange(free, free + PANEL * tokens);
-            if (pairs[p]) packed.pairs = std::exchange(free, free + PANEL * tokens / 2);
-            packed.as_pairs = pairs[p];
-            (panels_[p].origin ? moved_ : unmoved_).push_back(int(p));
+            const Panel& panel = panels_[p];
+            forms[p].floats =
+                !forms[p].bf16_pairs || panel.always_floats || panel.origin || !panel.about_origin.empty();
+        }
+        return forms;
+    }
+
+    void allocate(const std::vector<Forms>& forms, int64_t tokens) {
+        const int64_t floats = PANEL * tokens, bf16_pairs = PANEL * tokens / 2;  // sizes in floats
+        int64_t size = 0;
+        for (const Forms& form : forms) size += (form.floats ? floats : 0) + (form.bf16_pairs ? bf16_pairs : 0);
+        memory_.emplace(size);
+        float* next = memory_->get();
+        for (size_t p = 0; p < panels_.size(); ++p) {
+            if (forms[p].floats) packed_[p].floats = std::exchange(next, next + floats);
+            if (forms[p].bf16_pairs) packed_[p].bf16_pairs = std::exchange(next, next + bf16_pairs);
+            packed_[p].reads_pairs = forms[p].bf16_pairs;
         }
     }
 
@@ -151,7 +171,7 @@ class Work {
     std::vector<Panel> panels_;
     std::vector<Packed> packed_;
     std::vector<Task> tasks_;
-    std::vector<int> moved_, unmoved_;
+    std::vector<int> about_origin_, about_zero_;  // numbers of panels
     std::optional<Memory> memory_;
 };
 
@@ -173,7 +193,7 @@ void gram(const std::vector<Block>& blocks, const std::vector<Pair>& pairs, cons
             const int64_t length = std::min<int64_t>(CHUNK, rows - start);
 #pragma omp parallel num_threads(threads)
             {
-                for (const auto* panels : {&work.moved(), &work.unmoved()}) {
+                for (const auto* panels : {&work.about_origin(), &work.about_zero()}) {
 #pragma omp for schedule(dynamic)
                     for (size_t p = 0; p < panels->size(); ++p) work.pack((*panels)[p], index, length, f);
                 }

@@ -1,4 +1,5 @@
-// gram_ on a CPU: products and sums of column blocks, fold by fold (fastprobe/ops/gram/__init__.py draws the way here).
+// gram_ on a CPU: products and sums of column blocks, fold by fold. The path of a call from Python to this file is in
+// fastprobe/ops/gram/__init__.py.
 #pragma once
 
 #include <vector>
@@ -29,8 +30,8 @@ struct Pair {
 //
 // Rows with a negative fold are left out. The result does not depend on the number of threads.
 //
-// Layout     CHUNK rows of one fold at a time are packed into panels of PANEL columns. Panels of bfloat16 rows hold pairs
-//            where the instruction set multiplies pairs.
+// Layout     CHUNK rows of one fold at a time are packed into panels of PANEL columns. Panels of bfloat16 rows hold
+//            bfloat16 pairs (kernels.h) where the instruction set multiplies them.
 // Work       One task is GROUP x GROUP panels of one pair. Threads pack all panels of a chunk, then take tasks.
 // Precision  CHAIN products in one float32 register, CHUNK in float32 memory, the rest in float64.
 // Floor      2 N sum_pairs(D_i D_j) operations, half of that for a triangle, and N sum D_i reads.

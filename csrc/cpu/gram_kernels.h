@@ -86,30 +86,30 @@ INLINE void pack_pairs(const Rows& rows, const int64_t* index, int64_t n, int64_
 }
 
 template <bool TALLIED>
-INLINE void pack_any(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
-                     float* panel, double* sums, double* squares) {
-    if (pairs) return pack_pairs<TALLIED>(rows, index, n, column, panel, sums, squares);
+INLINE void pack_any(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin,
+                     bool bf16_pairs, float* panel, double* sums, double* squares) {
+    if (bf16_pairs) return pack_pairs<TALLIED>(rows, index, n, column, panel, sums, squares);
     read_as(rows.dtype, [&](auto widen) {
         pack_floats<TALLIED>(rows, index, n, column, origin, panel, sums, squares, widen);
     });
 }
 
-void pack(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
+void pack(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool bf16_pairs,
           float* panel, double* sums, double* squares) {
     if (sums)
-        pack_any<true>(rows, index, n, column, origin, pairs, panel, sums, squares);
+        pack_any<true>(rows, index, n, column, origin, bf16_pairs, panel, sums, squares);
     else
-        pack_any<false>(rows, index, n, column, origin, pairs, panel, sums, squares);
+        pack_any<false>(rows, index, n, column, origin, bf16_pairs, panel, sums, squares);
 }
 
-bool pair_up(const float* panel, int64_t n, float* pairs) {
+bool pair_up(const float* panel, int64_t n, float* bf16_pairs) {
     bits rest = {};
-    for (int64_t i = 0; i < n; i += 2, panel += 2 * PANEL, pairs += PANEL)
+    for (int64_t i = 0; i < n; i += 2, panel += 2 * PANEL, bf16_pairs += PANEL)
 #pragma GCC unroll 8
         for (int v = 0; v < PANEL; v += LANES) {
             const bits first = load<bits>(panel + v), second = i + 1 < n ? load<bits>(panel + PANEL + v) : bits{};
             rest |= (first | second) & 0xffff;
-            store(pairs + v, as_float(first >> 16 | second));
+            store(bf16_pairs + v, as_float(first >> 16 | second));
         }
     uint32_t any = 0;
     for (int lane = 0; lane < LANES; ++lane) any |= rest[lane];
@@ -125,10 +125,10 @@ INLINE void multiply_panels(const float* a, const float* b, int64_t steps, int h
             add_chain<OF_PAIRS>(a + r, b + c, steps, total + r * PANEL + c, {next, PACE});
 }
 
-void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool pairs, int height, int width,
+void multiply(const float* a, const float* b, int64_t n, [[maybe_unused]] bool bf16_pairs, int height, int width,
               float* total, const float* next) {
 #ifdef PAIRS
-    if (pairs) return multiply_panels<true>(a, b, (n + 1) / 2, height, width, total, next);
+    if (bf16_pairs) return multiply_panels<true>(a, b, (n + 1) / 2, height, width, total, next);
 #endif
     multiply_panels<false>(a, b, n, height, width, total, next);
 }

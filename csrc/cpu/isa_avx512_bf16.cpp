@@ -1,3 +1,5 @@
+// The kernels on AVX-512 with products of bfloat16 pairs: vectors of 16 floats, tiles of 8 x 32.
+// kernel_table.h lists them and includes their code, such as gram_kernels.h.
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -32,8 +34,8 @@ END_TARGET
 namespace fastprobe {
 
 const Kernels* avx512_bf16() {
-    static constexpr Kernels kernels = kernel_table("avx512-bf16", true);
-    return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;
+    static constexpr Kernels kernels = kernel_table("avx512-bf16", /*multiplies_bf16_pairs=*/true);
+    return __builtin_cpu_supports("avx512bf16") && avx512() ? &kernels : nullptr;  // avx512() checks the rest
 }
 
 }  // namespace fastprobe

@@ -14,10 +14,10 @@ namespace fastprobe {
 namespace {
 
 // Evaluated by the compiler: a processor that lacks the instruction set never runs this function.
-constexpr Kernels kernel_table(const char* name, bool multiplies_pairs) {
+constexpr Kernels kernel_table(const char* name, bool multiplies_bf16_pairs) {
     return {
         .name = name,
-        .multiplies_pairs = multiplies_pairs,
+        .multiplies_bf16_pairs = multiplies_bf16_pairs,
         .pack = pack,
         .pair_up = pair_up,
         .multiply = multiply,

@@ -41,24 +41,25 @@ struct Head {
 };
 
 // The kernels of one instruction set (kernel_table.h). A panel holds n rows of PANEL columns, with zeros for columns
-// that the block does not have. Its elements are float32 or pairs of bfloat16: element c of pair p holds the bits of
-// row 2p in its low half and those of row 2p + 1 in its high half.
+// that the block does not have. Its elements are float32 or bfloat16 pairs. Element c of pair p holds the bits of row
+// 2p in its low half and those of row 2p + 1 in its high half. The register that sums products of pairs is float32, and
+// these products are exact in it.
 struct Kernels {
     const char* name;
-    bool multiplies_pairs;
+    bool multiplies_bf16_pairs;
 
     // Copy rows[index[0..n)] - origin, columns [column, column + PANEL), into a panel; origin = nullptr is zero.
     // Unless sums is nullptr, add their sums to sums[0..PANEL) and their squares to squares[0..PANEL), in double.
-    void (*pack)(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin, bool pairs,
-                 float* panel, double* sums, double* squares);
+    void (*pack)(const Rows& rows, const int64_t* index, int64_t n, int64_t column, const float* origin,
+                 bool bf16_pairs, float* panel, double* sums, double* squares);
 
-    // Convert a panel of floats to pairs. Return false if one of the floats is not a bfloat16 number.
-    bool (*pair_up)(const float* panel, int64_t n, float* pairs);
+    // Convert a panel of floats to bfloat16 pairs. Return false if one of the floats is not a bfloat16 number.
+    bool (*pair_up)(const float* panel, int64_t n, float* bf16_pairs);
 
     // total[r * PANEL + c] += sum_n a[n][r] b[n][c] for r < height, c < width; n <= CHAIN tokens. Prefetches half a
     // chain of a panel from next on.
-    void (*multiply)(const float* a, const float* b, int64_t n, bool pairs, int height, int width, float* total,
-                     const float* next);
+    void (*multiply)(const float* a, const float* b, int64_t n, bool bf16_pairs, int height, int width,
+                     float* total, const float* next);
 
     // out[r * stride + c] += total[r * PANEL + c] for r < height, c < width.
     void (*flush)(const float* total, double* out, int64_t stride, int height, int width);

@@ -12,8 +12,8 @@ void prefetch(const double* out, int64_t stride, const Packed& left, const Packe
         for (int c = 0; c < right.width; c += LINE) __builtin_prefetch(out + r * stride + c, 1, 2);
 }
 
-const float* at(const Packed& panel, bool pairs, int64_t token) {
-    return pairs ? panel.pairs + token / 2 * PANEL : panel.floats + token * PANEL;
+const float* at(const Packed& panel, bool bf16_pairs, int64_t token) {
+    return bf16_pairs ? panel.bf16_pairs + token / 2 * PANEL : panel.floats + token * PANEL;
 }
 
 }  // namespace
@@ -33,10 +33,10 @@ void Product::add_to(double* out, int64_t stride, const Packed* panels, int64_t 
                 if (last) prefetch(sums(l, r), stride, a, b);  // they arrive while the last chain is multiplied
                 const int which = halves / 2 % both;
                 const Packed& later = panels[which < lefts ? left + which : right + which - lefts];
-                const bool pairs = a.as_pairs && b.as_pairs;
-                kernels.multiply(at(a, pairs, t), at(b, pairs, t), std::min(chain, n - t), pairs, a.width,
-                                 b.width, totals[l - left][r - right],
-                                 at(later, later.as_pairs, next + halves % 2 * chain / 2));
+                const bool bf16_pairs = a.reads_pairs && b.reads_pairs;
+                kernels.multiply(at(a, bf16_pairs, t), at(b, bf16_pairs, t), std::min(chain, n - t), bf16_pairs,
+                                 a.width, b.width, totals[l - left][r - right],
+                                 at(later, later.reads_pairs, next + halves % 2 * chain / 2));
             }
     }
     for (int r = right; r < right_end; ++r)

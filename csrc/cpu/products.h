@@ -5,10 +5,11 @@
 
 namespace fastprobe {
 
+// A packed panel, in one form or both (gram.cpp chooses them).
 struct Packed {
     float* floats = nullptr;
-    float* pairs = nullptr;
-    bool as_pairs = false;  // products read the pairs if the other panel has pairs too
+    float* bf16_pairs = nullptr;
+    bool reads_pairs = false;  // a product reads bf16_pairs if this is true of both its panels, else floats
     int width = PANEL;
 };
 

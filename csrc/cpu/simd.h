@@ -59,7 +59,8 @@ INLINE vec from_float16(halves h) {
 INLINE vec shuffled(vec a, vec b, bits from) {
 #if defined(__clang__)
     vec out;
-    for (int lane = 0; lane < LANES; ++lane) out[lane] = int(from[lane]) < LANES ? a[from[lane]] : b[from[lane] - LANES];
+    for (int lane = 0; lane < LANES; ++lane)
+        out[lane] = int(from[lane]) < LANES ? a[from[lane]] : b[from[lane] - LANES];
     return out;
 #else
     return __builtin_shuffle(a, b, from);

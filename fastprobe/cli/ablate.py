@@ -9,7 +9,7 @@ import typer
 
 import fastprobe as fp
 from fastprobe.ablations.table import ablations_table
-from fastprobe.cli.app import app, note, resumable_from
+from fastprobe.cli.app import app, note, register_resumable
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import DrawnMetric, Json, Out, Quiet, number
 from fastprobe.cli.output import drawn_column, note_few_tokens, show
@@ -62,9 +62,9 @@ def ablate(
     if write is not None:
         make_folder(write)  # at once: if a file has this name, Transformers writes nothing and does not fail
     loaded, tokenizer = source.load_model(head=True)
-    batches, origin = source.load_batches(loaded, tokenizer)
+    batches, provenance = source.load_batches(loaded, tokenizer)
     metric = drawn_column(metric, type(loaded).__name__, has_language_head(loaded))
-    resumable_from(out / JOURNAL)
+    register_resumable(out / JOURNAL)
     damage = fp.ablation(
         loaded,
         predicted_batches(loaded, batches, tokenizer, seed),
@@ -75,12 +75,12 @@ def ablate(
         alpha=None if alpha == "auto" else number("--alpha", alpha),
         seed=seed,
         progress=not quiet,
-        journal=Journal(out, origin | {"seed": seed}, resume=resume),
+        journal=Journal(out, provenance | {"seed": seed}, resume=resume),
     )
     show(
         damage,
         ablations_table(damage.rows),
-        origin=origin | {"device": str(loaded.device)},
+        provenance=provenance | {"device": str(loaded.device)},
         out=out,
         metric=metric,
         json=json,

@@ -44,8 +44,8 @@ def _options(
 _resumable: list[Path] = []
 
 
-def resumable_from(path: Path) -> None:
-    """Register the file that ``--resume`` reads. If the command is interrupted, the message names it."""
+def register_resumable(path: Path) -> None:
+    """Register a file that ``--resume`` reads. The message of an interrupted command names it if it exists."""
     _resumable.append(path)
 
 

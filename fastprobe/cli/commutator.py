@@ -32,16 +32,16 @@ def commutator(
 ) -> None:
     """Measure how far each pair of layers is from commuting. Each pair runs by itself."""
     loaded, tokenizer = source.load_model()
-    batches, origin = source.load_batches(loaded, tokenizer)
+    batches, provenance = source.load_batches(loaded, tokenizer)
     at = state if state == "own" else integer("--state", state)
     make_folder(out)
-    origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
+    provenance |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
     with scaled_skips(loaded, skip_scale, skip_parts):
         result = fp.commutator(loaded, batches, state=at, progress=not quiet)
     show(
         result,
         pairs_table(result.rows),
-        origin=origin | {"device": str(loaded.device)},
+        provenance=provenance | {"device": str(loaded.device)},
         out=out,
         metric=result.metric,
         json=json,

@@ -9,21 +9,23 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, note, resumable_from
+from fastprobe.cli.app import VERSIONS, app, note, register_resumable
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import Alpha, Full, Json, Out, Quiet, scored_sequences
 from fastprobe.cli.scan_output import show_scan
 from fastprobe.cli.source import Source
-from fastprobe.models.points import parse_range
+from fastprobe.models.points import ELEMENTS, parse_range
 from fastprobe.runtime.files import make_folder
 from fastprobe.scan.checkpoint import FILE, Checkpoint
+
+ELEMENTS_HELP = f"Comma-separated, of {', '.join(ELEMENTS)}; by default all that the model has."
 
 
 @app.command()
 @takes(Source, tokens="100k")
 def linearity(
     source: Source,
-    elements: Annotated[str | None, typer.Option(help="Comma-separated names; by default all ten.")] = None,
+    elements: Annotated[str | None, typer.Option(help=ELEMENTS_HELP)] = None,
     layers: Annotated[str | None, typer.Option(help="Layers and half-open ranges, like 0-4,7.")] = None,
     spans: Annotated[str, typer.Option(help="all, none, or half-open ranges like 2-5,0-3.")] = "none",
     folds: Annotated[int, typer.Option(help="Folds of r2_cv; 0 for none.")] = 5,
@@ -45,10 +47,10 @@ def linearity(
     """Score how linear each element of a model is, layer by layer."""
     started = time.perf_counter()
     loaded, tokenizer = source.load_model()
-    batches, origin = source.load_batches(loaded, tokenizer)
+    batches, provenance = source.load_batches(loaded, tokenizer)
     if resume and not quiet and not (out / FILE).exists():
         note(f"--resume: there is nothing in {out} to resume from; this is a first run")
-    resumable_from(make_folder(out) / FILE)
+    register_resumable(make_folder(out) / FILE)
     scan = fp.linearity(
         loaded,
         batches,
@@ -64,9 +66,9 @@ def linearity(
         exact=exact,
         seed=seed,
         progress=not quiet,
-        checkpoint=Checkpoint(out, origin, resume=resume),
+        checkpoint=Checkpoint(out, provenance, resume=resume),
     )
-    scan.config.update(origin | {"device": str(loaded.device), "versions": VERSIONS})
+    scan.config.update(provenance | {"device": str(loaded.device), "versions": VERSIONS})
     scan.config["seconds"]["total"] = round(time.perf_counter() - started, 3)
     scan.save(out, moments=False)  # the checkpoint holds them already
     show_scan(scan, out, full=full, json=json, quiet=quiet)

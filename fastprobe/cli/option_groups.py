@@ -16,7 +16,10 @@ def takes(group: type, **defaults: Any) -> Callable[[Command], Command]:
     """Make the fields of a dataclass options of a command.
 
     The command gets one instance of the dataclass as its first argument. Typer reads the options of a command from its
-    signature, so the decorated command has a signature with a parameter for each field in place of that argument.
+    signature, so the decorated command has a signature with a parameter for each field in place of that argument::
+
+        written    permute(source: Source, orders: str)
+        for Typer  permute(*, model: str | None = None, ..., tokens: str = "16k", ..., orders: str)
 
     Args:
         group: the dataclass; every field is annotated with a Typer option or argument.
@@ -25,7 +28,7 @@ def takes(group: type, **defaults: Any) -> Callable[[Command], Command]:
     Example:
         >>> @app.command()  # doctest: +SKIP
         ... @takes(Source, tokens="16k")
-        ... def permute(source: Source, orders: Orders) -> None:
+        ... def permute(source: Source, orders: str) -> None:
         ...     loaded, tokenizer = source.load_model()
     """
     types = get_type_hints(group, include_extras=True)
@@ -40,7 +43,7 @@ def takes(group: type, **defaults: Any) -> Callable[[Command], Command]:
     ]
 
     def decorate(command: Command) -> Command:
-        _, *others = inspect.signature(command, eval_str=True).parameters.values()
+        _, *others = inspect.signature(command, eval_str=True).parameters.values()  # without the first: the dataclass
         parameters = [*shared, *(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in others)]
 
         @functools.wraps(command)

@@ -57,7 +57,7 @@ def show(
     result: Result,
     table: RenderableType,
     *,
-    origin: dict[str, Any],
+    provenance: dict[str, Any],
     out: Path,
     metric: str,
     json: bool,
@@ -69,14 +69,14 @@ def show(
     Args:
         result: rows, and a configuration with ``layer_forwards``.
         table: the rows for people.
-        origin: entries of the configuration that say what the result is of.
+        provenance: entries of the configuration that say what the result is of.
         out: folder for the files.
         metric: column to draw.
         json: print the JSON document instead of the table.
         quiet: print no notes.
         more_files: files in the folder that the command wrote already.
     """
-    result.config.update(origin | {"versions": VERSIONS})
+    result.config.update(provenance | {"versions": VERSIONS})
     result.save(out)
     picture = f"{result.kind}.png"
     drawn = metric if any(row.get(metric) is not None for row in result.rows) else result.metric

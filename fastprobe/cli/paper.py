@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, dumps, note, resumable_from, stdout
+from fastprobe.cli.app import VERSIONS, app, dumps, note, register_resumable, stdout
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import (
     HiddenSize,
@@ -80,7 +80,7 @@ def paper(
     if train and source.model:
         raise InputError(f"--train: takes no model, because it trains its own; got {source.model!r}, leave one out")
     say: Callable[[str], None] = (lambda text: None) if quiet else note
-    resumable_from(out)
+    register_resumable(out)
     if resume and not any(out.glob("*")):
         say(f"--resume: there is nothing in {out} to resume from; this is a first run")
     trained: list[TrainedVariant] = []
@@ -95,7 +95,7 @@ def paper(
             seed=seed,
             resume=resume,
             progress=not quiet,
-            words=source.text_words,
+            words=source.text_argv,
             say=say,
             steps=steps,
             layers=layers,
@@ -111,14 +111,14 @@ def paper(
         held_out = out / MODELS / HELD_OUT
         source = replace(source, model=str(baseline.folder), text=[held_out], dataset=None, text_column="text")
     loaded, tokenizer = source.load_model(head=True)
-    batches, origin = source.load_batches(loaded, tokenizer)
+    batches, provenance = source.load_batches(loaded, tokenizer)
     rows = fp.paper(
         loaded,
         batches,
         out,
         tokenizer=tokenizer,
-        origin=origin | {"device": str(loaded.device), "versions": VERSIONS},
-        words=source.words,
+        origin=provenance | {"device": str(loaded.device), "versions": VERSIONS},
+        words=source.argv,
         variants=trained,
         resume=resume,
         progress=not quiet,

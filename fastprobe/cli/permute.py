@@ -9,7 +9,7 @@ import typer
 from rich.console import Group
 
 import fastprobe as fp
-from fastprobe.cli.app import app, resumable_from
+from fastprobe.cli.app import app, register_resumable
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import BOTH_PARTS, DrawnMetric, Json, Out, Quiet, SkipParts, SkipScale, scaled_skips
 from fastprobe.cli.output import drawn_column, show
@@ -47,11 +47,11 @@ def permute(
 ) -> None:
     """Run the layers in other orders and measure the effect on the output."""
     loaded, tokenizer = source.load_model(head=True)
-    batches, origin = source.load_batches(loaded, tokenizer)
+    batches, provenance = source.load_batches(loaded, tokenizer)
     depth = len(resolve(loaded).layers)
     metric = drawn_column(metric, type(loaded).__name__, has_language_head(loaded), depths)
-    origin |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
-    resumable_from(out / JOURNAL)
+    provenance |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
+    register_resumable(out / JOURNAL)
     with scaled_skips(loaded, skip_scale, skip_parts):
         effects = fp.commutativity(
             loaded,
@@ -59,13 +59,13 @@ def permute(
             [order for family in orders for order in fp.orders.named(family, depth)],
             depths=depths,
             progress=not quiet,
-            journal=Journal(out, origin | {"seed": seed}, resume=resume),
+            journal=Journal(out, provenance | {"seed": seed}, resume=resume),
         )
     table = orders_table(effects.rows)
     show(
         effects,
         Group(table, "", depths_table(effects.rows, metric)) if depths else table,
-        origin=origin | {"device": str(loaded.device)},
+        provenance=provenance | {"device": str(loaded.device)},
         out=out,
         metric=metric,
         json=json,

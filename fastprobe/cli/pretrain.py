@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, note, resumable_from, stdout
+from fastprobe.cli.app import VERSIONS, app, note, register_resumable, stdout
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import (
     Device,
@@ -70,8 +70,8 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Train BERT or a variant of it from scratch. Also runs under torchrun."""
-    text, origin = source.load_text() if source.names_text else (None, {"text": ["documentation"]})
-    resumable_from(out / CHECKPOINTS)
+    text, provenance = source.load_text() if source.names_text else (None, {"text": ["documentation"]})
+    register_resumable(out / CHECKPOINTS)
     result = fp.pretrain(
         text,
         out,
@@ -99,7 +99,7 @@ def pretrain(
     )
     if int(os.environ.get("RANK", "0")):
         return
-    result.config.update(origin | {"versions": VERSIONS})
+    result.config.update(provenance | {"versions": VERSIONS})
     result.save(out)
     result.plot(out / PICTURE)
     if json:

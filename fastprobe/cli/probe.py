@@ -54,7 +54,7 @@ def probe(
     labels = list(dict.fromkeys(labels or []))
     for name in {*labels} & {*OF_IDS, *OF_TEXT}:
         raise InputError(f"--labels: {name!r} is a task that needs no labels; give the column another name")
-    batches, origin = source.load_batches(loaded, tokenizer, labels=labels, words=words)
+    batches, provenance = source.load_batches(loaded, tokenizer, labels=labels, words=words)
     depth = len(resolve(loaded).layers)
     if metric not in COLUMNS:
         raise InputError(f"--metric: {metric!r} is not one of {', '.join(COLUMNS)}")
@@ -72,11 +72,11 @@ def probe(
         progress=not quiet,
     )
     if isinstance(batches, LabelledBatches):
-        origin |= {"classes": {name: list(classes) for name, classes in batches.classes.items()}}
+        provenance |= {"classes": {name: list(classes) for name, classes in batches.classes.items()}}
     show(
         probes,
         probes_table(probes, metric),
-        origin=origin | {"device": str(loaded.device)},
+        provenance=provenance | {"device": str(loaded.device)},
         out=out,
         metric=metric,
         json=json,

@@ -58,10 +58,10 @@ class TextSource:
         return load_text(self.text or [], self.dataset, self.split)
 
     @property
-    def text_words(self) -> list[str]:
+    def text_argv(self) -> list[str]:
         """The options of the text, as a user types them."""
         files = [word for path in self.text or [] for word in ("--text", str(path))]
-        return files + _words(
+        return files + _argv(
             {
                 "--dataset": self.dataset,
                 "--split": self.split if self.dataset else None,
@@ -92,7 +92,7 @@ class Source(ModelSource, TextSource):
             words: the column of words that the labels belong to.
 
         Returns:
-            the batches, and the entries of a result's configuration that say where they come from.
+            the batches, and their provenance: the entries of a result's configuration that name model, text and sizes.
 
         Raises:
             InputError: the sequences are too long for the model, the tokenizer belongs to another model, or labels are
@@ -114,17 +114,17 @@ class Source(ModelSource, TextSource):
         else:
             batches = fp.token_batches(text, tokenizer, text_column=self.text_column, **sizes)
         _check_vocabulary(loaded, tokenizer, batches)
-        origin = named | {
+        provenance = named | {
             "model": DEMO if self.model is None else self.model,
             "max_seq_len": self.max_seq_len,
             "batch_size": batches.batch_size,
             "token_budget": batches.tokens,
             "model_dtype": str(loaded.dtype).removeprefix("torch."),
         }
-        return batches, origin
+        return batches, provenance
 
     @property
-    def words(self) -> list[str]:
+    def argv(self) -> list[str]:
         """The argument and the options of this source, as a user types them."""
         sizes = {
             "--tokens": self.tokens,
@@ -132,11 +132,11 @@ class Source(ModelSource, TextSource):
             "--batch-size": self.batch_size if self.batch_size != "auto" else None,
             "--dtype": self.dtype if self.dtype != "auto" else None,
         }
-        return [*([self.model] if self.model else []), *self.text_words, *_words(sizes)]
+        return [*([self.model] if self.model else []), *self.text_argv, *_argv(sizes)]
 
 
-def _words(options: dict[str, str | None]) -> list[str]:
-    """Return options and their values as words of a command line. ``None`` leaves an option out."""
+def _argv(options: dict[str, str | None]) -> list[str]:
+    """Return options and their values as arguments of a command line. ``None`` leaves an option out."""
     return [word for option, value in options.items() if value is not None for word in (option, value)]
 
 
@@ -145,7 +145,8 @@ def _check_vocabulary(model: Any, tokenizer: Any, batches: TokenBatches) -> None
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows and (token := int(next(iter(batches))["input_ids"].max())) >= rows:
         raise InputError(
-            f"model: its tokenizer gives token {token}, and its embedding has {rows:,} rows; they are not of one model"
+            f"model: its tokenizer gives token {token}, but its embedding has {rows:,} rows; the tokenizer belongs to "
+            "another model"
         )
 
 

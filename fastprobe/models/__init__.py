@@ -4,7 +4,7 @@ Names and places of points      points, layouts (the table of families), places,
 Checks of the resolved points   equations, identities
 Contracts of a runner           protocols (``Recorder``, ``Stack``), runner (selects one)
 Runner of any model             recorder, stack, sublayers, forwards, calling
-Runner without padding          unpadded/
+Runner without padding          unpadded/, masked_head, bert_families
 Live models in another order    permute (swap, skip, repeat, reverse), layer_order, caches
 Other changes to a model        skip_scale, edits, element_weights, linear_mlp
 Loading                         loading, bert_variants

@@ -1,4 +1,4 @@
-"""Equations between the points of one layer, by layout. They hold if every point was found in the right place."""
+"""Identities between the points of one layer, by layout. They hold if every point was found in the right place."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fastprobe.models.calling import first_tensor
 from fastprobe.models.resolve import ModelPoints
 
 Equation = tuple[str, Tensor, Tensor]
-"""Text of an equation, its left-hand side and its right-hand side."""
+"""An identity that is not checked yet: its text, its left-hand side and its right-hand side."""
 
 At = Callable[[str], Tensor]
 """From the name of a point to its tensor in this layer, ``(batch, length, width)``."""
 
 
 def equations_of(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
-    """Return the equations of a layer. The left-hand sides are computed by its modules.
+    """Return the identities of a layer. The left-hand sides are computed by its modules.
 
     Args:
         points: the places of the points and the layout of the layers.
@@ -36,7 +36,7 @@ def equations_of(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation
 
 
 def _post_ln(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
-    """Return the equations of a norm after each residual sum."""
+    """Return the identities of a norm after each residual sum."""
     attn_norm, mlp_norm = _module(layer, points.layout.attn_norm), _module(layer, points.layout.mlp_norm)
     attn_sum, mlp_sum = at("attn_out") + at("resid_pre"), at("mlp_out") + at("resid_mid")
     return [
@@ -46,7 +46,7 @@ def _post_ln(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
 
 
 def _pre_ln(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
-    """Return the equations of a norm before each sub-layer, where a norm may follow the sub-layer, too."""
+    """Return the identities of a norm before each sub-layer; another norm may follow the sub-layer."""
     layout = points.layout
     attn_norm, mlp_norm = _module(layer, layout.attn_norm), _module(layer, layout.mlp_norm)
     attn = _module(layer, layout.attn_post_norm)(at("attn_out"))
@@ -68,7 +68,7 @@ def _pre_ln(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
 
 
 def _with_skip_modules(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
-    """Return the equations of a post-LN layer whose skip connections are modules, with an FFN or without."""
+    """Return the identities of a post-LN layer whose skip connections are modules, with an FFN or without."""
     layout = points.layout
     attn_proj, attn_norm = _module(layer, layout.attn_proj), _module(layer, layout.attn_norm)
     attn_skip = layer.get_submodule(layout.attn_skip)

@@ -1,4 +1,4 @@
-"""Check the resolved points of a model on one batch, by equations between their tensors."""
+"""Check the resolved points of a model on one batch, by identities between their tensors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, tor
 
 @dataclass(frozen=True)
 class Identity:
-    """An equation between points of one layer, with its relative Frobenius error."""
+    """An identity between points of one layer, with its relative Frobenius error on a batch."""
 
     layer: int
-    equation: str
+    equation: str  # its text, like "resid_pre + attn_out = resid_mid"
     error: float
     tolerance: float
 
@@ -83,7 +83,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
         identities.append(Identity(layer, equation, float(error), TOLERANCE.get(right.dtype, 1e-5)))
 
     def on_layer(index: int, held: Mapping[Point, Tensor]) -> None:
-        states = dict(held)  # the equations call modules whose hooks change ``held``
+        states = dict(held)  # the identities call modules whose hooks change ``held``
 
         def at(name: str) -> Tensor:
             return states[points.canonical(Point(name, index))]

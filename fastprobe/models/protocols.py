@@ -1,8 +1,8 @@
-"""Two contracts for runners of models: ``Recorder`` reads points, ``Stack`` runs layers in any order.
+"""Contracts for runners of models: ``Recorder`` reads points, ``Stack`` runs layers in any order.
 
 Two runners exist. ``ModuleRecorder`` and ``LayerStack`` run the modules of any supported model on padded batches.
 ``UnpaddedRecorder`` and ``UnpaddedStack`` run encoders of the BERT family on tokens without padding.
-``models/runner.py`` selects one of them. Other packages use these contracts only.
+``models/runner.py`` selects one of them. Other packages call runners through these contracts.
 
 A runner chooses the shape of its states: ``(batch, length, width)``, or ``(N, width)`` for N tokens without padding. In
 both cases ``state.flatten(0, -2)`` is ``(rows, width)``, and methods of the contract map rows to tokens.
@@ -15,9 +15,9 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
+from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.points import Point
 from fastprobe.models.resolve import ModelPoints
-from fastprobe.models.unpadded.head import MaskedHead
 from fastprobe.orders import Step
 
 OnLayer = Callable[[int, Mapping[Point, Tensor]], None]
@@ -114,5 +114,15 @@ class Stack(Protocol):
         """Return a state as ``(batch, length, width)``. Values at padding are undefined."""
 
 
-MakeStack = Callable[..., Stack]
-"""Constructor of a stack from a model, its points, a batch and the number of the batch's first sequence."""
+class MakeStack(Protocol):
+    """Constructor of a stack: ``LayerStack.record`` or ``UnpaddedStack``."""
+
+    def __call__(self, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], first: int = 0) -> Stack:
+        """Return the stack of a model on one batch.
+
+        Args:
+            model: a Hugging Face model in evaluation mode.
+            points: its resolved points.
+            batch: arguments of the model, on its device.
+            first: number of the batch's first sequence in its stream.
+        """

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from fastprobe.models.calling import evaluating, first_tensor, has_language_head, without_labels
 from fastprobe.models.identities import TOLERANCE
+from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import MakeStack, Recorder
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
-from fastprobe.models.unpadded.head import MaskedHead
 from fastprobe.models.unpadded.recorder import UnpaddedRecorder
 from fastprobe.models.unpadded.refusals import encoder_refusal
 from fastprobe.models.unpadded.stack import UnpaddedStack

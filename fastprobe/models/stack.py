@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import body_of, first_tensor, without_cache
 from fastprobe.models.forwards import Call, output_for, replaced_layers
+from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.sublayers import run_sublayer
-from fastprobe.models.unpadded.head import MaskedHead
 from fastprobe.orders import Parallel, Step, Sublayer
 
 

@@ -338,7 +338,7 @@ def unit_sums(rows: Mapping[str, Tensor], valid: Tensor, backend: str, *, exact:
     found = {}
     for block, part in rows.items():
         wide = torch.float64 if exact or part.dtype == torch.float64 else torch.float32
-        found[block] = unit_sum.where_there_is("auto" if exact else backend)(part.to(wide) if exact else part, valid)
+        found[block] = unit_sum.on_if_implemented("auto" if exact else backend)(part.to(wide) if exact else part, valid)
         if not found[block].finite:
             raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
     return found

@@ -79,7 +79,7 @@ class Refinement:
         # About the mean: float32 cannot hold a large mean and small deviations in one number.
         target = select_rows(y, index).to(self.dtype) - self.fit.y_mean.to(self.dtype)
         rounding = self.fit.y_mean.to(self.dtype).double() - self.fit.y_mean
-        scoring = score.where_there_is(self.backend)
+        scoring = score.on_if_implemented(self.backend)
         scoring(whitened, self.fit.whitened_coef, -rounding, target, residual=self.residuals)
         for f, (coef, intercept) in self.fold_maps.items():
             for held_out, residuals in enumerate(self.fold_residuals[f]):

@@ -72,7 +72,7 @@ def test_without_a_predicted_token_the_picture_shows_the_states(tmp_path, capsys
     ]
 
     effects = OrderEffects.restored(config, rows)
-    show(effects, Table(), origin={}, out=tmp_path, metric="delta_loss", json=False, quiet=False)
+    show(effects, Table(), provenance={}, out=tmp_path, metric="delta_loss", json=False, quiet=False)
 
     assert (tmp_path / "commutativity.png").exists()
     assert (

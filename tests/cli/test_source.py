@@ -11,7 +11,7 @@ SIZES = {"tokens": "600", "max_seq_len": 32}
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "argv"),
     [
         (Source(), "--tokens 100k --max-seq-len 128"),
         (Source(model="a/b", tokens="8k", dtype="bfloat16"), "a/b --tokens 8k --max-seq-len 128 --dtype bfloat16"),
@@ -23,18 +23,18 @@ SIZES = {"tokens": "600", "max_seq_len": 32}
         (Source(split="test"), "--tokens 100k --max-seq-len 128"),
     ],
 )
-def test_words_are_what_a_user_types(source, words):
-    assert source.words == words.split()
+def test_argv_is_what_a_user_types(source, argv):
+    assert source.argv == argv.split()
 
 
 def test_batches_come_with_the_entries_of_a_configuration(model_folder):
     source = Source(model=str(model_folder), **SIZES)
     loaded, tokenizer = source.load_model()
 
-    batches, origin = source.load_batches(loaded, tokenizer)
+    batches, provenance = source.load_batches(loaded, tokenizer)
 
     assert sum(int(batch["attention_mask"].sum()) for batch in batches) <= 600
-    assert origin == {
+    assert provenance == {
         "text": ["pydoc_data.topics"],
         "model": str(model_folder),
         "max_seq_len": 32,

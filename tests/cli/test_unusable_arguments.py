@@ -89,4 +89,4 @@ def test_a_tokenizer_of_another_model_is_refused(run, model_folder, tmp_path):
     code, out, err = run("linearity", folder, *SIZES, "--out", tmp_path / "out")
 
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "and its embedding has 1,200 rows; they are not of one model" in err
+    assert "but its embedding has 1,200 rows; the tokenizer belongs to another model" in err

@@ -101,7 +101,7 @@ def products(capability, half=False):
     constants = {
         "HALF": half,
         "OPERAND": tl.float16 if half else tl.bfloat16,
-        "PLANES": config.planes,
+        "PLANES": config.plane_count,
         "CHAIN": config.chain,
         "FLUSH": config.flush,
         "BLOCK_N": config.block_n,

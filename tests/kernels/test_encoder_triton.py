@@ -28,7 +28,7 @@ def test_add_norm_however_it_is_cut(config, shape, residual_rows, randn):
     x, residual = residual_rows(*shape), randn(*shape, dtype=torch.float32)
     weight, bias = randn(2, shape[1], dtype=torch.float32)
 
-    out = add_norm.add_norm(x, residual, weight, bias, 1e-5, config=config)
+    out = add_norm.launch_add_norm(x, residual, weight, bias, 1e-5, config=config)
 
     wide = [t.double() for t in (x, residual, weight, bias)]
     exact = F.layer_norm(wide[0] + wide[1], shape[1:], wide[2], wide[3], 1e-5)
@@ -41,7 +41,7 @@ def test_bias_gelu_however_it_is_cut(config, shape, randn):
     x, (bias,) = randn(*shape, dtype=torch.float32), randn(1, shape[1], dtype=torch.float32)
     exact = F.gelu((x + bias).double())
 
-    bias_gelu.bias_gelu_(x, bias, config=config)
+    bias_gelu.launch_bias_gelu(x, bias, config=config)
 
     torch.testing.assert_close(x.double(), exact, rtol=1e-6, atol=1e-6)
 
@@ -93,9 +93,9 @@ TRIALS = {
     "bias_gelu_": encoder_triton.bias_gelu_agrees,
     "vocabulary_scores": vocabulary_triton.vocabulary_scores_agree,
 }
-LAUNCHERS = {
-    "add_norm": (encoder_triton, "launch_add_norm"),
-    "bias_gelu_": (encoder_triton, "launch_bias_gelu"),
+OPERATORS = {
+    "add_norm": (encoder_triton, "add_norm_operator"),
+    "bias_gelu_": (encoder_triton, "bias_gelu_operator"),
     "vocabulary_scores": (vocabulary_triton, "vocabulary_scores_operator"),
 }
 OPERATIONS = {
@@ -109,7 +109,7 @@ OPERATIONS = {
 def test_a_trial_passes_what_is_right_and_nothing_else(name, monkeypatch):
     assert TRIALS[name].__wrapped__(CPU)
 
-    right = getattr(*LAUNCHERS[name])
+    right = getattr(*OPERATORS[name])
 
     def wrong(*args):
         out = right(*args)
@@ -117,7 +117,7 @@ def test_a_trial_passes_what_is_right_and_nothing_else(name, monkeypatch):
             tensor[-1] *= 1.001
         return out
 
-    monkeypatch.setattr(*LAUNCHERS[name], wrong)
+    monkeypatch.setattr(*OPERATORS[name], wrong)
     assert not TRIALS[name].__wrapped__(CPU)
 
 
@@ -132,7 +132,7 @@ def arguments(name):
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_they_are_operators_that_torch_can_trust(name):
-    torch.library.opcheck(getattr(*LAUNCHERS[name]), arguments(name), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(getattr(*OPERATORS[name]), arguments(name), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("name", TRIALS)

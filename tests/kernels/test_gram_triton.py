@@ -104,7 +104,7 @@ def test_blocks_may_differ_in_dtype(dtypes, residual_rows, randn):
 
 def test_two_planes_are_a_preview(residual_rows, randn):
     x, y = residual_rows(300, 20), randn(300, 9, dtype=torch.float32)
-    preview = GramConfig(block_d=64, planes=2)
+    preview = GramConfig(block_d=64, plane_count=2)
 
     error = (moments(x, y, config=preview)[0][0] - (x.double().mT @ x.double()).triu()).abs().max()
 
@@ -119,7 +119,7 @@ def test_the_same_rows_give_the_same_bits(residual_rows, randn):
     assert all(map(torch.equal, moments(x, y, fold, folds=2), moments(x, y, fold, folds=2)))
 
 
-@pytest.mark.parametrize("name", ["PLANES", "WORKSPACE"])
+@pytest.mark.parametrize("name", ["PLANE_BYTES", "WORKSPACE"])
 def test_what_does_not_fit_into_memory_is_added_part_by_part(name, monkeypatch, residual_rows, randn):
     x, y = residual_rows(300, 20), randn(300, 9, dtype=torch.bfloat16)
     fold = torch.arange(300) % 2

@@ -1,11 +1,11 @@
 """Selection of the runner: the unpadded encoder where it agrees with the model, else the model's modules."""
 
+from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import resolve
 from fastprobe.models.runner import recorder_for, stack_for
 from fastprobe.models.stack import LayerStack
 from fastprobe.models.unpadded.encoder import Encoder
-from fastprobe.models.unpadded.head import MaskedHead
 from fastprobe.models.unpadded.recorder import UnpaddedRecorder
 from fastprobe.models.unpadded.stack import UnpaddedStack
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model

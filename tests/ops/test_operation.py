@@ -71,16 +71,16 @@ def test_the_environment_does_not_fall_back_either(double, monkeypatch):
         double(3)
 
 
-def test_where_there_is_runs_the_fastest_if_the_backend_has_no_implementation(double, monkeypatch):
-    assert double.where_there_is("cuda")(4) == ("triton", 8)
-    assert double.where_there_is("cuda")(3) == ("torch", 6)
-    assert double.where_there_is("torch")(4) == ("torch", 8)
+def test_on_if_implemented_runs_the_fastest_if_the_backend_has_no_implementation(double, monkeypatch):
+    assert double.on_if_implemented("cuda")(4) == ("triton", 8)
+    assert double.on_if_implemented("cuda")(3) == ("torch", 6)
+    assert double.on_if_implemented("torch")(4) == ("torch", 8)
     with pytest.raises(BackendError, match="even numbers"):
-        double.where_there_is("triton")(3)
+        double.on_if_implemented("triton")(3)
     with pytest.raises(BackendError, match="'numpy' is not one of"):
-        double.where_there_is("numpy")(4)
+        double.on_if_implemented("numpy")(4)
     monkeypatch.setenv("FASTPROBE_BACKEND", "cuda")
-    assert double.where_there_is("auto")(4) == ("triton", 8)
+    assert double.on_if_implemented("auto")(4) == ("triton", 8)
 
 
 def test_run_returns_the_backend(double):

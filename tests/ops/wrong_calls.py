@@ -15,7 +15,7 @@ def calls(x: Tensor) -> None:
     add_norm(x, x, x, "bias", 1e-5)  # type: ignore[arg-type]
     add_norm(x, x, x, x)  # type: ignore[call-arg]
     add_norm.on("cpu")(x, x, x, x, "eps")  # type: ignore[arg-type]
-    add_norm.where_there_is("cpu")(x, x, x)  # type: ignore[call-arg]
+    add_norm.on_if_implemented("cpu")(x, x, x)  # type: ignore[call-arg]
     add_norm.refusals(x, x, x, x, None)  # type: ignore[arg-type]
     add_norm.choose(x, x, x, x, None)  # type: ignore[arg-type]
     add_norm.on("cpu").choose(x, x, x, 1, 1e-5)  # type: ignore[arg-type]

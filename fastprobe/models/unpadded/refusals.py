@@ -8,19 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastprobe.models.bert_families import BERT_FAMILIES
 from fastprobe.models.calling import body_of
-
-FAMILIES = {
-    f"transformers.models.{module}.modeling_{module}": name
-    for module, name in {
-        "bert": "Bert",
-        "roberta": "Roberta",
-        "xlm_roberta": "XLMRoberta",
-        "camembert": "Camembert",
-        "electra": "Electra",
-    }.items()
-}
-"""Modelling files of Transformers with exact copies of BERT's layers -> the prefix of their class names."""
 
 BATCH_KEYS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
 """Arguments that a batch may have."""
@@ -40,9 +29,9 @@ def encoder_refusal(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
         batch: arguments of the model.
     """
     body = body_of(model)
-    family = FAMILIES.get(type(body).__module__, "")
+    family = BERT_FAMILIES.get(type(body).__module__, "")
     if not family or type(body).__name__ != f"{family}Model":
-        return f"{type(body).__name__} is not one of {', '.join(f'{name}Model' for name in FAMILIES.values())}"
+        return f"{type(body).__name__} is not one of {', '.join(f'{name}Model' for name in BERT_FAMILIES.values())}"
     config = body.config
     if config.is_decoder or config.add_cross_attention:
         return "it is configured as a decoder"

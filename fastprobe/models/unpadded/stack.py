@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.models.forwards import output_for
+from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.unpadded.encoder import Encoder
-from fastprobe.models.unpadded.head import MaskedHead
 from fastprobe.models.unpadded.tokens import UnpaddedTokens
 from fastprobe.orders import Parallel, Step, Sublayer
 

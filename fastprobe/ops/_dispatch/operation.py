@@ -3,10 +3,11 @@
 The body of the decorated function, in plain torch, is the definition and the ``torch`` backend. A faster
 implementation registers with a predicate that returns why it refuses given arguments.
 
-A call without a backend runs the fastest implementation that takes its arguments, in the order of ``BACKENDS``. The
-environment variable ``FASTPROBE_BACKEND`` (``cuda``, ``triton``, ``cpu`` or ``torch``) overrides that choice for every
-such call in the process. A backend that is named, there or by ``on``, runs or raises ``BackendError``; it never falls
-back. ``FASTPROBE_PROCESSOR`` overrides the choice of libraries and instruction sets: see ``processors.py``.
+A call without a backend runs the first implementation in the order of ``BACKENDS`` that does not refuse its arguments
+and is not passed over (:meth:`Operation.register` explains both). The environment variable ``FASTPROBE_BACKEND``
+(``cuda``, ``triton``, ``cpu`` or ``torch``) overrides that choice for every such call in the process. A backend that is
+named, there or by ``on``, runs or raises ``BackendError``; it never falls back. ``FASTPROBE_PROCESSOR`` overrides the
+choice of libraries and instruction sets: see ``processors.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Generic, ParamSpec, TypeVar
 from fastprobe.errors import BackendError
 
 BACKENDS = ("cuda", "triton", "cpu", "torch")
-"""All backends, fastest first; ``auto`` takes the first one that is registered and does not refuse."""
+"""All backends, fastest first. ``auto`` takes the first that is registered, does not refuse and is not passed over."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +37,7 @@ class Operation(Generic[P, R]):
     def __init__(self, definition: Callable[P, R], check: Callable[P, None]):
         functools.update_wrapper(self, definition)
         self.name: str = definition.__name__
-        self._definition, self._check = definition, check
+        self._check = check
         self._implementations: dict[str, Callable[P, R]] = {"torch": definition}
         self._unless: dict[str, Callable[P, str | None]] = {}
         self._passed_over: dict[str, Callable[P, bool]] = {}
@@ -67,11 +68,11 @@ class Operation(Generic[P, R]):
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> tuple[str, R]:
         """Return the backend that was chosen, and the result."""
-        return self._run(_named("auto"), *args, **kwargs)
+        return self._run(_backend_or_environment("auto"), *args, **kwargs)
 
     def choose(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the backend that a call with these arguments runs on."""
-        return self._choose(_named("auto"), *args, **kwargs)
+        return self._choose(_backend_or_environment("auto"), *args, **kwargs)
 
     def refusals(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, str | None]:
         """Return why each backend would refuse these arguments, or ``None`` where it takes them."""
@@ -79,22 +80,21 @@ class Operation(Generic[P, R]):
 
     def on(self, backend: str) -> OnBackend[P, R]:
         """Return this operation bound to one backend: ``gram_.on("torch")(...)``."""
-        return OnBackend(self, _named(backend))
+        return OnBackend(self, _backend_or_environment(backend))
 
-    def where_there_is(self, backend: str) -> OnBackend[P, R]:
+    def on_if_implemented(self, backend: str) -> OnBackend[P, R]:
         """Return this operation bound to a backend, or to the fastest one if it has no implementation for that backend.
 
-        A verb passes its one ``backend`` to several operations, and not each of them has a kernel of every kind.
+        A function such as ``linearity()`` passes one ``backend`` to several operations, and some have no kernel for it.
+        Example: ``unit_sum`` has no CUDA kernel, so ``unit_sum.on_if_implemented("cuda")`` runs the fastest it has.
         """
-        backend = _named(backend)
+        backend = _backend_or_environment(backend)
         missing = backend in BACKENDS and backend not in self._implementations
         return OnBackend(self, "auto" if missing else backend)
 
     def _run(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> tuple[str, R]:
         self._check(*args, **kwargs)
         chosen = self._choose(backend, *args, **kwargs)
-        if chosen == "torch":
-            return chosen, self._definition(*args, **kwargs)
         return chosen, self._implementations[chosen](*args, **kwargs)
 
     def _choose(self, backend: str, /, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -142,8 +142,8 @@ class OnBackend(Generic[P, R]):
         return self._operation._choose(self._backend, *args, **kwargs)
 
 
-def _named(backend: str) -> str:
-    """Return the backend that the caller names or, where that is ``auto``, the environment."""
+def _backend_or_environment(backend: str) -> str:
+    """Return ``backend``, or ``FASTPROBE_BACKEND`` where ``backend`` is ``auto``."""
     return os.environ.get("FASTPROBE_BACKEND", "auto") if backend == "auto" else backend
 
 

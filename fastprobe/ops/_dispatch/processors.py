@@ -1,7 +1,8 @@
-"""Table of processor families: which library and which instruction set is the fastest on each, as measured.
+"""Table of processor families: the fastest library and instruction set of each, as measured or as assumed.
 
-A choice by table gives every process on a machine the same backend and the same bits, whatever else runs there.
-Every row stands on measurements in ``benchmarks/NOTES.md``. A processor that was never measured gets ``UNKNOWN``.
+A choice by table gives every process on a machine the same backend and the same bits, whatever else runs there. The
+measurements are in ``benchmarks/NOTES.md``. A comment at a row names each of its fields, and each processor in it, that
+was assumed and not measured. A processor of no row gets ``UNKNOWN``.
 
 The environment variable ``FASTPROBE_PROCESSOR`` names the row to use instead. It serves to repeat another machine's
 choices, and to try a row on a processor that has none. It does not add instructions that the processor lacks.
@@ -30,11 +31,13 @@ class Family:
 
 
 FAMILIES = (
-    # oneDNN: MKL runs at 0.5 to 0.8 of its rate. Pairs: 452-458 GF/s, float32 225-232. Sublayers: not measured there,
-    # but their 8 x 32 tile reached 0.99 of the peak in the Gram, oneDNN 0.83 to 0.95. Zen 5 is assumed to be alike.
+    # Measured on a Zen 4. onednn: MKL runs at 0.5 to 0.8 of its rate. bfloat16_pairs: 452-458 GF/s, float32 225-232.
+    # Assumed. sublayers: their 8 x 32 tile reached 0.99 of the peak in the Gram, and oneDNN 0.83 to 0.95. Zen 5 has the
+    # same vendor and flag, so it gets this row.
     Family("zen4", "AuthenticAMD", "avx512_bf16", onednn=True, bfloat16_pairs=True, sublayers=True),
-    # MKL: 0.97 to 1.05 times the rate of oneDNN, 512 to 4,096 rows, 384 to 1,536 columns. Pairs: 174 GF/s, float32
-    # 340-360. Sublayers: 0.71 to 0.98 of the time with a library. Sapphire Rapids is assumed to be alike.
+    # Measured on an Emerald Rapids. onednn: MKL runs at 0.97 to 1.05 of its rate (512 to 4,096 rows, 384 to 1,536
+    # columns). bfloat16_pairs: 174 GF/s, float32 340-360. sublayers: 0.71 to 0.98 of the time with a library.
+    # Assumed. Sapphire Rapids and others have the same vendor and flag, so they get this row.
     Family("emerald-rapids", "GenuineIntel", "avx512_bf16", onednn=False, bfloat16_pairs=False, sublayers=True),
 )
 

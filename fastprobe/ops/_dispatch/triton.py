@@ -1,8 +1,13 @@
 """The Triton kernels: their reasons to refuse arguments, and the device they run on.
 
-A kernel is registered as an operator of torch, with an implementation for shapes alone. ``torch.compile`` then keeps it
-as one node, and CUDA graphs can capture it: after one call with the same widths, a launch neither waits for the device
-nor copies to it.
+A kernel runs inside an operator of torch, with an implementation for shapes alone. ``torch.compile`` then keeps it as
+one node, and CUDA graphs can capture it: after one call with the same widths, a launch neither waits for the device nor
+copies to it. Names follow one scheme, here for ``score``; each line calls the next:
+
+    ops/score/triton.py    launch_score      implementation that is registered (``_on_triton`` in the encoder's files)
+                           score_operator    operator of torch; chooses a configuration
+    kernels/score.py       launch_score      launch of the kernel
+                           score_kernel      kernel
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Operations of an encoder layer, with everything a kernel author needs except the kernels themselves.
 
-A call takes this way, here for ``add_norm``:
+The path of a call, here of ``add_norm``:
 
     add_norm(x, residual, weight, bias, eps)      add_norm.py: check, then the choice of _dispatch/operation.py
       |-- torch    the body of ``add_norm``       add_norm.py: the definition
       |-- cpu      ``cpu.launch_add_norm``        cpu.py      ->  csrc/cpu/rowwise.cpp
-      `-- triton   ``triton.launch_add_norm``     triton.py   ->  kernels/add_norm.py
+      `-- triton   ``triton.add_norm_operator``   triton.py   ->  kernels/add_norm.py
 
-Each operation has one file: its check, its definition, then the implementations it registers. The launchers of a
-backend share one file. A launcher takes checked arguments and turns them into what the kernel reads.
+Each operation has one file: its check, its definition, then the implementations it registers. What a backend runs is
+in one file for all operations: launchers in cpu.py and cuda.py, operators of torch in triton.py. A launcher takes
+checked arguments and converts them to what the kernel reads.
 
     operation             file                    cpu                               triton                other
     add_norm              add_norm.py             csrc/cpu/rowwise.cpp              kernels/add_norm.py

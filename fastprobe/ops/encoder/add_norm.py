@@ -75,4 +75,4 @@ def _triton_refuses(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, e
     "triton", unless=_triton_refuses, passed_over=lambda x, *_, **__: passed_over((x,), triton.add_norm_agrees)
 )
 def _on_triton(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return triton.launch_add_norm(x, residual, weight, bias, eps)
+    return triton.add_norm_operator(x, residual, weight, bias, eps)

@@ -57,4 +57,4 @@ def _triton_refuses(x: Tensor, bias: Tensor) -> str | None:
     "triton", unless=_triton_refuses, passed_over=lambda x, bias: passed_over((x,), triton.bias_gelu_agrees)
 )
 def _on_triton(x: Tensor, bias: Tensor) -> None:
-    triton.launch_bias_gelu(x, bias)
+    triton.bias_gelu_operator(x, bias)

@@ -1,4 +1,4 @@
-"""Launchers of the Triton kernels of an encoder layer, as operators of torch (``_dispatch/triton.py`` says why)."""
+"""The Triton kernels of an encoder layer as operators of torch (``_dispatch/triton.py`` says why)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastprobe.ops._dispatch.triton import capability, keyed
 
 
 @torch.library.custom_op("fastprobe::triton_add_norm", mutates_args=())
-def launch_add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def add_norm_operator(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Run ``kernels/add_norm.py`` on rows ``(N, D)``, each read from memory once."""
     from fastprobe.kernels import add_norm as kernels
 
@@ -25,18 +25,18 @@ def launch_add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, e
         x.shape,
         x.device,
         kernels.configs(capability(x.device)),
-        lambda config: kernels.add_norm(x, residual, weight, bias, eps, config=config),
+        lambda config: kernels.launch_add_norm(x, residual, weight, bias, eps, config=config),
     )
-    return kernels.add_norm(x, residual, weight, bias, eps, config=config)
+    return kernels.launch_add_norm(x, residual, weight, bias, eps, config=config)
 
 
-@launch_add_norm.register_fake
+@add_norm_operator.register_fake
 def _(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("fastprobe::triton_bias_gelu_", mutates_args=("x",))
-def launch_bias_gelu(x: Tensor, bias: Tensor) -> None:
+def bias_gelu_operator(x: Tensor, bias: Tensor) -> None:
     """Run ``kernels/bias_gelu.py`` on ``x``, ``(N, D)``, in place and in one pass."""
     from fastprobe.kernels import bias_gelu as kernels
 
@@ -47,28 +47,28 @@ def launch_bias_gelu(x: Tensor, bias: Tensor) -> None:
         x.shape,
         x.device,
         kernels.configs(capability(x.device)),
-        lambda config: kernels.bias_gelu_(x.clone(), bias, config=config),
+        lambda config: kernels.launch_bias_gelu(x.clone(), bias, config=config),
     )
-    kernels.bias_gelu_(x, bias, config=config)
+    kernels.launch_bias_gelu(x, bias, config=config)
 
 
-@launch_bias_gelu.register_fake
+@bias_gelu_operator.register_fake
 def _(x: Tensor, bias: Tensor) -> None:
     return None
 
 
 @functools.cache
 def add_norm_agrees(device: torch.device) -> bool:
-    """Return whether :func:`launch_add_norm` gives the numbers of torch on a device."""
+    """Return whether :func:`add_norm_operator` gives the numbers of torch on a device."""
     x, residual, (weight, bias) = normal(device, (70, 200), (70, 200), (2, 200))
     exact = F.layer_norm((x + residual).double(), (200,), weight.double(), bias.double(), 1e-5)
-    return near(launch_add_norm(x, residual, weight, bias, 1e-5), exact)
+    return near(add_norm_operator(x, residual, weight, bias, 1e-5), exact)
 
 
 @functools.cache
 def bias_gelu_agrees(device: torch.device) -> bool:
-    """Return whether :func:`launch_bias_gelu` gives the numbers of torch on a device."""
+    """Return whether :func:`bias_gelu_operator` gives the numbers of torch on a device."""
     x, (bias,) = normal(device, (70, 200), (1, 200))
     exact = F.gelu((x + bias).double())
-    launch_bias_gelu(x, bias)
+    bias_gelu_operator(x, bias)
     return near(x, exact)

@@ -1,6 +1,6 @@
 """The operation ``gram_``: products and sums of column blocks, the sums behind every linearity score.
 
-The way of a call from its arguments to a kernel::
+The path of a call from its arguments to a kernel::
 
     Moments.update_                        fastprobe/regression/moments.py
       |
@@ -9,9 +9,10 @@ The way of a call from its arguments to a kernel::
       |                                    chains.py: the definition's products of rows, in short chains
       v
     choice of a backend                    fastprobe/ops/_dispatch/operation.py: the first of cuda, triton, cpu and
-      |                                    torch that does not refuse. Each backend file below has one predicate that
-      |                                    refuses. They share layout.py (devices and strides) and trial.py (a GPU
-      |                                    kernel must agree with torch before it is chosen)
+      |                                    torch that does not refuse and is not passed over. Each backend file below
+      |                                    has the predicate ``_refuses``; triton.py also has ``_passed_over``. They
+      |                                    share layout.py (devices and strides) and trial.py (a GPU kernel must agree
+      |                                    with torch before it is chosen)
       |
       +-- cuda.py: launch_gram             cuda_launches.py: slabs, tiles, planes and the launches of one call
       |     |                              kernels/_slots.py: rows in the order of their folds
@@ -40,7 +41,7 @@ The way of a call from its arguments to a kernel::
       |
       +-- api.py: the definition           where no kernel takes the arguments
 
-A new backend is one file here, with a predicate and a ``launch_gram`` that ``gram_.register`` adds, imported below.
+A new backend is one file here, imported below, with ``_refuses`` and a ``launch_gram`` that ``gram_.register`` adds.
 
 Tests::
 

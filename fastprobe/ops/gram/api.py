@@ -75,8 +75,10 @@ def _check_block(b: int, block: Block, n: int) -> None:
             f"gram_: blocks[{b}].rows must be ({n}, D) floating to match fold, got {tuple(rows.shape)} {rows.dtype}"
         )
     width = rows.shape[1:]
-    if origin.shape != width:
-        raise ShapeError(f"gram_: blocks[{b}].origin must be {tuple(width)}, got {tuple(origin.shape)}")
+    if origin.shape != width or origin.dtype != torch.float64:
+        raise ShapeError(
+            f"gram_: blocks[{b}].origin must be ({width[0]},) float64, got {tuple(origin.shape)} {origin.dtype}"
+        )
     for name, total in zip(("sum", "square"), totals, strict=True):
         if total is not None and (total.shape[1:] != width or total.dtype != torch.float64):
             raise ShapeError(
@@ -97,8 +99,9 @@ def gram_(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, exact
     rows are summed in float32 over at most ``FLUSH`` rows, and everything else in float64. With ``exact``, or beside a
     block of float64 rows, all rows are widened to float64 first.
 
-    An origin should be near the mean of a column whose mean is many standard deviations from zero: float32 then holds
-    the digits that vary. It should be zero for other columns. Rows about zero are not copied.
+    Set an origin near the mean of each column whose mean is many standard deviations from zero, and to zero in other
+    columns. Float32 then holds the digits that vary. Example: for values of 1000.0 to 1000.9 an origin of 1000 leaves
+    0.0 to 0.9 to be multiplied. Rows about zero are not copied.
 
     Args:
         blocks: the column blocks, each with N rows.
@@ -107,7 +110,7 @@ def gram_(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, exact
         exact: for audits: multiply in float64 whatever the dtype of the rows.
 
     Raises:
-        ShapeError: an argument does not match the rows or ``fold``.
+        ShapeError: the shape or dtype of an argument is wrong.
     """
     wide = torch.float64 if in_float64(blocks, exact) else torch.float32
     dtypes, memory = {block.rows.dtype for block in blocks}, [Scratch(fold.device) for _ in blocks]

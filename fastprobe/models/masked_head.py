@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastprobe.models.bert_families import BERT_FAMILIES
 from fastprobe.models.forwards import replaced_forwards
-from fastprobe.models.unpadded.refusals import FAMILIES
 
 _HEADS = {"Electra": "generator_predictions", "Bert": "cls.predictions"}
 """Family -> path of the head in the model; ``lm_head`` in the other families."""
@@ -23,7 +23,7 @@ class MaskedHead:
     @classmethod
     def of(cls, model: Any) -> MaskedHead | None:
         """Return the head of a model, or ``None`` if its class is not known here."""
-        family = FAMILIES.get(type(model).__module__, "")
+        family = BERT_FAMILIES.get(type(model).__module__, "")
         if not family or type(model).__name__ != f"{family}ForMaskedLM":
             return None
         head, decoder = _HEADS.get(family, "lm_head"), model.get_output_embeddings()
