@@ -4,6 +4,7 @@ The blocks run as they stand, except for what the tables below put in place of l
 """
 
 import functools
+import importlib
 import json
 import re
 import shlex
@@ -257,6 +258,21 @@ def test_every_command_is_documented():
 
     for command in typer.main.get_command(app.app).commands:
         assert f"fastprobe {command}" in text
+
+
+def test_the_table_of_commands_has_every_command_with_its_function_and_room():
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| command \| function \|[^\n]*\n\|[-|]+\n(.*?)\n\n", contents, re.MULTILINE | re.DOTALL)[1]
+    commands = set()
+
+    for row in table.splitlines():
+        command, function, _, room, _ = (cell.strip() for cell in row.strip("|").split("|"))
+        commands |= set(re.findall(r"fastprobe (\w+)", command))
+        if found := re.fullmatch(r"`(\w+)` in `([\w.]+)`", function):
+            assert hasattr(importlib.import_module(found[2]), found[1]), function
+        assert all(hasattr(fp, name) for name in re.findall(r"`fp\.(\w+)`", function)), function
+        assert (ROOT / "fastprobe" / room.strip("`")).is_dir(), room
+    assert commands == {*typer.main.get_command(app.app).commands}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
