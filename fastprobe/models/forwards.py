@@ -79,13 +79,20 @@ _RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
 
 def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Run a layer once, without its cache so that the cache does not change, and return whether it returns a tuple."""
+    args, kwargs = without_caches((args, kwargs))
+    with torch.no_grad():
+        found = forward(*args, **kwargs)
+    return isinstance(found, tuple)
 
-    def without_cache(value: Any) -> Any:
+
+def without_caches(call: Call) -> Call:
+    """Return the arguments of a layer with ``None`` for each key-value cache."""
+
+    def kept(value: Any) -> Any:
         return None if hasattr(value, "get_seq_length") else value
 
-    with torch.no_grad():
-        found = forward(*map(without_cache, args), **{key: without_cache(value) for key, value in kwargs.items()})
-    return isinstance(found, tuple)
+    args, kwargs = call
+    return tuple(map(kept, args)), {key: kept(value) for key, value in kwargs.items()}
 
 
 def output_for(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any], state: Tensor) -> Any:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import body_of, first_tensor, without_cache
-from fastprobe.models.forwards import Call, output_for, replaced_layers
+from fastprobe.models.calling import body_of, cache_options, first_tensor, without_cache
+from fastprobe.models.forwards import Call, output_for, replaced_layers, without_caches
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.sublayers import run_sublayer
 from fastprobe.models.unpadded.head import MaskedHead
@@ -58,17 +58,28 @@ class LayerStack:
             UnsupportedModelError: a forward pass does not run every layer once.
         """
         body = body_of(model)
-        batch = {**batch, **without_cache(body)}
+        batch = {**{key: value for key, value in batch.items() if key != "use_cache"}, **without_cache(body)}
         calls: list[Call] = []
         states: list[Tensor] = []
 
         def store(layer: int, state: Tensor, call: Call) -> Tensor:
             states.append(state)
-            calls.append(call)
+            calls.append(without_caches(call))
             return state
 
         with replaced_layers(points.layers, store):
-            body(**batch)
+            *options, last = cache_options(body)
+            for option in options:
+                try:
+                    body(**batch | option)
+                    break
+                except TypeError as error:
+                    if "use_cache" not in str(error):
+                        raise
+                calls.clear()
+                states.clear()
+            else:
+                body(**batch | last)
         if len(states) != len(points.layers):
             raise UnsupportedModelError(
                 f"{type(model).__name__}: each layer must run once in a forward pass, but {len(states)} layers ran and "

@@ -12,6 +12,7 @@ from fastprobe.data.batches import select
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import without_labels
 from fastprobe.models.identities import TOLERANCE, why_not_finite
+from fastprobe.models.memoryless import check_memoryless, states_of
 from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import stack_for
@@ -33,7 +34,8 @@ def check_stack(
         edited: some steps are edited layers. These edits need the model's own layers.
 
     Raises:
-        UnsupportedModelError: the layers, run one after another, do not give the model's output.
+        UnsupportedModelError: the layers, run one after another, do not give the model's output, or a layer gives
+            another output when it runs again.
         InputError: the batch has no token.
     """
     present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
@@ -44,11 +46,10 @@ def check_stack(
     if not reason:
         return make, "encoder"
     stack = LayerStack.record(model, points, few)
-    state = stack.stem
-    for layer in range(len(stack)):
-        state = stack.apply(layer, state)
-    found, expected = stack.head(state)[0], model(**stack.batch)[0]
     mask = few["attention_mask"].bool()
+    states = states_of(stack)
+    check_memoryless(stack, states, mask)
+    found, expected = stack.head(states[-1])[0], model(**stack.batch)[0]
     error = float((found - expected)[mask].norm() / expected[mask].norm())
     if math.isnan(error):
         raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
