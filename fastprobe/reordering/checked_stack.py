@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -58,4 +59,4 @@ def check_stack(
             f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of its "
             "norm; the model does something between its layers that fastprobe does not know"
         )
-    return make, f"modules of the model ({reason})"
+    return partial(make, checked={}), f"modules of the model ({reason})"
