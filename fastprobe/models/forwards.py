@@ -60,12 +60,13 @@ def intercepted_layers(
             with as_is(index) as unchanged:
                 if unchanged:
                     return original(*args, **kwargs)
-            if type(layer) not in _RETURNS_TUPLE:
-                _RETURNS_TUPLE[type(layer)] = _returns_tuple(original, args, kwargs)
+            if type(layer) not in _EXTRAS:
+                _EXTRAS[type(layer)] = _extras(original, args, kwargs)
+            extras = _EXTRAS[type(layer)]
             state = first_input(args, kwargs)
             others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
             out = run(index, state, (args[1:], others))
-            return (out,) if _RETURNS_TUPLE[type(layer)] else out
+            return out if extras is None else (out, *[None] * extras)
 
         return forward
 
@@ -73,16 +74,19 @@ def intercepted_layers(
         yield
 
 
-_RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
-"""Class of a layer -> whether it returns a tuple, as in Transformers 4. Measured, as versions and families differ."""
+_EXTRAS: dict[type[nn.Module], int | None] = {}
+"""Class of a layer -> number of values that it returns after the hidden states; ``None`` if it returns a tensor.
+
+Measured, as versions and families differ.
+"""
 
 
-def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Run a layer once, without its cache so that the cache does not change, and return whether it returns a tuple."""
+def _extras(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Run a layer once, without its cache so that the cache does not change, and count the extra values it returns."""
     args, kwargs = without_caches((args, kwargs))
     with torch.no_grad():
         found = forward(*args, **kwargs)
-    return isinstance(found, tuple)
+    return None if isinstance(found, Tensor) else len(found) - 1
 
 
 def without_caches(call: Call) -> Call:

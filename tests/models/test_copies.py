@@ -9,6 +9,7 @@ from torch import nn
 
 import fastprobe as fp
 from fastprobe import orders
+from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Parallel
@@ -185,3 +186,52 @@ def test_orders_of_one_sequence_a_batch_are_those_of_separate_runs(family):
     for order, row in zip(swaps, rows[1:], strict=True):
         alone = fp.commutativity(model, batches, [order], progress=False).rows[1]
         assert row["relative_l2"] == pytest.approx(alone["relative_l2"], rel=1e-4), row["name"]
+
+
+def test_a_head_that_accepts_only_whole_batches_gets_them():
+    model, batches = any_model("bigcode"), tiny_batches(sequences=8, batch_size=4, shortest=14)
+    labelled = [batch | {"labels": batch["input_ids"]} for batch in batches]
+
+    row = fp.commutativity(model, labelled, [(0, 2, 1)], progress=False).rows[0]
+
+    with torch.no_grad():
+        expected = sum(float(model(**batch).loss) for batch in labelled) / len(labelled)
+    assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_head_that_depends_on_the_place_of_a_token_is_refused():
+    model = tiny_model("gpt2")
+    model.lm_head.register_forward_hook(lambda module, args, logits: logits.cumsum(1))
+
+    with pytest.raises(UnsupportedModelError, match=r"the logits of a token change by .* when it moves"):
+        fp.commutativity(model, tiny_batches(), [(0, 2, 1)], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "options"),
+    [("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", {}), ("DebertaModel", "DebertaConfig", {"vocab_size": 100})],
+)
+def test_layers_that_return_lists_or_several_values_run_in_other_orders(model, config, options):
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, **options}
+    made = getattr(transformers, model)(getattr(transformers, config)(**size)).eval()
+
+    row = fp.commutativity(made, tiny_batches(), [(0, 2, 1)], progress=False).rows[1]
+
+    assert row["relative_l2"] > 0
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 14, 8), (2, 16, 8)])
+def test_states_of_another_shape_than_the_batch_are_refused(shape, monkeypatch):
+    model = tiny_model("gpt2")
+    record = LayerStack.record
+
+    def other(*args, **kwargs):
+        stack = record(*args, **kwargs)
+        stack.stem = torch.zeros(shape)
+        return stack
+
+    monkeypatch.setattr(LayerStack, "record", other)
+
+    with pytest.raises(UnsupportedModelError, match="its layers receive states of shape"):
+        fp.commutativity(model, tiny_batches(), [(0, 2, 1)], progress=False)
