@@ -54,7 +54,7 @@ def pattern_of(value: Any, batch: int) -> Hashable | None:
 
 
 def _is_by_sequence(value: Tensor, batch: int) -> bool:
-    """Return whether a tensor has one entry a sequence. For a batch of one, nobody can tell, and it is broadcast."""
+    """Return whether a tensor has one entry a sequence. Batches of one give no evidence; their tensors broadcast."""
     return value.ndim > 0 and len(value) == batch > 1
 
 
