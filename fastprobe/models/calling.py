@@ -17,12 +17,18 @@ class StopForward(BaseException):
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode for the block and restore the mode of every module on exit."""
+    """Put a model in evaluation mode, with ``use_cache`` off in its configurations, and restore both on exit."""
     training = [module for module in model.modules() if module.training]
+    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    cached = [config for config in configs if getattr(config, "use_cache", False) is True]
     model.eval()
+    for config in cached:
+        config.use_cache = False
     try:
         yield
     finally:
+        for config in cached:
+            config.use_cache = True
         for module in training:  # one by one, because a model in training mode may hold modules in evaluation mode
             module.training = True
 
@@ -46,6 +52,19 @@ def has_language_head(model: nn.Module) -> bool:
 def without_cache(body: nn.Module) -> dict[str, bool]:
     """Return the argument that turns off the key-value cache of a model, no argument for a model without cache."""
     return {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
+
+
+def cache_options(module: nn.Module) -> list[dict[str, bool]]:
+    """Return the arguments to try in turn to turn off the cache of a module, until one is accepted.
+
+    A module that hands ``**kwargs`` on may or may not accept ``use_cache`` there.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    if "use_cache" in parameters:
+        return [{"use_cache": False}]
+    hands_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    inner = (inspect.signature(other.forward).parameters for other in module.modules() if other is not module)
+    return [{"use_cache": False}, {}] if hands_on and any("use_cache" in names for names in inner) else [{}]
 
 
 def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:

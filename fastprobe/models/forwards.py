@@ -60,12 +60,13 @@ def intercepted_layers(
             with as_is(index) as unchanged:
                 if unchanged:
                     return original(*args, **kwargs)
-            if type(layer) not in _RETURNS_TUPLE:
-                _RETURNS_TUPLE[type(layer)] = _returns_tuple(original, args, kwargs)
+            if type(layer) not in _EXTRAS:
+                _EXTRAS[type(layer)] = _extras(original, args, kwargs)
+            extras = _EXTRAS[type(layer)]
             state = first_input(args, kwargs)
             others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
             out = run(index, state, (args[1:], others))
-            return (out,) if _RETURNS_TUPLE[type(layer)] else out
+            return out if extras is None else (out, *[None] * extras)
 
         return forward
 
@@ -73,19 +74,29 @@ def intercepted_layers(
         yield
 
 
-_RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
-"""Class of a layer -> whether it returns a tuple, as in Transformers 4. Measured, as versions and families differ."""
+_EXTRAS: dict[type[nn.Module], int | None] = {}
+"""Class of a layer -> number of values that it returns after the hidden states; ``None`` if it returns a tensor.
+
+Measured, as versions and families differ.
+"""
 
 
-def _returns_tuple(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Run a layer once, without its cache so that the cache does not change, and return whether it returns a tuple."""
+def _extras(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Run a layer once, without its cache so that the cache does not change, and count the extra values it returns."""
+    args, kwargs = without_caches((args, kwargs))
+    with torch.no_grad():
+        found = forward(*args, **kwargs)
+    return None if isinstance(found, Tensor) else len(found) - 1
 
-    def without_cache(value: Any) -> Any:
+
+def without_caches(call: Call) -> Call:
+    """Return the arguments of a layer with ``None`` for each key-value cache."""
+
+    def kept(value: Any) -> Any:
         return None if hasattr(value, "get_seq_length") else value
 
-    with torch.no_grad():
-        found = forward(*map(without_cache, args), **{key: without_cache(value) for key, value in kwargs.items()})
-    return isinstance(found, tuple)
+    args, kwargs = call
+    return tuple(map(kept, args)), {key: kept(value) for key, value in kwargs.items()}
 
 
 def output_for(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any], state: Tensor) -> Any:

@@ -109,3 +109,8 @@ def places_of(model: nn.Module) -> int:
     """Return the number of places in the current order of a model; without an order, its number of layers."""
     installed = _INSTALLED.get(model)
     return len(installed.steps) if installed else len(resolve(model).layers)
+
+
+def is_reordered(model: nn.Module) -> bool:
+    """Return whether a model runs its layers in an order now. Then its layers run in one forward pass only."""
+    return model in _INSTALLED

@@ -7,15 +7,18 @@ place, so a layer keeps them wherever it runs. The head is the same pass with a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import body_of, first_tensor, without_cache
-from fastprobe.models.forwards import Call, output_for, replaced_layers
+from fastprobe.models.calling import body_of, cache_options, first_tensor, without_cache
+from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequences
+from fastprobe.models.forwards import Call, output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.sublayers import run_sublayer
@@ -34,6 +37,7 @@ class LayerStack:
         stem: ``(batch, length, width)``, the state that the first layer receives.
         calls: other arguments of each layer.
         first: number of the batch's first sequence in its stream.
+        checked: findings of a run about copies side by side, which its stacks share.
     """
 
     masked_head: MaskedHead | None = None
@@ -46,50 +50,76 @@ class LayerStack:
         stem: Tensor,
         calls: Sequence[Call],
         first: int = 0,
+        checked: dict[Hashable, bool] | None = None,
     ):
         self.model, self.points, self.batch, self.stem, self.first = model, points, dict(batch), stem, first
-        self._calls = calls
+        self._calls, self._checked = calls, {} if checked is None else checked
 
     @classmethod
-    def record(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], first: int = 0) -> LayerStack:
+    def record(
+        cls,
+        model: nn.Module,
+        points: ModelPoints,
+        batch: Mapping[str, Any],
+        first: int = 0,
+        checked: dict[Hashable, bool] | None = None,
+    ) -> LayerStack:
         """Return the stack of a model on a batch, from one forward pass in which each layer returns its input.
+
+        Args:
+            model: a Hugging Face model in evaluation mode.
+            points: its resolved points.
+            batch: arguments of the model, on its device.
+            first: number of the batch's first sequence in its stream.
+            checked: findings of a run about copies side by side, which its stacks share.
 
         Raises:
             UnsupportedModelError: a forward pass does not run every layer once.
         """
         body = body_of(model)
-        batch = {**batch, **without_cache(body)}
+        batch = {**{key: value for key, value in batch.items() if key != "use_cache"}, **without_cache(body)}
         calls: list[Call] = []
         states: list[Tensor] = []
 
         def store(layer: int, state: Tensor, call: Call) -> Tensor:
             states.append(state)
-            calls.append(call)
+            calls.append(without_caches(call))
             return state
 
         with replaced_layers(points.layers, store):
-            body(**batch)
+            *options, last = cache_options(body)
+            for option in options:
+                try:
+                    body(**batch | option)
+                    break
+                except TypeError as error:
+                    if "use_cache" not in str(error):
+                        raise
+                calls.clear()
+                states.clear()
+            else:
+                body(**batch | last)
         if len(states) != len(points.layers):
             raise UnsupportedModelError(
                 f"{type(model).__name__}: each layer must run once in a forward pass, but {len(states)} layers ran and "
                 f"the model has {len(points.layers)}"
             )
-        return cls(model, points, batch, states[0], calls, first)
+        return cls(model, points, batch, states[0], calls, first, checked)
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def apply(self, step: Step, state: Tensor, copies: int = 1) -> Tensor:
         """Run one step of an order; see ``Stack.apply``."""
+        if copies > 1 and not self._may_repeat():
+            return torch.cat([self.apply(step, one) for one in state.tensor_split(copies)])
         if isinstance(step, Parallel):
             return torch.stack([self.apply(layer, state, copies) for layer in step.layers]).mean(0)
         if isinstance(step, Sublayer):
             return run_sublayer(self.points, step, state, lambda: self.apply(step.layer, state, copies))
         if not isinstance(step, int):
             return step.apply(self, state, copies)
-        args, kwargs = self._calls[step]
-        args, kwargs = self._repeated(args, copies), self._repeated(kwargs, copies)
-        return first_tensor(self.points.layers[step](state, *args, **kwargs))
+        return self._run(step, state, copies)
 
     def head(self, state: Tensor) -> Any:
         """Return the output of the model for final hidden states; see ``Stack.head``."""
@@ -107,15 +137,28 @@ class LayerStack:
         """Return the state, which is padded already."""
         return state
 
-    def _repeated(self, value: Any, copies: int) -> Any:
-        """Repeat an argument of a layer for ``copies`` states, where it has one entry a sequence."""
-        if copies == 1:
-            return value
-        if isinstance(value, Tensor):
-            batch = len(self.stem)
-            return torch.cat([value] * copies) if value.ndim and len(value) == batch > 1 else value
-        if isinstance(value, dict):
-            return {key: self._repeated(inner, copies) for key, inner in value.items()}
-        if isinstance(value, tuple):
-            return tuple(self._repeated(inner, copies) for inner in value)
-        return value
+    def _run(self, layer: int, state: Tensor, copies: int) -> Tensor:
+        """Run a layer on states side by side."""
+        args, kwargs = repeated(self._calls[layer], len(self.stem), copies)
+        return first_tensor(self.points.layers[layer](state, *args, **kwargs))
+
+    def _may_repeat(self) -> bool:
+        """Return whether copies of the batch may run side by side; checked once for each pattern of arguments."""
+        if (pattern := self._pattern) is None:
+            return False
+        if pattern not in self._checked:
+            stack = self
+            if len(self.stem) > 2:
+                few = select(self.batch, two_sequences(self.batch["attention_mask"].bool()))
+                smaller = LayerStack.record(self.model, self.points, few)
+                stack = smaller if smaller._pattern == pattern else self
+            mask = stack.batch["attention_mask"].bool()
+            self._checked[pattern] = copies_agree(stack._run, len(stack), stack.stem, mask)
+        return self._checked[pattern]
+
+    @cached_property
+    def _pattern(self) -> Hashable | None:
+        """Which arguments are repeated, ``None`` if some cannot be."""
+        batch = len(self.stem)
+        pattern = pattern_of(tuple(self._calls), batch)
+        return None if pattern is None else (batch == 1, pattern)

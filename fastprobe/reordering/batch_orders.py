@@ -21,7 +21,7 @@ class BatchOrders:
     Args:
         stack: the model on the batch.
         mask: ``(batch, length)`` bool, the tokens to compare.
-        labels: ids that an encoder should predict.
+        targets: ``(batch, length)`` int64, the id that each token should predict; see ``BatchEffects``.
         orders: all orders, the baseline first.
         missing: indices of the orders to run. The baseline runs in any case, because the others are compared with it.
         metrics: additional columns.
@@ -34,7 +34,7 @@ class BatchOrders:
         self,
         stack: Stack,
         mask: Tensor,
-        labels: Tensor | None,
+        targets: Tensor | None,
         orders: Sequence[Order],
         missing: Sequence[int],
         metrics: Mapping[str, Metric],
@@ -42,7 +42,8 @@ class BatchOrders:
         memory: int | None,
         ran: Callable[[int], None],
     ):
-        self._missing, self._effects_against = set(missing), partial(BatchEffects, stack, mask, labels, metrics=metrics)
+        self._missing = set(missing)
+        self._effects_against = partial(BatchEffects, stack, mask, targets, metrics=metrics)
         self._indices = [0, *(index for index in missing if index)]
         self._depths = DepthEffects(stack, mask) if depths else None
         if self._depths and memory is not None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastprobe.data.batches import select
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.calling import without_labels
+from fastprobe.models.calling import has_language_head, without_labels
 from fastprobe.models.identities import TOLERANCE, why_not_finite
+from fastprobe.models.layer_order import is_reordered
+from fastprobe.models.memoryless import check_memoryless, states_of
 from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import stack_for
@@ -33,7 +37,8 @@ def check_stack(
         edited: some steps are edited layers. These edits need the model's own layers.
 
     Raises:
-        UnsupportedModelError: the layers, run one after another, do not give the model's output.
+        UnsupportedModelError: the layers, run one after another, do not give the model's output, or a layer gives
+            another output when it runs again.
         InputError: the batch has no token.
     """
     present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
@@ -44,11 +49,16 @@ def check_stack(
     if not reason:
         return make, "encoder"
     stack = LayerStack.record(model, points, few)
-    state = stack.stem
-    for layer in range(len(stack)):
-        state = stack.apply(layer, state)
-    found, expected = stack.head(state)[0], model(**stack.batch)[0]
     mask = few["attention_mask"].bool()
+    if stack.stem.ndim != 3 or stack.stem.shape[:2] != mask.shape:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: its layers receive states of shape {tuple(stack.stem.shape)} for a batch of "
+            f"{tuple(mask.shape)}; orders need one state for each token, (batch, length, width)"
+        )
+    states = states_of(stack)
+    if not is_reordered(model):
+        check_memoryless(stack, states, mask)
+    found, expected = stack.head(states[-1])[0], model(**stack.batch)[0]
     error = float((found - expected)[mask].norm() / expected[mask].norm())
     if math.isnan(error):
         raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
@@ -57,4 +67,30 @@ def check_stack(
             f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of its "
             "norm; the model does something between its layers that fastprobe does not know"
         )
-    return make, f"modules of the model ({reason})"
+    if has_language_head(model):
+        _check_head(stack, states[-1][mask], found[mask], mask.shape[1])
+    return partial(make, checked={}), f"modules of the model ({reason})"
+
+
+def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int) -> None:
+    """Raise an error if logits depend on the place of a token, because only the tokens compared get logits.
+
+    A head that does not accept another number of sequences gets whole batches instead.
+
+    Args:
+        stack: the model on a few sequences.
+        tokens: ``(tokens, width)``, their final states.
+        expected: ``(tokens, vocabulary)``, their logits.
+        length: of a sequence.
+    """
+    moved = F.pad(tokens.flip(0), (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
+    try:
+        found = stack.head(moved)[0].flatten(0, 1)[: len(tokens)].flip(0)
+    except (RuntimeError, ValueError, IndexError):
+        return
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= TOLERANCE[expected.dtype]:
+        raise UnsupportedModelError(
+            f"{type(stack.model).__name__}: the logits of a token change by {error:.1e} of their norm when it moves to "
+            "another place; orders need a head that works token by token"
+        )

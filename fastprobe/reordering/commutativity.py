@@ -118,12 +118,14 @@ def commutativity(
 
     Orders with a common beginning share it: every distinct prefix runs once a batch. States are compared after the last
     layer, over tokens that are not padding. A model with a language-model head also gets loss, accuracy, KL divergence
-    and agreement with the baseline, at the tokens it predicts: the next ones for a decoder, those with ``labels`` other
-    than -100 for an encoder.
+    and agreement with the baseline, at the tokens it predicts: the next ones for a decoder, or those with ``labels``
+    other than -100. The model's own loss decides which logits belong to a label: those of the token before for a
+    decoder, those of the token itself for an encoder.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``labels``, each ``(batch, length)``; read
+            once.
         orders: orders of the layers; the baseline is added in front.
         metrics: additional columns by name: functions of a final state and the baseline's, each ``(batch, length,
             width)``, to ``(batch, length)``. Rows have the mean over tokens.
@@ -136,7 +138,8 @@ def commutativity(
 
     Raises:
         InputError: an order that the model cannot run, labels for a model without a head, or no batches.
-        UnsupportedModelError: the layers of the model cannot be found, or do not give its output one after another.
+        UnsupportedModelError: the layers of the model cannot be found, or do not give its output one after another; or
+            its loss follows no known convention for labels.
         NumericalError: a final state of the baseline is not finite. If one of another order is not, that order's
             columns are ``None``.
 

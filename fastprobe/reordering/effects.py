@@ -28,8 +28,8 @@ class BatchEffects:
     Args:
         stack: the model on the batch.
         mask: ``(batch, length)`` bool, the tokens to compare.
-        labels: ``(batch, length)`` int64, the ids to predict, -100 for none. ``None`` for a decoder, which predicts the
-            next token, and for a model without known targets.
+        targets: ``(batch, length)`` int64, the id that each token should predict, -100 for none. ``None`` for a
+            decoder, which predicts the next token, and for a model without known targets.
         baseline: the final state of the baseline.
         metrics: additional columns.
     """
@@ -38,7 +38,7 @@ class BatchEffects:
         self,
         stack: Stack,
         mask: Tensor,
-        labels: Tensor | None,
+        targets: Tensor | None,
         baseline: Tensor,
         metrics: Mapping[str, Metric],
     ):
@@ -47,7 +47,7 @@ class BatchEffects:
         self._padded_baseline = stack.padded(baseline) if metrics else baseline
         self._predictions: Predictions | None = None
         if has_language_head(stack.model):
-            at, target = _targets(stack, mask, labels)
+            at, target = _targets(stack, mask, targets)
             self._predictions = Predictions(stack, at, target, baseline)
 
     def __call__(self, state: Tensor) -> Sums:
@@ -126,11 +126,11 @@ def predicted_batches(model: Any, batches: Any, tokenizer: Any, seed: int) -> An
     return MaskedBatches(batches, tokenizer, seed)
 
 
-def _targets(stack: Stack, mask: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def _targets(stack: Stack, mask: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the tokens whose logits are compared, ``(batch, length)`` bool, and their targets; -100 for none."""
-    if labels is not None:
-        at = (labels != -100) & mask
-        return at, labels[at]
+    if targets is not None:
+        at = (targets != -100) & mask
+        return at, targets[at]
     model: Any = stack.model
     if model.can_generate():
         following = torch.full_like(stack.batch["input_ids"], -100)

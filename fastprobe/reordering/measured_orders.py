@@ -16,6 +16,7 @@ from fastprobe.orders import Order
 from fastprobe.reordering.batch_orders import BatchOrders
 from fastprobe.reordering.checked_stack import check_stack
 from fastprobe.reordering.effects import Metric, Sums, check_baseline
+from fastprobe.reordering.label_targets import LabelTargets
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.progress import OrderProgress
 
@@ -52,6 +53,7 @@ class MeasuredOrders:
         self._journal, self._progress = journal, progress
         self._device = device_of(model)
         self._make_stack: MakeStack | None = None
+        self._targets = LabelTargets(model)
         self.layer_forwards = self.sequences = 0
         self.runner = "none"
 
@@ -88,8 +90,9 @@ class MeasuredOrders:
             self._make_stack, self.runner = check_stack(self._model, self._points, batch, edited=edited)
         stack = self._make_stack(self._model, self._points, batch, self.sequences)
         self._dtype = stack.stem.dtype
+        targets = None if labels is None else self._targets(stack.batch, mask, labels)
         metrics, depths, memory = self._metrics, self._depths, self._memory
-        return BatchOrders(stack, mask, labels, self._orders, missing, metrics, depths, memory, self._ran)
+        return BatchOrders(stack, mask, targets, self._orders, missing, metrics, depths, memory, self._ran)
 
     def _ran(self, layer_forwards: int) -> None:
         """Count layer forwards and show them."""

@@ -76,11 +76,20 @@ class _SlicedScores:
 
 
 class _LogitScores:
-    """Scores from the modules after the last layer. They work token by token, so they get only the tokens compared."""
+    """Scores from the modules after the last layer.
+
+    They work token by token, so they get only the tokens compared, unless they accept only as many sequences as the
+    batch has.
+    """
 
     def __init__(self, stack: Stack, at: Tensor, target: Tensor, baseline: Tensor):
         self._stack, self._at, self._target = stack, at, target
-        self._baseline = self._log_p(baseline)
+        self._logits = self._logits_of_tokens
+        try:
+            self._baseline = self._log_p(baseline)
+        except (RuntimeError, ValueError, IndexError):
+            self._logits = self._logits_of_batch
+            self._baseline = self._log_p(baseline)
         self.baseline_top = self._baseline.argmax(1)
 
     def __call__(self, state: Tensor) -> _TokenScores:
@@ -91,10 +100,16 @@ class _LogitScores:
 
     def _log_p(self, state: Tensor) -> Tensor:
         """Return log probabilities, ``(tokens, vocabulary)`` float32."""
+        return self._logits(state).float().log_softmax(1)
+
+    def _logits_of_tokens(self, state: Tensor) -> Tensor:
         tokens, length = self._stack.rows(state, self._at), self._at.shape[1]
         # Some model families accept only sequences of the length of the forward pass that was recorded.
         sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
         config: Any = self._stack.model.config
         at_a_time = max(1, LOGITS // (length * config.vocab_size))
         logits = [self._stack.head(part).logits.flatten(0, 1) for part in sequences.split(at_a_time)]
-        return torch.cat(logits)[: len(tokens)].float().log_softmax(1)
+        return torch.cat(logits)[: len(tokens)]
+
+    def _logits_of_batch(self, state: Tensor) -> Tensor:
+        return self._stack.head(self._stack.padded(state)).logits[self._at]

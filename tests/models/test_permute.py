@@ -190,7 +190,7 @@ def test_layers_cannot_be_repeated_zero_times():
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_the_first_generation_of_a_process_uses_its_cache(family, monkeypatch):
-    monkeypatch.setattr(forwards, "_RETURNS_TUPLE", {})  # measured in the first run of a class of layers
+    monkeypatch.setattr(forwards, "_EXTRAS", {})  # measured in the first run of a class of layers
     model, prompt = tiny_model(family), torch.tensor([[5, 6, 7, 8]])
     options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
 
