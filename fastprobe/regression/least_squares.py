@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fastprobe.errors import InputError
+from fastprobe.errors import InputError, NumericalError
 from fastprobe.regression.cross_validation import Folds, HeldOut, centred_products
 from fastprobe.regression.error_bounds import r2_error_bound
 from fastprobe.regression.moments import Moments
-from fastprobe.regression.spectrum import ACCUMULATION_ERROR, Spectrum, spectra, varying
+from fastprobe.regression.spectrum import ACCUMULATION_ERROR, Spectrum, least_scatter, spectra
 from fastprobe.regression.whitening import Whitening
 
 RCOND = {"float64": 1e-12, "float32": 1e-7, "float16": 1e-7, "bfloat16": 1e-7}
@@ -146,8 +146,10 @@ class Factorisation:
         origin = moments.origin(y)
         y_mean = sums.sum(0) / n  # about the origin
         tss = squares.sum(0) - n * y_mean.square()
-        gamma = ACCUMULATION_ERROR[moments.dtype]
-        varies = varying(tss, squares.sum(0), n * (origin + y_mean).square(), gamma)
+        y_squares = squares.sum(0)
+        least = least_scatter(moments, y, y_squares, y_mean)
+        varies = tss > least
+        hidden = torch.maximum(least, tss) * (~varies & (y_squares > 0))
         tss = tss * varies
         B_f = P.new_empty(len(cross), self.whitening.rank, cross.shape[2])
         S_xy = torch.zeros_like(cross[0])
@@ -159,6 +161,10 @@ class Factorisation:
         B = B_f.sum(0)
         W = B / (1 + ridge)[:, None]
         rss = _rss(W, B, tss) * varies
+        if not rss.isfinite().all():
+            raise NumericalError(
+                f"{self.x}, {y}: products of their values overflow {moments.precision}; scale the rows or use exact"
+            )
         coef = P @ W
         return Fit(
             coef=coef,
@@ -169,7 +175,9 @@ class Factorisation:
             rss=rss,
             tss=tss,
             held_out=self.folds.fit(B_f, B, sums, squares, y_mean) if self.folds else HeldOut.none(B),
-            error_bound=r2_error_bound(self.whitening, coef, squares.sum(0), rss, tss, moments.precision),
+            error_bound=r2_error_bound(
+                self.whitening, coef, S_xy, y_squares, rss, tss, n=n, hidden=hidden, precision=moments.precision
+            ),
         )
 
     def solution(self, fit: Fit) -> Solution:

@@ -354,6 +354,8 @@ def _origin(rows: Tensor, valid: Tensor) -> Tensor:
     """
     kept = rows[valid.nonzero()[:1024, 0]].double()  # enough to tell a mean of four standard deviations
     mean = kept.mean(0)
+    if rows.dtype == torch.float64:  # the mean of equal numbers has a rounding error
+        mean = torch.where((kept == kept[0]).all(0), kept[0], mean)
     squares = kept.sub_(mean).square_()  # where they are: fresh memory would take longer than the arithmetic
     far = mean.abs() > 4 * squares.mean(0).sqrt()  # std() of a dimension that is not the last is slow
     return torch.where(far, mean.to(rows.dtype).double(), torch.zeros_like(mean))

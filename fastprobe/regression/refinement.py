@@ -131,7 +131,11 @@ def refined(
         rss=rss,
         refined=True,
         held_out=replace(fit.held_out, rss=_refined_fold_rss(source, fit, fold_residuals)),
-        error_bound=refined_r2_error_bound(whitening, coef, y_squares, rss, fit.tss, gain, moments.precision),
+        error_bound=refined_r2_error_bound(
+            whitening, coef, fit.cross_scatter, y_squares, rss, fit.tss, gain, moments.precision
+        )
+        if fit.tss.any()
+        else fit.error_bound,
     )
 
 

@@ -21,9 +21,13 @@ import torch
 from torch import Tensor
 
 from fastprobe.regression.least_squares import Factorisation, Fit
+from fastprobe.regression.whitening import Whitening
 
 MARK = 1e-3
 """Tables mark a row whose error bound exceeds this."""
+
+ENOUGH = 5
+"""Tokens over rank + 1 from which on a row is not marked for want of tokens."""
 
 COLUMNS = (
     "nonlinearity",
@@ -69,6 +73,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     r2 = r2_score(fit.rss, fit.tss)
     held_out = (fit.held_out.rss, fit.held_out.tss)
     varies = r2 is not None  # where y is constant, fit.tss is exactly 0; held-out and cross sums keep rounding errors
+    S_yy = _target_scatter(source, fit, y)
     cv = r2_cv(*held_out) if varies else None
     return {
         "nonlinearity": nonlinearity(cv),
@@ -83,14 +88,14 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "cosine_cv": None,
         "cosine_objective": None,
         "anisotropy": anisotropy(moments.units[y], int(moments.unit_counts[y])),
-        "cka": cka(S_xx, S_xy, _target_scatter(source, fit, y)) if varies and moments.has(y, y) else None,
+        "cka": cka(S_xx, S_xy, S_yy) if S_yy is not None and varies and whitening.rank else None,
         "rank": whitening.rank,
         "condition": whitening.condition,
         "error_bound": fit.error_bound,
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
-        "note": _note(n, d, fit.error_bound),
+        "note": _note(n, d, whitening, fit.error_bound),
     }
 
 
@@ -248,28 +253,47 @@ def cka(S_xx: Tensor, S_xy: Tensor, S_yy: Tensor) -> float | None:
 
         cka = |S_xy|_F^2 / (|S_xx|_F |S_yy|_F)
 
-    0 to 1. ``None`` if x or y is constant, or if the moments do not hold the Gram matrix of y.
+    0 to 1. ``None`` if x or y is constant, or if the moments do not hold the Gram matrix of y. Powers of two scale x
+    and y first, so that no square overflows or underflows. They change no digit.
 
     Args:
         S_xx: ``(d, d)``.
         S_xy: ``(d, k)``.
         S_yy: ``(k, k)``.
     """
+    a, b = _exponent(S_xx), _exponent(S_yy)  # of the scatters: those of x and y are half as large
+    S_xx, S_xy, S_yy = S_xx * 2.0 ** (-2 * a), S_xy * 2.0 ** (-a - b), S_yy * 2.0 ** (-2 * b)
     norms = S_xx.norm() * S_yy.norm()
     return float(S_xy.square().sum() / norms) if norms > 0 else None
 
 
-def _target_scatter(source: Factorisation, fit: Fit, y: str) -> Tensor:
-    """Return S_yy, (k, k), from the Gram matrix of y about its origin."""
+def _exponent(scatter: Tensor) -> int:
+    """Return half of the binary exponent of the largest entry."""
+    return max(math.frexp(float(scatter.abs().max()))[1] // 2, -500)  # 2^1000 is finite
+
+
+def _target_scatter(source: Factorisation, fit: Fit, y: str) -> Tensor | None:
+    """Return S_yy, (k, k), from the Gram matrix of y about its origin; ``None`` without one or if it underflowed."""
+    if not source.moments.has(y, y):
+        return None
     y_mean = fit.y_mean - source.moments.origin(y)
-    return source.moments.cross(y, y).sum(0) - source.n * torch.outer(y_mean, y_mean)
+    S_yy = source.moments.cross(y, y).sum(0) - source.n * torch.outer(y_mean, y_mean)
+    tss = float(fit.tss.sum())
+    return S_yy if abs(float(S_yy.trace()) - tss) <= 1e-3 * tss else None
 
 
-def _note(n: int, d: int, error_bound: float) -> str:
+def _note(n: int, d: int, whitening: Whitening, error_bound: float) -> str:
     """Return a warning for the reader of a row; empty for a sound row."""
-    notes = []
+    notes, r = [], whitening.rank
     if n <= d + 1:
         notes.append(f"{n} tokens for {d} columns: any map fits them, only r2_cv and nonlinearity mean anything")
+    elif n < ENOUGH * (r + 1):
+        notes.append(
+            f"{n} tokens for {r} directions of x: r2 of pure noise would be {r / (n - 1):.2f}, and r2_cv is too low; "
+            f"at least {ENOUGH * (r + 1)} tokens would do"
+        )
+    if error_bound > MARK and (unresolved := int(whitening.spectrum.unresolved.sum())):
+        notes.append(f"{unresolved} columns of x vary too little to be told from constant ones and are left out")
     if error_bound > MARK:
         notes.append(
             f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --score-sequences all, "

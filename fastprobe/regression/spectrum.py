@@ -22,6 +22,12 @@ from fastprobe.regression.moments import Moments
 ACCUMULATION_ERROR = {"float64": 1e-14, "float32": 1e-6, "float16": 1e-6, "bfloat16": 1e-6}
 """Largest error of a Gram entry over sqrt(G_ii G_jj), by the dtype of the rows (tests/ops/gram/test_gram.py)."""
 
+ROW_ERROR = {"float64": 2.0**-51, "float32": 2.0**-22, "float16": 2.0**-22, "bfloat16": 2.0**-22}
+"""Standard deviation over the mean of a column that holds one number up to rounding errors, by the dtype of the rows.
+
+Two units in the last place. 16-bit rows that differ at all differ by far more.
+"""
+
 MEMORY = 2**29
 """Bytes of the matrices that one call decomposes."""
 
@@ -33,7 +39,8 @@ class Spectrum:
     mean: Tensor  # (d,) about the origin of the moments
     scatter: Tensor  # S, (d, d)
     norms: Tensor  # (d,) of the columns about the origin
-    scale: Tensor  # (d,) square root of diag(S); 1 for a constant column
+    scale: Tensor  # (d,) square root of diag(S); 1 for a column that is left out
+    unresolved: Tensor  # (d,) bool: columns left out that are not constant, for all that the sums can tell
     eigenvalues: Tensor  # (d,), ascending
     vectors: Tensor  # V, (d, d), one eigenvector a column
 
@@ -76,31 +83,40 @@ def decompose(moments: Moments, sources: Iterable[str]) -> list[Spectrum]:
     return [Spectrum(*rest, *found) for (_, *rest), *found in zip(begun, values, vectors, strict=True)]
 
 
-def _equilibrated(moments: Moments, x: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the equilibrated scatter, then mean, scatter, norms and scale."""
+def _equilibrated(moments: Moments, x: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the equilibrated scatter, then mean, scatter, norms, scale and unresolved columns."""
     n = moments.counts.sum()
     if n < 2:
         raise NumericalError(f"{x}: must have at least 2 tokens for a fit, got {int(n)}; add rows")
     mean, gram = moments.sum(x).sum(0) / n, moments.cross(x, x).sum(0)
     scatter = gram - n * torch.outer(mean, mean)
-    diagonal, squares = scatter.diagonal(), gram.diagonal()
-    gamma = ACCUMULATION_ERROR[moments.dtype]
-    varies = varying(diagonal, squares, n * (moments.origin(x) + mean).square(), gamma)
+    diagonal, products, squares = scatter.diagonal(), gram.diagonal(), moments.square(x).sum(0)
+    if not products.isfinite().all():
+        raise NumericalError(
+            f"{x}: the squares of its values overflow {moments.precision}; scale the rows or use exact"
+        )
+    # Sums of squares do not underflow, float32 products below 1e-38 do.
+    held = (products - squares).abs() <= 0.1 * squares
+    varies = held & (diagonal > least_scatter(moments, x, products, mean))
+    unresolved = ~varies & ((squares > 0) | (mean != 0))
     scale = torch.where(varies, diagonal, torch.ones_like(diagonal)).sqrt()
-    return scatter / scale[:, None] / scale * varies * varies[:, None], mean, scatter, squares.sqrt(), scale
+    equilibrated = scatter / scale[:, None] / scale * varies * varies[:, None]
+    return equilibrated, mean, scatter, products.sqrt(), scale, unresolved
 
 
-def varying(scatter: Tensor, squares: Tensor, mean_squares: Tensor, gamma: float) -> Tensor:
-    """Return a ``(d,)`` mask of the columns that vary.
+def least_scatter(moments: Moments, block: str, squares: Tensor, mean: Tensor) -> Tensor:
+    """Return the ``(d,)`` smallest scatter that tells a column from a constant one.
 
-        scatter > max(10 gamma squares, 1e-12 (scatter + mean_squares))
+        max(10 gamma squares, ε^2 n (origin + mean)^2)
 
-    A constant column has a scatter of rounding errors only: of the sums, or of the rows themselves.
+    The first term is the error of the sums, with gamma of ``ACCUMULATION_ERROR``. The second is that of the rows, with
+    ε of ``ROW_ERROR``. A constant column has squares of 0, because its origin is its value.
 
     Args:
-        scatter: ``(d,)`` sums of squares about the mean.
+        moments: sums of the block.
+        block: name of the block.
         squares: ``(d,)`` sums of squares about the origin of the moments.
-        mean_squares: ``(d,)`` n times the square of the mean.
-        gamma: relative error of the sums.
+        mean: ``(d,)`` about the origin.
     """
-    return scatter > torch.maximum(10 * gamma * squares, 1e-12 * (scatter + mean_squares))
+    rows = (ROW_ERROR[moments.dtype] * (moments.origin(block) + mean)).square() * moments.counts.sum()
+    return torch.maximum(10 * ACCUMULATION_ERROR[moments.precision] * squares, rows)

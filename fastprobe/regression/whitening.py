@@ -40,6 +40,7 @@ class Whitening:
     ridge: Tensor  # λ, (r,)
     alpha: float
     rcond: float
+    gamma: float  # relative error of the sums
     noise: float  # of the eigenvalues, from the rounding errors of the sums
 
     @classmethod
@@ -64,7 +65,7 @@ class Whitening:
             P = P @ U
             ridge = alpha * p
         noise = 0.2 * gamma * len(scale) ** 0.5  # 0.2: few entries of a Gram have the largest error
-        return cls(spectrum, kept, L_r, P, ridge, alpha, rcond, noise)
+        return cls(spectrum, kept, L_r, P, ridge, alpha, rcond, gamma, noise)
 
     def with_alpha(self, alpha: float) -> Whitening:
         """Return the whitening for another ridge. Both must be above 0: P is the same for all of these."""

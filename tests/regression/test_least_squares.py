@@ -18,11 +18,12 @@ def fit_of(x, y, **kwargs):
     return LinearFit(x.shape[1], y.shape[1], **kwargs).update(x, y)
 
 
-def svd_r2(x, y):
+def svd_r2(x, y, rcond=1e-12):
     """Return r2 of the fit of y on x with an intercept, by a singular value decomposition in float64."""
     x, y = (rows.double() - rows.double().mean(0) for rows in (x, y))
+    x, y = x - x.mean(0), y - y.mean(0)  # the mean of large numbers has a rounding error
     basis, values, _ = torch.linalg.svd(x, full_matrices=False)
-    basis = basis[:, values > 1e-12 * values[0]]
+    basis = basis[:, values > rcond * values[0]]
     return 1 - float((y - basis @ (basis.mT @ y)).square().sum() / y.square().sum())
 
 

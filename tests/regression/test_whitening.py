@@ -21,7 +21,7 @@ def whitening_of(x, alpha=0.0):
     S = centred.mT @ centred
     scale = torch.where(S.diagonal() > 1e-9, S.diagonal(), torch.ones(len(S), dtype=S.dtype)).sqrt()
     values, vectors = torch.linalg.eigh(S / scale / scale[:, None])
-    spectrum = Spectrum(x.mean(0), S, x.norm(dim=0), scale, values, vectors)
+    spectrum = Spectrum(x.mean(0), S, x.norm(dim=0), scale, torch.zeros(len(S), dtype=torch.bool), values, vectors)
     return Whitening.of(spectrum, alpha=alpha, rcond=1e-10, gamma=1e-14)
 
 
