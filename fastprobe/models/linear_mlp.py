@@ -11,6 +11,7 @@ from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.element_weights import linear_modules
 from fastprobe.models.layouts import Layout
 from fastprobe.models.resolve import resolve
+from fastprobe.orders.order import integer
 from fastprobe.regression.least_squares import Solution
 
 
@@ -39,6 +40,7 @@ def write_linear_mlp_(model: nn.Module, layer: int, solution: Solution) -> nn.Mo
     points = resolve(model)
     if not points.has_ffn:
         raise UnsupportedModelError(f"{type(model).__name__}: it has no FFN to write a map into")
+    layer = integer(layer, "write_linear_mlp_")
     if not 0 <= layer < len(points.layers):
         raise InputError(f"write_linear_mlp_: there is no layer {layer}; the model has 0 to {len(points.layers) - 1}")
     first, second = _two_matrices(points.layers[layer], points.layout, type(model).__name__)
