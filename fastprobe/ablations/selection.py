@@ -27,7 +27,7 @@ def select_editable(elements: str | Sequence[str], available: Sequence[str]) -> 
     names = [elements] if isinstance(elements, str) else elements
     editable = ", ".join(EDITABLE)
     for name in names:
-        if name in ELEMENTS and name not in EDITABLE:
+        if isinstance(name, str) and name in ELEMENTS and name not in EDITABLE:
             raise InputError(f"elements: {name!r} has no output of its own to replace; those that have are {editable}")
     if not names:
         raise InputError(f"elements: there is nothing to ablate; name some of {editable}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,13 +15,28 @@ class StopForward(BaseException):
     """End a forward pass early. It is no ``Exception``, so no handler inside a model catches it."""
 
 
+def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run what ``torch.compile`` made of a model as plain Python inside the block.
+
+    Compiled code ignores hooks and replaced forwards. A model without compiled parts costs nothing.
+    """
+    compiled = any(
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+        for module in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode for the block and restore the mode of every module on exit."""
+    """Run a model in evaluation mode and uncompiled inside the block, and restore the mode of every module on exit."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield
+        with uncompiled(model):
+            yield
     finally:
         for module in training:  # one by one, because a model in training mode may hold modules in evaluation mode
             module.training = True

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastprobe.errors import InputError
-from fastprobe.orders.order import integer, integers, iterable
+from fastprobe.orders.order import in_one_line, integer, integers, iterable
 
 POINTS = (
     "resid_pre",
@@ -100,8 +100,8 @@ def select_elements(names: Sequence[str] | None, available: Sequence[str]) -> li
     if names is None:
         return list(available)
     for name in iterable(names, "elements", "names"):
-        if name not in ELEMENTS:
-            raise InputError(f"elements: unknown element {name!r}; the elements are {', '.join(ELEMENTS)}")
+        if not isinstance(name, str) or name not in ELEMENTS:
+            raise InputError(f"elements: unknown element {in_one_line(name)}; the elements are {', '.join(ELEMENTS)}")
         if name not in available:
             raise InputError(f"elements: this model has no {name!r}; it has {', '.join(available)}")
     return list(dict.fromkeys(names))
@@ -113,9 +113,9 @@ def select_spans(spans: str | Iterable[tuple[int, int]] | None, depth: int) -> l
     Raises:
         InputError: a range is empty or outside a model of ``depth`` layers.
     """
-    if spans is None or spans == "none":
+    if spans is None or (isinstance(spans, str) and spans == "none"):
         return []
-    if spans == "all":
+    if isinstance(spans, str) and spans == "all":
         return [(i, j) for i in range(depth) for j in range(i + 1, depth + 1)]
     pairs = (
         [parse_range(text) for text in spans.split(",")]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.calling import first_tensor
+from fastprobe.models.calling import first_tensor, uncompiled
 from fastprobe.models.layouts import Layout
 from fastprobe.models.resolve import ModelPoints, resolve
-from fastprobe.orders.order import integer
+from fastprobe.orders.order import in_one_line, integer
 
 PARTS = ("attention", "ffn")
 
@@ -58,7 +58,8 @@ def skip_scale(
             raise InputError(f"skip_scale: there is no layer {layer}; the model has 0 to {depth - 1}")
         if not isinstance(factor, Real) or not math.isfinite(factor):
             raise InputError(
-                f"skip_scale: scale must be a finite number, got {factor!r}; 0 removes a skip connection, 1 keeps it"
+                f"skip_scale: scale must be a finite number, got {in_one_line(factor)}; 0 removes a skip "
+                "connection, 1 keeps it"
             )
     for part in parts:
         if part not in PARTS:
@@ -67,7 +68,7 @@ def skip_scale(
         raise UnsupportedModelError("skip_scale: attention and FFN of this model share one skip connection")
     if not points.has_ffn and "attention" not in parts:
         raise UnsupportedModelError("skip_scale: this model has no FFN and therefore no skip connection around one")
-    with ExitStack() as stack:
+    with uncompiled(model), ExitStack() as stack:
         for index, factor in scales.items():
             for part in parts if points.has_ffn else ["attention"]:
                 for handle in _scaled(points, points.layers[index], part, factor):

@@ -23,7 +23,7 @@ def integer(value: Any, name: str) -> int:
     try:
         return operator.index(value)
     except (TypeError, ValueError, RuntimeError):  # torch raises all three
-        raise InputError(f"{name}: must be an integer, got {_short(value)}") from None
+        raise InputError(f"{name}: must be an integer, got {in_one_line(value)}") from None
 
 
 def integers(values: Any, name: str) -> list[int]:
@@ -47,8 +47,8 @@ def iterable(values: Any, name: str, of: str) -> Iterable[Any]:
         InputError: they are not.
     """
     if isinstance(values, str | bytes) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
-        raise InputError(f"{name}: must be a list of {of}, got {_short(values)}")
-    return values  # type: ignore[no-any-return]
+        raise InputError(f"{name}: must be a list of {of}, got {in_one_line(values)}")
+    return values
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,15 @@ class Order:
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(map(_step, iterable(self.steps, "order", "layers"))))
 
+    @classmethod
+    def of(cls, steps: Order | Iterable[Step]) -> Order:
+        """Return an order as it is, and the order of other steps.
+
+        Raises:
+            InputError: the steps are not an iterable, or one is neither a layer nor another step.
+        """
+        return steps if isinstance(steps, Order) else cls(tuple(iterable(steps, "order", "layers")))
+
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
 
@@ -168,7 +177,7 @@ def wanted_of(orders: Iterable[Order | Iterable[Step]], n: int) -> list[Order]:
     """
     wanted = [identity(n)]
     for order in [orders] if isinstance(orders, Order) else iterable(orders, "orders", "orders"):
-        order = order if isinstance(order, Order) else Order(order)
+        order = Order.of(order)
         check(order, n)
         if order not in wanted:
             wanted.append(order)
@@ -192,11 +201,11 @@ def check(order: Order, n: int) -> None:
 def _step(step: Any) -> Step:
     """Return a step of an order, with an integer of any library as an ``int``."""
     if isinstance(step, Sublayer | Parallel) or hasattr(step, "apply"):
-        return step  # type: ignore[no-any-return]
+        return step
     return integer(step, "order")
 
 
-def _short(value: Any) -> str:
+def in_one_line(value: Any) -> str:
     """Return a value as one line of at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
