@@ -35,7 +35,7 @@ def permute_layers(model: nn.Module, order: Order | Iterable[Step]) -> Iterator[
         >>> with permute_layers(model, [0, 2, 1, *range(3, 12)]):  # doctest: +SKIP
         ...     model(**batch)
     """
-    steps = (order if isinstance(order, Order) else Order(order)).steps
+    steps = Order.of(order).steps
     with LayerOrder.installed(model) as installed:
         before = installed.steps
         orders.check(Order(steps), len(before))
