@@ -19,11 +19,12 @@ from fastprobe.ablations.linear_maps import fit_linear_maps
 from fastprobe.ablations.modes import Unedited
 from fastprobe.ablations.picture import picture
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
-from fastprobe.data.checks import check_repeatable, checked_mask
+from fastprobe.data.checks import check_repeatable
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
+from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, Point, parse_range, range_text
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
@@ -156,7 +157,9 @@ def ablation(
     if seed < 0:
         raise InputError(f"seed: must be 0 or more, got {seed}")
     edited = [Element(name, layer, layer + 1) for name in names for layer in sorted({i for s in sets for i in s})]
-    widths = _widths(model, points, batches)
+    check_repeatable(batches, "an ablation reads them more than once")
+    batches = ModelBatches(model, points, batches)
+    widths = _widths(model, points, batches, edited)
     fits = fit_linear_maps(model, batches, edited, folds, alpha, progress) if "linear" in modes else {}
     maps = {element: maps for element, (maps, _) in fits.items()}
     unedited = Unedited(model, points, batches, edited, widths, maps, seed)
@@ -189,14 +192,14 @@ def ablation(
     return Ablations(config, rows, {str(element): solution for element, (_, solution) in fits.items()})
 
 
-def _widths(model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]]) -> Mapping[Point, int]:
+def _widths(
+    model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], edited: Sequence[Element]
+) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
-    check_repeatable(batches, "an ablation reads them more than once")
     for batch in batches:
-        checked_mask(batch, 0)
         few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
         checked = check_points(model, points, to_device(few, device_of(model)))
-        checked.require(type(model).__name__)
+        checked.require(type(model).__name__, points.read_by(edited))
         return checked.widths
     raise InputError("batches: there are none")
 

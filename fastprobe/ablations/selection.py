@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fastprobe.errors import InputError
 from fastprobe.models.edits import EDITABLE
 from fastprobe.models.points import ELEMENTS, select_elements, select_layers
+from fastprobe.orders.order import iterable
 
 MODES = ("zero", "mean", "resample", "random_init", "linear", "identity")
 SWEEPS = ("each", "forward", "backward")
@@ -25,7 +27,7 @@ def select_editable(elements: str | Sequence[str], available: Sequence[str]) -> 
     names = [elements] if isinstance(elements, str) else elements
     editable = ", ".join(EDITABLE)
     for name in names:
-        if name in ELEMENTS and name not in EDITABLE:
+        if isinstance(name, str) and name in ELEMENTS and name not in EDITABLE:
             raise InputError(f"elements: {name!r} has no output of its own to replace; those that have are {editable}")
     if not names:
         raise InputError(f"elements: there is nothing to ablate; name some of {editable}")
@@ -65,9 +67,9 @@ def select_layer_sets(layers: str | Iterable[int] | Iterable[Iterable[int]], dep
         return [list(range(layer, depth)) for layer in range(depth)]
     if isinstance(layers, str):
         raise InputError(f"layers: {layers!r} is not one of {', '.join(SWEEPS)}, nor a set of layers")
-    asked = list(layers)
-    sets = [asked] if all(isinstance(layer, int) for layer in asked) else asked
-    chosen = [select_layers(one, depth) for one in sets]  # type: ignore[arg-type]
+    asked: list[Any] = list(iterable(layers, "layers", "layers"))
+    is_one_set = not any(isinstance(one, Iterable) and getattr(one, "ndim", 1) for one in asked)
+    chosen = [select_layers(one, depth) for one in ([asked] if is_one_set else asked)]
     if not all(chosen):
         raise InputError("layers: a set of layers is empty; name at least one layer")
     return [list(one) for one in dict.fromkeys(map(tuple, chosen))]

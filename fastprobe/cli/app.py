@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 import warnings
@@ -63,6 +64,9 @@ def main() -> None:
     """Run a command. An expected failure prints one line to standard error and sets the exit code."""
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # one line, without the line of code
     _resumable.clear()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the terminal may not have every character of a table or a file name
+            stream.reconfigure(errors="replace")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()  # no line for each retry; the last failure is an error

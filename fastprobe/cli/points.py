@@ -44,7 +44,8 @@ def _document(found: ModelPoints, checked: CheckedPoints) -> dict[str, Any]:
         name: f"{'output' if place.output else 'input'} of {place.module or 'layer'}"
         for name, place in found.places.items()
     }
-    rows = [vars(identity) | {"holds": identity.holds} for identity in checked.identities]
+    columns = ("layer", "equation", "error", "tolerance", "holds")
+    rows = [{column: getattr(identity, column) for column in columns} for identity in checked.identities]
     return {"layers": len(found.layers), "layout": found.layout.family, "points": places, "identities": rows}
 
 

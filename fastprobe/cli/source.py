@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import nn
 
 import fastprobe as fp
 from fastprobe.cli.options import Device, integer
@@ -18,6 +17,7 @@ from fastprobe.data.sources import load_text, parse_count
 from fastprobe.data.token_batches import TokenBatches, default_batch_size
 from fastprobe.errors import InputError
 from fastprobe.models.loading import load_model
+from fastprobe.models.positions import most_tokens
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,6 @@ def _check_vocabulary(model: Any, tokenizer: Any, batches: TokenBatches) -> None
 
 def _check_positions(model: Any, length: int) -> None:
     """Refuse sequences longer than a table of learned positions. Rotary positions have no limit."""
-    limit = getattr(model.config, "max_position_embeddings", None) or length
-    tables = (module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding))
-    if length > limit and limit in tables:
+    limit = most_tokens(model)
+    if limit is not None and length > limit:
         raise InputError(f"--max-seq-len: must be at most {limit}, the positions of this model, got {length}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.data.documents import rows
+from fastprobe.data.documents import checked_text, rows
 from fastprobe.data.token_batches import TokenBatches, default_batch_size
 from fastprobe.errors import InputError
 
@@ -48,7 +48,7 @@ class LabelledBatches(TokenBatches):
         self.classes: dict[str, dict[str, int]] = {}
         self._kinds: dict[str, set[type]] = {}
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
         chunk: list[dict[str, list[int]]] = []
         empty = True
         for sequence in self._labelled_sequences():
@@ -88,13 +88,14 @@ class LabelledBatches(TokenBatches):
 
     def _columns(self, row: Mapping[str, Any], place: str) -> dict[str, list[int]]:
         """Return the tokens of a row, without special tokens, and their labels."""
-        words = row.get(self.text_column)
+        words = _as_list(row.get(self.text_column))
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise InputError(
                 f"{place}: no list of words in column {self.text_column!r} (it has {', '.join(row)}); "
                 "name one with --words"
             )
-        encoded = self.tokenizer(" ".join(words), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        joined = checked_text(" ".join(words), place)
+        encoded = self.tokenizer(joined, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         word_at = [number for number, word in enumerate(words) for _ in f"{word} "]
         ids: list[int] = encoded["input_ids"]
         # The last character decides: the first one of a byte-level token may be the space before the word.
@@ -109,7 +110,7 @@ class LabelledBatches(TokenBatches):
         return columns
 
     def _labels(self, row: Mapping[str, Any], name: str, words: int, place: str) -> list[int]:
-        labels = row.get(name)
+        labels = _as_list(row.get(name))
         if not isinstance(labels, list):
             raise InputError(f"{place}: no list of labels in column {name!r} (it has {', '.join(row)}); see --labels")
         if len(labels) != words:
@@ -126,6 +127,11 @@ class LabelledBatches(TokenBatches):
             return labels
         classes = self.classes.setdefault(name, {})
         return [classes.setdefault(label, len(classes)) for label in labels]
+
+
+def _as_list(values: Any) -> Any:
+    """Return an array, as a row of a table holds it, as a list; other values as they are."""
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 def labelled_batches(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastprobe.data.batches import grouped, merge, select
 from fastprobe.errors import InputError
+from fastprobe.orders.order import integer
 
 Sequence = tuple[int, dict[str, Tensor]]
 """(fold, the arguments of the model for one sequence: tensors without their batch dimension)."""
@@ -29,6 +30,7 @@ class SequenceSample:
     """
 
     def __init__(self, size: int | None, seed: int = 0):
+        seed = integer(seed, "seed")
         if not -(2**63) <= seed < 2**63:
             raise InputError(f"seed: must be a number of 64 bits, got {seed}")
         self.size = size
@@ -49,9 +51,9 @@ class SequenceSample:
         """
         if sequences == "all":
             return cls(None, seed)
-        if not isinstance(sequences, int) or sequences < 0:
+        if isinstance(sequences, str) or (count := integer(sequences, "score_sequences")) < 0:
             raise InputError(f"score_sequences: must be a number of sequences or 'all', got {sequences!r}")
-        return cls(sequences, seed)
+        return cls(count, seed)
 
     def __len__(self) -> int:
         return len(self._heap)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastprobe.data.demo import demo_text
+from fastprobe.data.formats import check_format
 from fastprobe.errors import InputError
 
 
@@ -22,7 +23,7 @@ def load_text(files: Sequence[Path], dataset: str | None, split: str) -> tuple[A
         split: split of the dataset.
 
     Raises:
-        InputError: a file or a dataset is missing, or both are named.
+        InputError: a file or a dataset is missing, a file is not plain text, or both are named.
     """
     if files and dataset:
         raise InputError("--text and --dataset: name one of them, not both")
@@ -30,6 +31,7 @@ def load_text(files: Sequence[Path], dataset: str | None, split: str) -> tuple[A
         for path in files:
             if not path.is_file():
                 raise InputError(f"--text: {path} is not a file")
+            check_format(path)
         return list(files), {"text": [f"{path} ({path.stat().st_size} bytes)" for path in files]}
     if dataset:
         try:

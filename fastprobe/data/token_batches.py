@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fastprobe.data.batches import batch_tokens
 from fastprobe.data.documents import documents
+from fastprobe.data.unknown_tokens import known_tokens
 from fastprobe.errors import InputError
+from fastprobe.orders.order import integer
 
 
 class TokenBatches:
@@ -24,10 +26,13 @@ class TokenBatches:
         dicts of ``input_ids`` and ``attention_mask``, each ``(batch, length)`` int64.
 
     Raises:
-        InputError: a size is out of range; or, while batches are read, the text has no tokens.
+        InputError: a size is out of range; or, while batches are read, the text has no tokens or the tokenizer does not
+            know most of them.
     """
 
     def __init__(self, text: Any, tokenizer: Any, *, tokens: int, max_seq_len: int, batch_size: int, text_column: str):
+        tokens, batch_size = integer(tokens, "tokens"), integer(batch_size, "batch_size")
+        max_seq_len = integer(max_seq_len, "max_seq_len")
         if tokens < 1:
             raise InputError(f"tokens: must be 1 or more, got {tokens}")
         if batch_size < 1:
@@ -42,6 +47,9 @@ class TokenBatches:
         self.max_seq_len, self.batch_size, self.text_column = max_seq_len, batch_size, text_column
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return known_tokens(self._batches(), self.tokenizer)
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
         sequences = self._sequences()
         empty = True
         while chunk := list(itertools.islice(sequences, self.batch_size)):
@@ -89,17 +97,17 @@ def token_batches(
     """Make batches of token ids from text, a file, or a dataset.
 
     Args:
-        text: a string, a ``Path`` (``.txt`` or ``.jsonl``), a ``datasets.Dataset``, or an iterable of those and of
-            dicts with a ``text_column``. Each string is one document.
+        text: a string, a ``Path`` (``.txt`` or ``.jsonl``), a ``datasets.Dataset``, a data frame, or an iterable of
+            those and of dicts with a ``text_column``. Each string is one document.
         tokenizer: a Hugging Face tokenizer.
         tokens: stop after this many tokens, special tokens included.
         max_seq_len: longest sequence, special tokens included.
         batch_size: sequences a batch; by default :func:`default_batch_size` for a CPU.
-        text_column: the column of a ``.jsonl`` line or of a dataset's row that holds its text.
+        text_column: the column of a ``.jsonl`` line, of a dataset's row or of a data frame that holds its text.
 
     Raises:
-        InputError: a size is out of range; or, while batches are read, there is no text, a file is not UTF-8 or a row
-            has no text.
+        InputError: a size is out of range; or, while batches are read, there is no text, a file is not UTF-8, a row has
+            no text, or most tokens are the tokenizer's unknown token.
     """
     batch_size = default_batch_size(max_seq_len) if batch_size is None else batch_size
     return TokenBatches(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,9 +15,23 @@ class StopForward(BaseException):
     """End a forward pass early. It is no ``Exception``, so no handler inside a model catches it."""
 
 
+def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run what ``torch.compile`` made of a model as plain Python inside the block.
+
+    Compiled code ignores hooks and replaced forwards. A model without compiled parts costs nothing.
+    """
+    compiled = any(
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+        for module in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, with ``use_cache`` off in its configurations, and restore both on exit."""
+    """Run a model uncompiled and in evaluation mode, with ``use_cache`` off, and restore all three on exit."""
     training = [module for module in model.modules() if module.training]
     configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     cached = [config for config in configs if getattr(config, "use_cache", False) is True]
@@ -25,7 +39,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     for config in cached:
         config.use_cache = False
     try:
-        yield
+        with uncompiled(model):
+            yield
     finally:
         for config in cached:
             config.use_cache = True

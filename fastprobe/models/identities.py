@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import first_input, first_tensor
 from fastprobe.models.equations import equations_of
-from fastprobe.models.points import Point
+from fastprobe.models.points import POINTS, Point
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest relative Frobenius error of an identity, by the dtype the model computes in."""
+
+ENDS = ("resid_pre", "resid_post")
+"""Points that are the input and the output of a layer, so that they are found without its modules."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Identity:
     equation: str  # its text, like "resid_pre + attn_out = resid_mid"
     error: float
     tolerance: float
+    points: frozenset[Point] = frozenset()  # canonical points inside the layer that the equation contains
 
     @property
     def holds(self) -> bool:
@@ -44,11 +49,13 @@ class CheckedPoints:
     widths: Mapping[Point, int]
     not_finite: str = ""  # the reason why errors are NaN, where they are
 
-    def require(self, name: str) -> None:
-        """Raise unless every identity holds.
+    def require(self, name: str, needed: Collection[Point] | None = None) -> None:
+        """Raise unless every identity holds that some points depend on.
 
         Args:
             name: name of the model, for the message.
+            needed: canonical points that will be read; by default all. Inputs and outputs of layers depend on the
+                identities between neighbouring layers only.
 
         Raises:
             UnsupportedModelError: an identity does not hold, and the message names the first; or states of the model
@@ -57,11 +64,13 @@ class CheckedPoints:
         if self.not_finite:
             raise UnsupportedModelError(f"{name}: {self.not_finite}")
         for identity in self.identities:
-            if not identity.holds:
+            counts = needed is None or not identity.points or not identity.points.isdisjoint(needed)
+            if counts and not identity.holds:
+                remedy = "elements=['layer'] and spans need none of them, and " if identity.points else ""
                 raise UnsupportedModelError(
                     f"{name}: {identity.equation} fails in layer {identity.layer} (relative error "
                     f"{identity.error:.1e}, allowed {identity.tolerance:.0e}), so the points of this model cannot be "
-                    "located; `fastprobe points` lists all identities"
+                    f"located; {remedy}`fastprobe points` lists all identities"
                 )
 
 
@@ -78,9 +87,9 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     widths: dict[Point, int] = {}
     mask = batch["attention_mask"].bool()
 
-    def check(layer: int, equation: str, left: Tensor, right: Tensor) -> None:
+    def check(layer: int, equation: str, left: Tensor, right: Tensor, inside: frozenset[Point] = frozenset()) -> None:
         error = (left - right)[mask].double().norm() / right[mask].double().norm().clamp(min=1e-30)
-        identities.append(Identity(layer, equation, float(error), TOLERANCE.get(right.dtype, 1e-5)))
+        identities.append(Identity(layer, equation, float(error), TOLERANCE.get(right.dtype, 1e-5), inside))
 
     def on_layer(index: int, held: Mapping[Point, Tensor]) -> None:
         states = dict(held)  # the identities call modules whose hooks change ``held``
@@ -90,7 +99,8 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
 
         widths.update({point: tensor.shape[-1] for point, tensor in states.items()})
         for equation, left, right in equations_of(points, points.layers[index], at):
-            check(index, equation, left, right)
+            named = (points.canonical(Point(name, index)) for name in POINTS if re.search(rf"\b{name}\b", equation))
+            check(index, equation, left, right, frozenset(point for point in named if point.name not in ENDS))
 
     depth = len(points.layers)
     canonical = {points.canonical(Point(name, layer)) for name in points.places for layer in range(depth)}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastprobe import orders
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.caches import arrange_caches
+from fastprobe.models.calling import uncompiled
 from fastprobe.models.forwards import Call, intercepted_layers
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.models.stack import LayerStack
@@ -37,13 +38,13 @@ class LayerOrder:
     @contextmanager
     def installed(cls, model: nn.Module) -> Iterator[LayerOrder]:
         """Yield the order of a model, which runs its layers inside the block. Nested blocks share one order."""
-        if outer := _INSTALLED.get(model):
+        if isinstance(model, nn.Module) and (outer := _INSTALLED.get(model)):
             yield outer
             return
         points = resolve(model)
         order = _INSTALLED[model] = cls(model, points)
         try:
-            with intercepted_layers(points.layers, order._receive, order._runs_now):
+            with uncompiled(model), intercepted_layers(points.layers, order._receive, order._runs_now):
                 yield order
         finally:
             del _INSTALLED[model]
@@ -107,7 +108,7 @@ _INSTALLED: weakref.WeakKeyDictionary[nn.Module, LayerOrder] = weakref.WeakKeyDi
 
 def places_of(model: nn.Module) -> int:
     """Return the number of places in the current order of a model; without an order, its number of layers."""
-    installed = _INSTALLED.get(model)
+    installed = _INSTALLED.get(model) if isinstance(model, nn.Module) else None
     return len(installed.steps) if installed else len(resolve(model).layers)
 
 

@@ -11,6 +11,7 @@ from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.element_weights import linear_modules
 from fastprobe.models.layouts import Layout
 from fastprobe.models.resolve import resolve
+from fastprobe.orders.order import integer
 from fastprobe.regression.least_squares import Solution
 
 
@@ -39,6 +40,7 @@ def write_linear_mlp_(model: nn.Module, layer: int, solution: Solution) -> nn.Mo
     points = resolve(model)
     if not points.has_ffn:
         raise UnsupportedModelError(f"{type(model).__name__}: it has no FFN to write a map into")
+    layer = integer(layer, "write_linear_mlp_")
     if not 0 <= layer < len(points.layers):
         raise InputError(f"write_linear_mlp_: there is no layer {layer}; the model has 0 to {len(points.layers) - 1}")
     first, second = _two_matrices(points.layers[layer], points.layout, type(model).__name__)
@@ -73,9 +75,23 @@ def _two_matrices(block: nn.Module, layout: Layout, name: str) -> tuple[Any, Any
         UnsupportedModelError: the FFN has another form.
     """
     paths = [path for path in linear_modules(block, layout, "mlp") if path != layout.mlp_proj]
-    first, second = block.get_submodule(paths[0]), block.get_submodule(layout.mlp_proj)
-    if len(paths) != 1 or _weight(first).shape[1] != _weight(second).shape[0]:
+    for path in (*paths, layout.mlp_proj):
+        if changed := _changed(block, path):
+            raise UnsupportedModelError(
+                f"{name}: its FFN has {changed}, and a map can be written into plain Linear modules only; merge or "
+                "remove adapters and parametrizations, or load the model without quantisation"
+            )
+    shapes = [_weight(block.get_submodule(path)).shape for path in paths]
+    second = block.get_submodule(layout.mlp_proj)
+    hidden, width = _weight(second).shape
+    if shapes in ([(width, hidden)] * 2, [(width, 2 * hidden)]):
         raise UnsupportedModelError(f"{name}: its FFN has a gate, and a product of two linear maps of x is not linear")
+    if shapes != [(width, hidden)]:
+        seen = ", ".join(f"{path} {tuple(shape)}" for path, shape in zip(paths, shapes, strict=True)) or "nothing"
+        raise UnsupportedModelError(
+            f"{name}: its FFN must be one matrix ({width}, {hidden}) before {layout.mlp_proj}, but there is {seen}"
+        )
+    first = block.get_submodule(paths[0])
     if first.bias is None or second.bias is None:
         raise UnsupportedModelError(f"{name}: its FFN has no biases, which an affine map needs")
     attention = layout.attn_proj.split(".")[0]
@@ -91,6 +107,21 @@ def _two_matrices(block: nn.Module, layout: Layout, name: str) -> tuple[Any, Any
     if len(activations) != 1 or not torch.allclose(activations[0](z) - activations[0](-z), z, atol=1e-5):
         raise UnsupportedModelError(f"{name}: the activation of its FFN does not satisfy act(z) - act(-z) = z")
     return first, second
+
+
+def _changed(block: nn.Module, path: str) -> str:
+    """Return the path and the class of a module if its matrix is not its parameter ``weight`` alone, else ``""``."""
+    names = path.split(".")
+    for depth in range(1, len(names)):  # an adapter or a parametrization is a module around others, with a weight
+        around = ".".join(names[:depth])
+        if hasattr(block.get_submodule(around), "weight"):
+            return f"{around}, a {type(block.get_submodule(around)).__name__}"
+    module = block.get_submodule(path)
+    plain = type(module) is nn.Linear or type(module).__name__ == "Conv1D"  # of GPT-2
+    if not plain or not {"weight"} <= module._parameters.keys() <= {"weight", "bias"}:
+        return f"{path}, a {type(module).__name__} with {', '.join(module._parameters) or 'no parameters'}"
+    weight: Any = module.weight
+    return "" if weight.is_floating_point() else f"{path} of {weight.dtype}"
 
 
 def _weight(module: Any) -> Tensor:

@@ -11,10 +11,11 @@ from fastprobe import orders
 from fastprobe.errors import InputError
 from fastprobe.models.layer_order import LayerOrder, places_of
 from fastprobe.orders import Order, Parallel, Step, Sublayer
+from fastprobe.orders.order import integer, integers
 
 
 @contextmanager
-def permute_layers(model: nn.Module, order: Order | Sequence[Step]) -> Iterator[nn.Module]:
+def permute_layers(model: nn.Module, order: Order | Iterable[Step]) -> Iterator[nn.Module]:
     """Run the layers of a model in another order inside the block; repeats and omissions are allowed.
 
     A layer keeps its mask, rotary embeddings and sliding window wherever it runs. A cache has one slot for every run
@@ -34,7 +35,7 @@ def permute_layers(model: nn.Module, order: Order | Sequence[Step]) -> Iterator[
         >>> with permute_layers(model, [0, 2, 1, *range(3, 12)]):  # doctest: +SKIP
         ...     model(**batch)
     """
-    steps = order.steps if isinstance(order, Order) else tuple(order)
+    steps = Order.of(order).steps
     with LayerOrder.installed(model) as installed:
         before = installed.steps
         orders.check(Order(steps), len(before))
@@ -51,6 +52,7 @@ def swap_layers(model: nn.Module, i: int, j: int) -> AbstractContextManager[nn.M
     Raises:
         InputError: the model has no such layer.
     """
+    i, j = integers((i, j), "swap_layers")
     moved = {i: j, j: i}
     return permute_layers(model, [moved.get(layer, layer) for layer in _places(model, i, j)])
 
@@ -61,7 +63,7 @@ def skip_layers(model: nn.Module, layers: Iterable[int]) -> AbstractContextManag
     Raises:
         InputError: the model has no such layer, or none is left.
     """
-    out = set(layers)
+    out = set(integers(layers, "skip_layers"))
     return permute_layers(model, [layer for layer in _places(model, *out) if layer not in out])
 
 
@@ -71,6 +73,7 @@ def repeat_layers(model: nn.Module, start: int, stop: int, times: int = 2) -> Ab
     Raises:
         InputError: the model has no such layer, or ``times`` is below 1.
     """
+    start, stop, times = integers((start, stop, times), "repeat_layers")
     if times < 1:
         raise InputError(f"times: must be 1 or more, got {times}; skip_layers leaves layers out")
     places = _places(model, start, stop - 1)
@@ -83,6 +86,7 @@ def reverse_layers(model: nn.Module, start: int = 0, stop: int | None = None) ->
     Raises:
         InputError: the model has no such layer.
     """
+    start, stop = integer(start, "reverse_layers"), None if stop is None else integer(stop, "reverse_layers")
     places = _places(model, start, *([] if stop is None else [stop - 1]))
     stop = len(places) if stop is None else stop
     return permute_layers(model, [*places[:start], *places[start:stop][::-1], *places[stop:]])
@@ -96,6 +100,7 @@ def parallel_layers(model: nn.Module, start: int, stop: int) -> AbstractContextM
     Raises:
         InputError: the model has no such layer.
     """
+    start, stop = integers((start, stop), "parallel_layers")
     places = _places(model, start, stop - 1)
     return permute_layers(model, [*places[:start], Parallel(tuple(places[start:stop])), *places[stop:]])
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastprobe.errors import InputError
+from fastprobe.orders.order import in_one_line, integer, integers, iterable
 
 POINTS = (
     "resid_pre",
@@ -79,11 +80,11 @@ def select_layers(layers: Iterable[int] | None, depth: int) -> list[int]:
     """Return the selected layers, sorted and without duplicates; all layers for ``None``.
 
     Raises:
-        InputError: a layer is not in a model of ``depth`` layers.
+        InputError: a layer is not an integer, or not in a model of ``depth`` layers.
     """
     if layers is None:
         return list(range(depth))
-    chosen = sorted(set(layers))
+    chosen = sorted(set(integers(layers, "layers")))
     for layer in chosen:
         if not 0 <= layer < depth:
             raise InputError(f"layers: there is no layer {layer}; the model has layers 0 to {depth - 1}")
@@ -98,9 +99,9 @@ def select_elements(names: Sequence[str] | None, available: Sequence[str]) -> li
     """
     if names is None:
         return list(available)
-    for name in names:
-        if name not in ELEMENTS:
-            raise InputError(f"elements: unknown element {name!r}; the elements are {', '.join(ELEMENTS)}")
+    for name in iterable(names, "elements", "names"):
+        if not isinstance(name, str) or name not in ELEMENTS:
+            raise InputError(f"elements: unknown element {in_one_line(name)}; the elements are {', '.join(ELEMENTS)}")
         if name not in available:
             raise InputError(f"elements: this model has no {name!r}; it has {', '.join(available)}")
     return list(dict.fromkeys(names))
@@ -112,19 +113,27 @@ def select_spans(spans: str | Iterable[tuple[int, int]] | None, depth: int) -> l
     Raises:
         InputError: a range is empty or outside a model of ``depth`` layers.
     """
-    if spans is None or spans == "none":
+    if spans is None or (isinstance(spans, str) and spans == "none"):
         return []
-    if spans == "all":
+    if isinstance(spans, str) and spans == "all":
         return [(i, j) for i in range(depth) for j in range(i + 1, depth + 1)]
     pairs = (
         [parse_range(text) for text in spans.split(",")]
         if isinstance(spans, str)
-        else [(start, stop) for start, stop in spans]
+        else [_pair(pair) for pair in iterable(spans, "spans", "pairs of layers")]
     )
     for start, stop in pairs:
         if not 0 <= start < stop <= depth:
             raise InputError(f"spans: {start}-{stop} is not a range of layers with 0 <= start < stop <= {depth}")
     return list(dict.fromkeys(pairs))
+
+
+def _pair(pair: Iterable[int]) -> tuple[int, int]:
+    """Return the start and the end of a span."""
+    ends = [integer(end, "spans") for end in iterable(pair, "spans", "pairs of layers")]
+    if len(ends) != 2:
+        raise InputError(f"spans: must be pairs of start and stop, got {len(ends)} numbers")
+    return ends[0], ends[1]
 
 
 def range_text(layers: Sequence[int]) -> str:

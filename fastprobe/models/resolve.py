@@ -10,7 +10,7 @@ from torch import nn
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.layouts import LAYOUTS, Layout, layout_of
 from fastprobe.models.places import Place
-from fastprobe.models.points import ELEMENTS, POINTS, Point
+from fastprobe.models.points import ELEMENTS, POINTS, Element, Point
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class ModelPoints:
         first, second = self.sums[point.name]
         return self.canonical(Point(first, point.layer)), self.canonical(Point(second, point.layer))
 
+    def read_by(self, elements: Iterable[Element]) -> set[Point]:
+        """Return the canonical points that are read for some elements. The two parts of a sum are read."""
+        return {*self.needed_until((self.canonical(end), 0) for element in elements for end in (element.x, element.y))}
+
     def needed_until(self, uses: Iterable[tuple[Point, int]]) -> dict[Point, int]:
         """Return the points that a recorder must read for some uses, each with the last layer that needs it.
 
@@ -80,9 +84,17 @@ def resolve(model: nn.Module) -> ModelPoints:
         raise InputError(
             f"model: must be a Hugging Face model, got {model!r}; load one with transformers' AutoModel.from_pretrained"
         )
-    if getattr(model.config, "is_encoder_decoder", False):
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise InputError(f"model: must be a Hugging Face model, got a {type(model).__name__}; pass model.module")
+    if getattr(model, "config", None) is None:
+        raise InputError(
+            f"model: must be a Hugging Face model, got a {type(model).__name__} without config; load one with "
+            "transformers' AutoModel.from_pretrained"
+        )
+    if stacks := _two_stacks(model):
         raise UnsupportedModelError(
-            f"{_name(model)}: encoder-decoder models have two stacks of layers; pass one of them"
+            f"{_name(model)}: encoder-decoder models have two stacks of layers, {' and '.join(stacks)}; pass one "
+            f"of them by itself, if its layers are as in {_families()}"
         )
     layers, layout = _find_layers(model)
     if layout.post_ln:
@@ -92,14 +104,40 @@ def resolve(model: nn.Module) -> ModelPoints:
 
 def _find_layers(model: nn.Module) -> tuple[tuple[nn.Module, ...], Layout]:
     """Return the longest ``ModuleList`` whose layers have a known layout."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    found = [(tuple(layers), layout) for layers in lists if (layout := layout_of(layers))]
+    lists = [
+        tuple(getattr(layer, "_orig_mod", layer) for layer in module)  # layers that were compiled one by one
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    ]
+    found = [(layers, layout) for layers in lists if (layout := layout_of(layers))]
     if not found:
-        families = ", ".join(layout.family for layout in LAYOUTS)
+        seen = ", ".join(dict.fromkeys(type(layer).__name__ for layers in lists for layer in layers)) or "none"
         raise UnsupportedModelError(
-            f"{_name(model)}: no list of layers with a known structure was found; the structures known are {families}"
+            f"{_name(model)}: no list of layers with a known structure was found (lists are of {seen}); the structures "
+            f"known are {_families()}"
         )
     return max(found, key=lambda pair: len(pair[0]))
+
+
+def _two_stacks(model: nn.Module) -> list[str]:
+    """Return the paths of the encoder and the decoder of a model that has both, else nothing.
+
+    An encoder that was taken out of such a model has its configuration, but one stack.
+    """
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return []
+    with_layers = [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in ("encoder", "decoder")
+        and any(isinstance(inner, nn.ModuleList) and len(inner) for inner in module.modules())
+    ]
+    kinds = {name.rpartition(".")[2]: name for name in reversed(with_layers)}
+    return [kinds["encoder"], kinds["decoder"]] if len(kinds) == 2 else []
+
+
+def _families() -> str:
+    return ", ".join(layout.family for layout in LAYOUTS)
 
 
 def _post_ln_points(layers: tuple[nn.Module, ...], layout: Layout) -> ModelPoints:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.calling import first_tensor
+from fastprobe.models.calling import first_tensor, uncompiled
 from fastprobe.models.layouts import Layout
 from fastprobe.models.resolve import ModelPoints, resolve
+from fastprobe.orders.order import in_one_line, integer
 
 PARTS = ("attention", "ffn")
 
@@ -46,14 +48,18 @@ def skip_scale(
     """
     points = resolve(model)
     depth = len(points.layers)
-    scales = dict(scale) if isinstance(scale, Mapping) else dict.fromkeys(range(depth), scale)
-    parts = tuple(parts)
+    if isinstance(scale, Mapping):
+        scales = {integer(layer, "skip_scale"): factor for layer, factor in scale.items()}
+    else:
+        scales = dict.fromkeys(range(depth), scale)
+    parts = (parts,) if isinstance(parts, str) else tuple(parts)
     for layer, factor in scales.items():
         if not 0 <= layer < depth:
             raise InputError(f"skip_scale: there is no layer {layer}; the model has 0 to {depth - 1}")
-        if not isinstance(factor, int | float) or not math.isfinite(factor):
+        if not isinstance(factor, Real) or not math.isfinite(factor):
             raise InputError(
-                f"skip_scale: scale must be a finite number, got {factor!r}; 0 removes a skip connection, 1 keeps it"
+                f"skip_scale: scale must be a finite number, got {in_one_line(factor)}; 0 removes a skip "
+                "connection, 1 keeps it"
             )
     for part in parts:
         if part not in PARTS:
@@ -62,7 +68,7 @@ def skip_scale(
         raise UnsupportedModelError("skip_scale: attention and FFN of this model share one skip connection")
     if not points.has_ffn and "attention" not in parts:
         raise UnsupportedModelError("skip_scale: this model has no FFN and therefore no skip connection around one")
-    with ExitStack() as stack:
+    with uncompiled(model), ExitStack() as stack:
         for index, factor in scales.items():
             for part in parts if points.has_ffn else ["attention"]:
                 for handle in _scaled(points, points.layers[index], part, factor):

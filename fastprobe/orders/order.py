@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,12 +10,62 @@ from typing import Any, Protocol
 from fastprobe.errors import InputError
 
 
+def integer(value: Any, name: str) -> int:
+    """Return an integer of Python, NumPy or torch as an ``int``.
+
+    Args:
+        value: what a user passed.
+        name: name of the argument, for the message.
+
+    Raises:
+        InputError: the value is none.
+    """
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # torch raises all three
+        raise InputError(f"{name}: must be an integer, got {in_one_line(value)}") from None
+
+
+def integers(values: Any, name: str) -> list[int]:
+    """Return an iterable of integers of Python, NumPy or torch as a list of ``int``.
+
+    Raises:
+        InputError: it is not an iterable, or an entry is not an integer.
+    """
+    return [integer(value, name) for value in iterable(values, name, "integers")]
+
+
+def iterable(values: Any, name: str, of: str) -> Iterable[Any]:
+    """Return the values if they are an iterable that is not a string.
+
+    Args:
+        values: what a user passed.
+        name: name of the argument, for the message.
+        of: plural of what the iterable must hold, for the message.
+
+    Raises:
+        InputError: they are not.
+    """
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
+        raise InputError(f"{name}: must be a list of {of}, got {in_one_line(values)}")
+    return values
+
+
 @dataclass(frozen=True)
 class Sublayer:
-    """The attention or the FFN of a layer, each with its skip connection and norm."""
+    """The attention or the FFN of a layer, each with its skip connection and norm.
+
+    Raises:
+        InputError: the part is neither ``"attention"`` nor ``"ffn"``, or the layer is not an integer.
+    """
 
     part: str  # "attention" or "ffn"
     layer: int
+
+    def __post_init__(self) -> None:
+        if self.part not in ("attention", "ffn"):
+            raise InputError(f"part: must be 'attention' or 'ffn', got {self.part!r}")
+        object.__setattr__(self, "layer", integer(self.layer, "layer"))
 
     def __str__(self) -> str:
         return f"{self.part}.{self.layer}"
@@ -22,9 +73,18 @@ class Sublayer:
 
 @dataclass(frozen=True)
 class Parallel:
-    """Several layers on the same input state. The mean of their output states is the state after the step."""
+    """Several layers on the same input state. The mean of their output states is the state after the step.
+
+    Raises:
+        InputError: there is no layer, or one is not an integer.
+    """
 
     layers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(integers(self.layers, "layers")))
+        if not self.layers:
+            raise InputError("layers: there are none in parallel; name at least one")
 
     def __str__(self) -> str:
         return f"({'+'.join(map(str, self.layers))})"
@@ -48,7 +108,10 @@ Step = int | Sublayer | Parallel | Edited
 class Order:
     """The steps of a forward pass, first to last. A layer may occur more than once, or not at all.
 
-    Two orders are equal if their steps are equal. Names are not compared.
+    Two orders are equal if their steps are equal. Names are not compared. Integers of NumPy and torch are layers, too.
+
+    Raises:
+        InputError: a step is neither a layer nor another step.
 
     Example:
         >>> str(Order((0, 2, 1, 3), "swap 1 2"))
@@ -57,6 +120,18 @@ class Order:
 
     steps: tuple[Step, ...]
     name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(map(_step, iterable(self.steps, "order", "layers"))))
+
+    @classmethod
+    def of(cls, steps: Order | Iterable[Step]) -> Order:
+        """Return an order as it is, and the order of other steps.
+
+        Raises:
+            InputError: the steps are not an iterable, or one is neither a layer nor another step.
+        """
+        return steps if isinstance(steps, Order) else cls(tuple(iterable(steps, "order", "layers")))
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
@@ -98,11 +173,11 @@ def wanted_of(orders: Iterable[Order | Iterable[Step]], n: int) -> list[Order]:
         n: number of layers of the model.
 
     Raises:
-        InputError: a model of n layers cannot run one of the orders.
+        InputError: there is no list of orders, or a model of n layers cannot run one of them.
     """
     wanted = [identity(n)]
-    for order in orders:
-        order = order if isinstance(order, Order) else Order(tuple(order))
+    for order in [orders] if isinstance(orders, Order) else iterable(orders, "orders", "orders"):
+        order = Order.of(order)
         check(order, n)
         if order not in wanted:
             wanted.append(order)
@@ -121,3 +196,16 @@ def check(order: Order, n: int) -> None:
         for layer in layers_of(step):
             if not 0 <= layer < n:
                 raise InputError(f"order {order}: there is no layer {layer}; the model has 0 to {n - 1}")
+
+
+def _step(step: Any) -> Step:
+    """Return a step of an order, with an integer of any library as an ``int``."""
+    if isinstance(step, Sublayer | Parallel) or hasattr(step, "apply"):
+        return step
+    return integer(step, "order")
+
+
+def in_one_line(value: Any) -> str:
+    """Return a value as one line of at most 60 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

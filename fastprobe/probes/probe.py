@@ -15,6 +15,7 @@ from fastprobe.data.checks import check_repeatable
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
+from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, wanted_of
@@ -156,6 +157,7 @@ def probe(
     if folds < 0:
         raise InputError(f"folds: must be 0 or more, got {folds}")
     chosen = _select_tasks(tasks, tokenizer)
+    batches = ModelBatches(model, points, batches, labels=chosen)
     sample = SequenceSample.of(score_sequences, seed)
     method, labels = method or LeastSquares(), TokenLabels(chosen, batches, tokenizer)
     prefixes = list(dict.fromkeys(order.steps[:k] for order in wanted for k in range(1, len(order) + 1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.refinement import Refinement
 from fastprobe.regression.scores import COLUMNS, MARK, current_column, moment_columns
+
+Rows = Tensor | np.ndarray
+"""Rows of a user."""
 
 
 class LinearFit:
@@ -64,8 +68,8 @@ class LinearFit:
         self.moments = Moments.zero(plan, device)
         self._solved: tuple[Factorisation, Fit] | None = None
 
-    def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> LinearFit:
-        """Add rows.
+    def update(self, x: Rows, y: Rows, mask: Rows | None = None) -> LinearFit:
+        """Add rows. Each argument is a tensor or a NumPy array.
 
         Args:
             x: ``(N, x_dim)`` or ``(sequences, tokens, x_dim)``, any floating dtype.
@@ -87,8 +91,9 @@ class LinearFit:
 
     partial_fit = update
 
-    def _blocks(self, x: Tensor, y: Tensor, mask: Tensor | None, first: int) -> tuple[dict[str, Tensor], Tensor]:
+    def _blocks(self, x: Rows, y: Rows, mask: Rows | None, first: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return the rows of the sequences ``first``, ``first + 1``, ... as matrices, and the fold of each row."""
+        x, y, mask = _tensor(x, "x"), _tensor(y, "y"), None if mask is None else _tensor(mask, "mask")
         if x.shape[:-1] != y.shape[:-1] or x.ndim not in (2, 3) or (mask is not None and mask.shape != x.shape[:-1]):
             shapes = f"{tuple(x.shape)}, {tuple(y.shape)}" + ("" if mask is None else f", {tuple(mask.shape)}")
             raise ShapeError(f"update: x, y and mask must be (..., x_dim), (..., y_dim) and (...), got {shapes}")
@@ -97,7 +102,7 @@ class LinearFit:
             fold = torch.where(mask.bool(), fold, -1)
         return {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}, fold.flatten()
 
-    def refine(self, rows: Iterable[tuple[Tensor, ...]], *, bound: float = MARK) -> LinearFit:
+    def refine(self, rows: Iterable[tuple[Rows, ...]], *, bound: float = MARK) -> LinearFit:
         """Improve the fit by a second pass over its rows, if ``error_bound`` exceeds ``bound``.
 
         The pass sums the residuals of the rows. The fit takes one step of iterative refinement, and so does the fit
@@ -170,3 +175,18 @@ class LinearFit:
             known = ", ".join(name for name in COLUMNS if scores[name] is not None)
             raise InputError(f"column: must be one of {known} for this fit, got {column!r}")
         return value  # type: ignore[return-value]
+
+
+def _tensor(rows: Rows, name: str) -> Tensor:
+    """Return rows as a real tensor without a graph of gradients.
+
+    Raises:
+        ShapeError: they are neither a tensor nor a NumPy array of numbers.
+    """
+    if isinstance(rows, np.ndarray) and not isinstance(rows, np.ma.MaskedArray) and rows.dtype.char in "?bBhHiIlLqQefd":
+        native = rows.dtype.newbyteorder("=")
+        rows = torch.from_numpy(np.require(rows, native, ["C", "W"]))  # torch takes no other strides and byte orders
+    if not isinstance(rows, Tensor) or rows.is_complex():
+        kind = f"{rows.dtype} of a {type(rows).__name__}" if hasattr(rows, "dtype") else type(rows).__name__
+        raise ShapeError(f"update: {name} must be a real tensor or NumPy array, got {kind}; convert it first")
+    return rows.detach()

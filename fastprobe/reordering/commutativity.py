@@ -13,6 +13,7 @@ from torch import nn
 
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
+from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, parse, wanted_of
@@ -150,6 +151,7 @@ def commutativity(
     points = resolve(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
+    batches = ModelBatches(model, points, batches)
     metrics, journal = metrics or {}, journal or Journal()
     sums = EffectSums(len(wanted), metrics)
     bar = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)

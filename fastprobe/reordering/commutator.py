@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, evaluating, to_device, without_labels
+from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
+from fastprobe.orders.order import integer
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.reordering import pictures
@@ -94,8 +96,10 @@ def commutator(
     """
     points = resolve(model)
     depth = len(points.layers)
+    state = state if isinstance(state, str) else integer(state, "state")
     if state != FIRST_LAYER_INPUT and not (isinstance(state, int) and 0 <= state <= depth):
         raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
+    batches = ModelBatches(model, points, batches)
     pairs = list(itertools.combinations(range(depth), 2))
     if not pairs:
         raise InputError("commutator: a model of one layer has no two to compare; name one that has more")

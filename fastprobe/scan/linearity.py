@@ -12,6 +12,7 @@ from fastprobe.data.batches import grouped
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of
+from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.regression.least_squares import LeastSquares
@@ -90,8 +91,9 @@ def linearity(
     points, device = resolve(model), device_of(model)
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
+    batches = ModelBatches(model, points, batches)
     first, stream = _peek(batches)
-    reader = Reader.of(model, points, first)
+    reader = Reader.of(model, points, first, options.elements)
     plan = ScanPlan.of(points, reader.widths, options)
     check_memory(plan, points, reader.widths, device)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastprobe.data.batches import batch_tokens
+from fastprobe.data.batches import batch_tokens, select
 from fastprobe.errors import InputError
-from fastprobe.models.calling import device_of
+from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.identities import check_points
-from fastprobe.models.points import Point
+from fastprobe.models.points import Element, Point
 from fastprobe.models.protocols import Recorder
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import recorder_for
@@ -29,17 +29,23 @@ class Reader:
     group_tokens: int  # batches with fewer tokens are merged with the next; 0 if padding would cost something
 
     @classmethod
-    def of(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> Reader:
+    def of(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], elements: Sequence[Element]) -> Reader:
         """Check the identities of the points on two sequences of a batch, and choose the recorder.
 
+        Args:
+            model: a Hugging Face model.
+            points: its resolved points.
+            batch: the first one.
+            elements: what will be read.
+
         Raises:
-            InputError: the batch has no ids or no mask.
+            InputError: the batch has no token.
             UnsupportedModelError: an identity fails.
         """
         device = device_of(model)
         few = _first_sequences(batch, device)
         checked = check_points(model, points, few)
-        checked.require(type(model).__name__)
+        checked.require(type(model).__name__, points.read_by(elements))
         recorder, why_padded = recorder_for(model, points, few)
         if why_padded:
             return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0)
@@ -47,10 +53,8 @@ class Reader:
 
 
 def _first_sequences(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return the first two sequences of a batch, on the model's device."""
-    if "attention_mask" not in batch or "input_ids" not in batch:
-        raise InputError(f"batches: need input_ids and attention_mask, got {', '.join(map(str, batch))}")
-    for key in ("input_ids", "attention_mask"):
-        if not isinstance(batch[key], torch.Tensor):
-            raise InputError(f"batches: {key} must be a (batch, length) tensor, got a {type(batch[key]).__name__}")
-    return {k: v[:2].to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    """Return the first two sequences of a batch that have tokens, on the model's device."""
+    present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
+    if not len(present):
+        raise InputError("batches: the first one has padding only; leave such batches out")
+    return to_device(select(batch, present), device)

@@ -1,11 +1,15 @@
 """Behaviour of every command: version, errors in one line, exit codes."""
 
+import io
 import json
+import sys
 
 import huggingface_hub
 import pytest
+from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
 import fastprobe as fp
+from fastprobe import cli
 
 
 def test_version_is_printed(run):
@@ -85,3 +89,63 @@ def test_json_is_the_only_output_of_points(run, model_folder):
     document = json.loads(out)
     assert (code, err, document["layers"]) == (0, "", 2)
     assert all(row["holds"] for row in document["identities"])
+
+
+@pytest.mark.parametrize("command", ["linearity", "permute", "commutator", "ablate", "probe", "points"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_terminal_without_unicode_gets_the_result(model_folder, tmp_path, monkeypatch, command, as_json):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    sizes = [] if command == "points" else ["--tokens", "600", "--max-seq-len", "32", "--out", str(tmp_path / "ö")]
+    monkeypatch.setattr(sys, "argv", ["fastprobe", command, str(model_folder), *sizes, *["--json"] * as_json])
+
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+
+    streams[0].flush()
+    out = streams[0].buffer.getvalue().decode("ascii")
+    assert exit.value.code == 0
+    assert json.loads(out) if as_json else out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("data.csv", "text\na text\n", "a .csv file is not plain text"),
+        ("data.json", '[{"text": "a text"}]', "a .json file is not plain text"),
+        ("data.jsonl", r'{"text": "\ud83d"}', "data.jsonl, line 1: character 0 is the lone surrogate"),
+        ("data.jsonl", '{"text": null}', "data.jsonl, line 1: no text in column 'text'"),
+        ("data.txt", "ꙮ " * 500, "tokenizer: "),
+        ("data.txt", "", "text: there are no tokens in it"),
+    ],
+    ids=["csv", "json", "surrogate", "null", "unknown", "empty"],
+)
+@pytest.mark.parametrize("command", ["linearity", "permute", "commutator", "ablate", "probe"])
+def test_an_unusable_text_gets_one_line(run, model_folder, tmp_path, command, name, content, reason):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+
+    code, out, err = run(command, model_folder, "--text", tmp_path / name, "--out", tmp_path / "out", "--quiet")
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert reason in err
+
+
+@pytest.mark.parametrize("command", ["linearity", "permute"])
+def test_a_roberta_runs_its_longest_sequence_and_refuses_the_next(run, model_folder, tmp_path, command):
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    pad = tokenizer.pad_token_id
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=34, pad_token_id=pad, **size)
+    RobertaModel(config).save_pretrained(tmp_path / "roberta")
+    tokenizer.save_pretrained(tmp_path / "roberta")
+    most = 34 - pad - 1
+
+    def lines(length):
+        sizes = ("--tokens", "600", "--max-seq-len", length, "--out", tmp_path / "out", "--quiet")
+        return run(command, tmp_path / "roberta", *sizes)
+
+    assert lines(most)[0] == 0
+    code, out, err = lines(34)
+    assert (code, out) == (2, "")
+    assert err == f"fastprobe: --max-seq-len: must be at most {most}, the positions of this model, got 34\n"

@@ -70,3 +70,35 @@ def test_an_error_names_the_dtype_if_states_overflow_and_weights_are_finite():
 
     with pytest.raises(UnsupportedModelError, match="its states are NaN or infinite in float16, though its weights"):
         fp.linearity(model, tiny_batches(), progress=False)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_an_inner_identity_that_fails_matters_only_to_elements_with_its_points(family):
+    model, batches = tiny_model(family), tiny_batches()
+    points = resolve(model)
+    whole = points.layers[1].forward
+    points.layers[1].forward = lambda *args, **kwargs: whole(*args, **kwargs) * 1.001
+
+    def run(**selected):
+        return fp.linearity(model, batches, folds=0, progress=False, **selected)
+
+    for elements in (None, ["mlp"], ["ffn"]):
+        with pytest.raises(UnsupportedModelError, match=r"fails in layer 1 .*elements=\['layer'\] and spans need none"):
+            run(elements=elements)
+    row = run(elements=["layer"], layers=[1], spans="all").rows[0]
+    assert row["r2"] == pytest.approx(r2_of_layer(model, points, 1, batches), abs=1e-6)
+    assert run(elements=["mlp"], layers=[0]).rows
+    assert fp.ablation(model, batches, elements=["layer"], mode="linear", progress=False).rows
+
+
+@torch.no_grad()
+def r2_of_layer(model, points, layer, batches):
+    """Return the r2 of the map from the input of a layer to its output, from hooks on the layer itself."""
+    fit, states = fp.LinearFit(32, 32, folds=0), []
+    block = points.layers[layer]
+    with points.places["resid_pre"].read(block, states.append), points.places["resid_post"].read(block, states.append):
+        for batch in batches:
+            model(**batch)
+            fit.update(*states, batch["attention_mask"].bool())
+            states.clear()
+    return fit.score("r2")

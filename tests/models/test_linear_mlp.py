@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.prune import l1_unstructured
 from transformers import AutoModel, BertConfig, BertModel
 
 import fastprobe as fp
@@ -105,3 +107,71 @@ def test_a_refused_map_changes_no_weight(randn):
 
     for model, weight in zip((narrow, tanh), before, strict=True):
         assert torch.equal(resolve(model).layers[0].output.dense.weight, weight)
+
+
+class Adapter(torch.nn.Module):
+    """Low-rank adapter around a linear layer, with the names of PEFT."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(base_layer.in_features, 2, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(2, base_layer.out_features, bias=False)})
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+
+class Packed(torch.nn.Linear):
+    """Linear layer whose weight holds two numbers of 4 bits in a byte."""
+
+    def __init__(self, base):
+        super().__init__(base.in_features, base.out_features)
+        self.weight = torch.nn.Parameter(torch.zeros(base.weight.numel() // 2, 1, dtype=torch.uint8), False)
+
+
+def with_adapter(owner):
+    owner.dense = Adapter(owner.dense)
+
+
+def with_packed_weights(owner):
+    owner.dense = Packed(owner.dense)
+
+
+CHANGED_FFNS = {
+    "adapter": (with_adapter, "dense, a Adapter"),
+    "packed": (with_packed_weights, "dense, a Packed"),
+    "weight norm": (lambda owner: weight_norm(owner.dense), "dense, a ParametrizedLinear"),
+    "old weight norm": (lambda owner: torch.nn.utils.weight_norm(owner.dense), "dense, a Linear with bias, weight_g"),
+    "pruned": (
+        lambda owner: l1_unstructured(owner.dense, "weight", 0.5),
+        "dense, a Linear with bias, weight_orig",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("where", ["intermediate", "output"])
+@pytest.mark.parametrize("change", CHANGED_FFNS)
+def test_a_changed_ffn_is_refused_by_what_was_seen(change, where, randn):
+    model = tiny_model("bert")
+    edit, seen = CHANGED_FFNS[change]
+    edit(getattr(resolve(model).layers[1], where))
+
+    with pytest.raises(UnsupportedModelError, match=f"its FFN has {where}.{seen}.*; merge or remove") as error:
+        fp.write_linear_mlp_(model, 1, some_map(32, randn))
+
+    assert "gate" not in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_ffn_of_three_matrices_is_refused_by_their_shapes(randn):
+    model = tiny_model("bert")
+    resolve(model).layers[0].intermediate.more = torch.nn.Linear(64, 64)
+
+    with pytest.raises(UnsupportedModelError, match=r"must be one matrix \(32, 64\) before output.dense, but there is"):
+        fp.write_linear_mlp_(model, 0, some_map(32, randn))

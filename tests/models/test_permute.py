@@ -218,3 +218,49 @@ def test_layers_in_parallel_must_be_single_layers_of_the_outer_block():
         fp.parallel_layers(model, 0, 2),
     ):
         pass
+
+
+def compiled(how, model):
+    """Return a model that ``torch.compile`` has compiled in one of the ways that users know."""
+    layers = resolve(model).layers
+    if how == "model":
+        return torch.compile(model, backend="eager")
+    if how == "in place":
+        model.compile(backend="eager")
+    elif how == "forward":
+        model.forward = torch.compile(model.forward, backend="eager")
+    elif how == "each layer in place":
+        for layer in layers:
+            layer.compile(backend="eager")
+    elif how == "each layer":
+        stack = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and m[0] is layers[0])
+        for index, layer in enumerate(layers):
+            stack[index] = torch.compile(layer, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("how", ["model", "in place", "forward", "each layer in place", "each layer"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@torch.no_grad()
+def test_a_compiled_model_runs_the_order(family, how):
+    batch = tiny_batches()[0]
+    plain = tiny_model(family)
+    expected = output(moved(plain, (0, 2, 1)), batch)
+    scaled = fp.linearity(plain, [batch], elements=["layer"], progress=False).rows
+    effects = fp.commutativity(plain, [batch], [(0, 2, 1)], progress=False).rows
+
+    model = compiled(how, tiny_model(family))
+    before = output(model, batch)  # compiled before the order is known
+    with fp.permute_layers(model, (0, 2, 1)):
+        changed = output(model, batch)
+    with fp.skip_scale(model, 0.0):
+        cut = output(model, batch)
+
+    torch.testing.assert_close(changed, expected, rtol=0, atol=1e-5)
+    with fp.skip_scale(plain, 0.0):
+        torch.testing.assert_close(cut, output(plain, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(output(model, batch), before, rtol=0, atol=1e-5)
+    found = fp.linearity(model, [batch], elements=["layer"], progress=False).rows
+    assert [row["r2"] for row in found] == pytest.approx([row["r2"] for row in scaled], abs=1e-5)
+    found = fp.commutativity(model, [batch], [(0, 2, 1)], progress=False).rows
+    assert [row["relative_l2"] for row in found] == pytest.approx([row["relative_l2"] for row in effects], abs=1e-5)

@@ -69,3 +69,29 @@ def test_encoder_decoders_are_refused():
 def test_a_value_that_is_no_model_is_refused():
     with pytest.raises(InputError, match="model: must be a Hugging Face model, got 'bert'"):
         resolve("bert")
+
+
+def test_a_stack_that_was_taken_out_of_an_encoder_decoder_is_judged_by_itself():
+    config = transformers.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=50)
+    bert = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=50
+    )
+
+    with pytest.raises(UnsupportedModelError, match=r"lists are of .*T5Block.*; the structures known are") as error:
+        resolve(transformers.T5EncoderModel(config))
+
+    assert "pass one" not in str(error.value)
+    bert.is_encoder_decoder = True
+    assert len(resolve(transformers.BertModel(bert)).layers) == 2
+
+
+def test_a_refused_encoder_decoder_names_its_stacks():
+    bert = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=50
+    )
+    both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(bert, bert)
+    model = transformers.EncoderDecoderModel(both)
+
+    with pytest.raises(UnsupportedModelError, match=r"two stacks of layers, encoder and decoder"):
+        resolve(model)
+    assert len(resolve(model.encoder).layers) == 2

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -247,3 +248,62 @@ def test_the_size_of_a_fit_does_not_depend_on_the_number_of_rows(n, randn):
 
     # 5 folds of a 4x4 and a 4x3 matrix, one pooled 3x3 matrix, and vectors: under 2 kB.
     assert sum(tensor.nbytes for tensor in fit.moments.tensors().values()) < 2048
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows,
+        lambda rows: rows[::-1],
+        lambda rows: np.asfortranarray(rows),
+        lambda rows: rows.astype(">f8"),
+        lambda rows: rows.astype(np.float32),
+    ],
+    ids=["plain", "reversed", "column-major", "big-endian", "float32"],
+)
+def test_arrays_of_numpy_are_rows(pair, change, recwarn):
+    x, y = (change(rows.numpy()) for rows in pair)
+    x.flags.writeable = False
+    mask = np.arange(120) % 3 > 0
+    tensors = [torch.from_numpy(np.array(rows.astype(rows.dtype.newbyteorder("=")), order="C")) for rows in (x, y)]
+
+    fit = LinearFit(4, 3).update(x, y, mask)
+
+    same(fit, LinearFit(4, 3).update(*tensors, torch.from_numpy(mask)))
+    assert fit.refine([(x, y, mask)], bound=0).score("r2") == pytest.approx(fit.score("r2"), abs=1e-6)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        [[1.0, 2.0]],
+        None,
+        "x",
+        np.array([["a", "b"]]),
+        np.array([[1, None]], dtype=object),
+        np.ma.masked_array([[1.0, 2.0]], [[True, False]]),
+        np.array([[1j, 2]]),
+        torch.tensor([[1j, 2]]),
+        torch.tensor([[1, 2]]),
+        torch.tensor([1.0, 2.0]),
+        torch.tensor(1.0),
+    ],
+    ids=repr,
+)
+def test_other_rows_are_refused_in_one_line(x):
+    for arguments in ((x, torch.ones(1, 1)), (torch.ones(1, 2), x), (torch.ones(1, 2), torch.ones(1, 1), x)):
+        if arguments[-1] is None:
+            continue
+        with pytest.raises(ShapeError) as error:
+            LinearFit(2, 1).update(*arguments)
+
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_graph_of_gradients_is_not_kept(pair):
+    x = pair[0].clone().requires_grad_()
+
+    fit = LinearFit(4, 3).update(x, pair[1])
+
+    assert not fit.solve().coef.requires_grad

@@ -299,7 +299,7 @@ def test_no_batches_is_an_error():
 def test_ids_in_lists_are_named():
     batches = [{key: value.tolist() for key, value in batch.items()} for batch in tiny_batches()]
 
-    with pytest.raises(InputError, match=r"input_ids must be a \(batch, length\) tensor, got a list"):
+    with pytest.raises(InputError, match=r"batch 0 has no \(batch, length\) tensor 'input_ids'; it is a list"):
         fp.linearity(tiny_model("bert"), batches, progress=False)
 
 

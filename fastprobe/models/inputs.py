@@ -1,0 +1,107 @@
+"""Batches of a user, checked and completed for one model while they are read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprobe.data.checks import checked_mask
+from fastprobe.errors import InputError
+from fastprobe.models.calling import body_of
+from fastprobe.models.positions import LeftPadding, most_tokens, position_table
+from fastprobe.models.resolve import ModelPoints
+
+
+class ModelBatches:
+    """Batches that a model can run. Every verb reads the batches of its user through this class.
+
+    A batch without sequences is left out. A batch that is padded on the left gets ``position_ids`` where the model
+    needs them. All other batches stay as they are.
+
+    Args:
+        model: a Hugging Face model.
+        points: its resolved points.
+        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``.
+        labels: keys of the batches that the model does not get.
+
+    Raises:
+        InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        points: ModelPoints,
+        batches: Iterable[Mapping[str, Any]],
+        labels: Collection[str] = (),
+    ):
+        if isinstance(batches, Mapping):
+            raise InputError(f"batches: must be an iterable of dicts, got one {type(batches).__name__}; pass [batch]")
+        if isinstance(batches, str | bytes) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+            raise InputError(
+                f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
+            )
+        self._batches, self._labels = batches, {"labels", *labels}
+        self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
+        self._rows = {key: table.num_embeddings for key, table in _tables(model).items()}
+        forward = inspect.signature(body_of(model).forward).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values())
+        self._known = None if takes_all else {*forward}
+        self.tokens: int | None = getattr(batches, "tokens", None)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for number, batch in enumerate(self._batches):
+            mask = checked_mask(batch, number)
+            if not mask.numel():
+                continue
+            self._check(batch, number)
+            yield self._left.filled(batch, mask, number)
+
+    def _check(self, batch: Mapping[str, Any], number: int) -> None:
+        """Raise if the model cannot run a batch."""
+        given = {key for key, value in batch.items() if value is not None} - self._labels
+        if self._known is not None and (unknown := given - self._known):
+            raise InputError(
+                f"batches: batch {number} has {', '.join(sorted(map(str, unknown)))}, which "
+                f"{type(body_of(self._model)).__name__} does not take; leave it out"
+            )
+        for key, rows in self._rows.items():
+            ids = batch.get(key)
+            if not isinstance(ids, Tensor) or ids.is_floating_point():
+                continue
+            low, high = (int(end) for end in torch.aminmax(ids))
+            if low < 0 or high >= rows:
+                raise InputError(
+                    f"batches: {key} of batch {number} must be 0 to {rows - 1}, the rows of this model's embedding, "
+                    f"got {low if low < 0 else high}; make them with the tokenizer of this model"
+                )
+        length = self._length(batch["input_ids"])
+        if self._most is not None and batch.get("position_ids") is None and length > self._most:
+            raise InputError(
+                f"batches: batch {number} has sequences of {length} tokens, and this model has {self._most} positions; "
+                f"cut them to {self._most} (max_seq_len)"
+            )
+
+    def _length(self, ids: Tensor) -> int:
+        """Return the largest number of positions that a sequence takes."""
+        table = position_table(self._model)
+        if table is None or table.padding_idx is None or ids.shape[1] > table.num_embeddings:
+            return ids.shape[1]
+        return int((ids != table.padding_idx).sum(1).max())  # RoBERTa gives padding no position of its own
+
+
+def _tables(model: nn.Module) -> dict[str, nn.Embedding]:
+    """Return the embeddings of a model by the argument that they read."""
+    try:
+        tables: dict[str, Any] = {"input_ids": model.get_input_embeddings()}  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        tables = {}
+    for name, module in model.named_modules():
+        if name.endswith("token_type_embeddings"):
+            tables["token_type_ids"] = module
+    tables["position_ids"] = position_table(model)
+    return {key: table for key, table in tables.items() if isinstance(table, nn.Embedding)}
