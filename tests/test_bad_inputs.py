@@ -87,7 +87,7 @@ def ends_in_one_line(action):
     return found
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_runs_batches_or_refuses_them_in_one_line(verb, family):
     model = tiny_model(family)
