@@ -47,6 +47,7 @@ class ModelBatches:
             )
         self._batches, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
+        self._table = position_table(model)
         self._rows = {key: table.num_embeddings for key, table in _tables(model).items()}
         forward = inspect.signature(body_of(model).forward).parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values())
@@ -88,7 +89,7 @@ class ModelBatches:
 
     def _length(self, ids: Tensor) -> int:
         """Return the largest number of positions that a sequence takes."""
-        table = position_table(self._model)
+        table = self._table
         if table is None or table.padding_idx is None or ids.shape[1] > table.num_embeddings:
             return ids.shape[1]
         return int((ids != table.padding_idx).sum(1).max())  # RoBERTa gives padding no position of its own
