@@ -17,6 +17,7 @@ from fastprobe.cli.options import (
     Json,
     LearningRate,
     Out,
+    Overwrite,
     Quiet,
     Steps,
     TrainedLayers,
@@ -64,8 +65,9 @@ def pretrain(
     seed: TrainingSeed = 0,
     device: Device = "auto",
     trainer: Trainer = None,
-    out: Out = Path("fastprobe-out"),
+    out: Out = Path("fastprobe-out/pretrain"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,6 +96,7 @@ def pretrain(
         seed=seed,
         device=device,
         resume=resume,
+        overwrite=overwrite,
         progress=not quiet,
         trainer=trainer_fields(trainer),
     )
