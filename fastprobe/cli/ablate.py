@@ -94,7 +94,7 @@ def ablate(
     )
     show(
         damage,
-        ablations_table(damage.rows),
+        ablations_table(damage.rows, damage.config["columns"]),
         origin=origin | {"device": str(loaded.device)},
         out=out,
         metric=metric,

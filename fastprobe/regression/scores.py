@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.regression.evidence import cannot_be_said, tokens_for_map
 from fastprobe.regression.least_squares import Factorisation, Fit
 
 MARK = 1e-3
@@ -86,7 +87,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
-        "note": _note(n, d, fit.error_bound),
+        "note": _note(n, d, fit.error_bound, nonlinearity(cv)),
     }
 
 
@@ -261,11 +262,11 @@ def _target_scatter(source: Factorisation, fit: Fit, y: str) -> Tensor:
     return source.moments.cross(y, y).sum(0) - source.n * torch.outer(y_mean, y_mean)
 
 
-def _note(n: int, d: int, error_bound: float) -> str:
+def _note(n: int, d: int, error_bound: float, nonlinearity: float | None) -> str:
     """Return a warning for the reader of a row; empty for a sound row."""
     notes = []
-    if n <= d + 1:
-        notes.append(f"{n} tokens for {d} columns: any map fits them, only r2_cv and nonlinearity mean anything")
+    if needed := tokens_for_map(n, d, nonlinearity):
+        notes.append(cannot_be_said(n, needed))
     if error_bound > MARK:
         notes.append(
             f"error bound over {MARK:g}: the sums cannot tell this r2 to three digits; try --score-sequences all, "

@@ -46,7 +46,8 @@ def test_marked_rows_are_counted_with_their_reason(scan):
 
     assert code == 0
     assert out.splitlines()[0].endswith("marked *")
-    assert "* 20 of 20 rows: 20 tokens for 24 columns" in err
+    assert "* 20 of 20 rows: cannot be said with 20 tokens; at least 120 would do" in err
+    assert all(line.split()[1:] == ["2", "2"] for line in out.splitlines()[1:])  # rows and marks, but no numbers
     assert "--full prints every row, marked * if one of these notes applies" in err
 
 
