@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check compile sanitize bench resources gpu
 
 demo: $(VENV)/demo
-	$(BIN)/fastprobe linearity
+	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest

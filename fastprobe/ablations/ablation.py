@@ -186,6 +186,7 @@ def ablation(
         "sweep": layers if isinstance(layers, str) else "sets",
         "sets": [range_text(layer_set) for layer_set in sets],
         "folds": folds,
+        "columns": max((len(solution.coef) for _, solution in fits.values()), default=0),  # of the linear maps
         "alpha": {str(element): solution.alpha for element, (_, solution) in fits.items()},
         "seed": seed,
     }

@@ -10,10 +10,11 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import app
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import BOTH_PARTS, Json, Out, Quiet, SkipParts, SkipScale, integer, scaled_skips
+from fastprobe.cli.options import BOTH_PARTS, Json, Out, Overwrite, Quiet, SkipParts, SkipScale, integer, scaled_skips
 from fastprobe.cli.output import show
 from fastprobe.cli.source import Source
 from fastprobe.reordering.table import pairs_table
+from fastprobe.results.kept import check_not_replaced
 from fastprobe.runtime.files import make_folder
 
 
@@ -26,11 +27,13 @@ def commutator(
     ] = "own",
     skip_scale: SkipScale = None,
     skip_parts: SkipParts = BOTH_PARTS,
-    out: Out = Path("fastprobe-out"),
+    out: Out = Path("fastprobe-out/commutator"),
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure how far each pair of layers is from commuting. Each pair runs by itself."""
+    check_not_replaced(out, fp.Commutators.kind, (f"{fp.Commutators.kind}.png",), overwrite=overwrite)
     loaded, tokenizer = source.load_model()
     batches, provenance = source.load_batches(loaded, tokenizer)
     at = state if state == "own" else integer("--state", state)

@@ -11,10 +11,11 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import VERSIONS, app, note, register_resumable
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import Alpha, Full, Json, Out, Quiet, scored_sequences
-from fastprobe.cli.scan_output import show_scan
+from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, scored_sequences
+from fastprobe.cli.scan_output import PICTURE, show_scan
 from fastprobe.cli.source import Source
 from fastprobe.models.points import ELEMENTS, parse_range
+from fastprobe.results.kept import check_not_replaced
 from fastprobe.runtime.files import make_folder
 from fastprobe.scan.checkpoint import FILE, Checkpoint
 
@@ -38,14 +39,18 @@ def linearity(
     backend: Annotated[str, typer.Option(help="auto, cuda, triton, cpu or torch.")] = "auto",
     exact: Annotated[bool, typer.Option("--exact", help="Audit: compute sums and scores in float64.")] = False,
     seed: Annotated[int, typer.Option(help="Seed that chooses the sequences for the cosine columns.")] = 0,
-    out: Out = Path("fastprobe-out"),
+    out: Out = Path("fastprobe-out/linearity"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
     full: Full = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Score how linear each element of a model is, layer by layer."""
     started = time.perf_counter()
+    check_not_replaced(
+        out, fp.LinearityScan.kind, (FILE, PICTURE), progress_file=FILE, resume=resume, overwrite=overwrite
+    )
     loaded, tokenizer = source.load_model()
     batches, provenance = source.load_batches(loaded, tokenizer)
     if resume and not quiet and not (out / FILE).exists():

@@ -17,6 +17,7 @@ BOTH_PARTS = ",".join(PARTS)
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results that --out holds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no notes.")]
 Alpha = Annotated[float, typer.Option(help="Ridge penalty.")]

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from fastprobe.cli.app import VERSIONS, note, stdout
 from fastprobe.errors import InputError
+from fastprobe.regression.evidence import cannot_be_said, tokens_for_difference, tokens_for_map
 from fastprobe.reordering.rows import HEAD_COLUMNS, STATE_COLUMNS
 from fastprobe.results.result import BY_DEPTH, Result
 
@@ -45,8 +46,8 @@ def note_few_tokens(tokens: int, columns: int) -> None:
 
     With n tokens and d columns, the held-out error of a least-squares map is d / (n - d) higher than with many tokens.
     """
-    if tokens <= columns:
-        note(f"{tokens:,} tokens: maps of {columns:,} columns fit anything to so few; read more (--tokens)")
+    if needed := tokens_for_map(tokens, columns):
+        note(f"* maps of {columns:,} columns: {cannot_be_said(tokens, needed)} (--tokens)")
     elif (excess := columns / (tokens - columns)) > FEW:
         note(
             f"{tokens:,} tokens are few for maps of {columns:,} columns: held-out errors are about {excess:.0%} higher"
@@ -91,6 +92,10 @@ def show(
         note(f"no row has {metric}, because no token was to be predicted; the picture shows {drawn} (more --tokens)")
     if lost := [row for row in result.rows if "relative_l2" in row and row["relative_l2"] is None]:
         note(f"{len(lost)} rows are empty: their states became NaN or infinite; --dtype float32 may hold them")
+    if any(row.get("relative_l2") and row.get("relative_l2_se", 0.0) is None for row in result.rows):
+        tokens = result.config["tokens"]
+        needed = tokens_for_difference(tokens, 0.0, None)
+        note(f"one sequence has no standard error: a difference {cannot_be_said(tokens, needed)} (--tokens)")
     ran, naive = result.config["layer_forwards"], result.config["layer_forwards_naive"]
     note(f"{len(result.rows)} rows from {ran} layer runs a batch; one by one they would take {naive}")
     note(f"{out}: {', '.join(['scores.json', 'scores.csv', *more_files, picture])}")

@@ -17,6 +17,7 @@ from fastprobe.cli.options import (
     Json,
     LearningRate,
     Out,
+    Overwrite,
     Quiet,
     Steps,
     TrainedLayers,
@@ -29,6 +30,7 @@ from fastprobe.cli.source import Source
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.pretraining import TrainedVariant
 from fastprobe.pretraining.variant_set import DEFAULT_VARIANTS, HELD_OUT
+from fastprobe.replication.run import check_page_not_replaced
 from fastprobe.replication.table import claims_table
 
 MODELS = "models"
@@ -68,8 +70,9 @@ def paper(
     train_batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 8,
     seed: TrainingSeed = 0,
     trainer: Trainer = None,
-    out: Out = Path("fastprobe-out"),
+    out: Out = Path("fastprobe-out/paper"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished sections in --out.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -79,6 +82,7 @@ def paper(
         raise InputError(f"--{typed[0].replace('_', '-')}: needs --train, which trains the models to compare")
     if train and source.model:
         raise InputError(f"--train: takes no model, because it trains its own; got {source.model!r}, leave one out")
+    check_page_not_replaced(out, resume=resume, overwrite=overwrite)  # before hours of training
     say: Callable[[str], None] = (lambda text: None) if quiet else note
     register_resumable(out)
     if resume and not any(out.glob("*")):
@@ -94,6 +98,7 @@ def paper(
             text_column=source.text_column,
             seed=seed,
             resume=resume,
+            overwrite=overwrite,
             progress=not quiet,
             words=source.text_argv,
             say=say,
@@ -121,6 +126,7 @@ def paper(
         words=source.argv,
         variants=trained,
         resume=resume,
+        overwrite=overwrite,
         progress=not quiet,
         say=say,
     )

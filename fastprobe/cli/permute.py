@@ -11,13 +11,24 @@ from rich.console import Group
 import fastprobe as fp
 from fastprobe.cli.app import app, register_resumable
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import BOTH_PARTS, DrawnMetric, Json, Out, Quiet, SkipParts, SkipScale, scaled_skips
+from fastprobe.cli.options import (
+    BOTH_PARTS,
+    DrawnMetric,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    SkipParts,
+    SkipScale,
+    scaled_skips,
+)
 from fastprobe.cli.output import drawn_column, show
 from fastprobe.cli.source import Source
 from fastprobe.models.calling import has_language_head
 from fastprobe.models.resolve import resolve
 from fastprobe.reordering.effects import predicted_batches
 from fastprobe.reordering.table import depths_table, orders_table
+from fastprobe.results.kept import check_not_replaced
 from fastprobe.runtime.journal import FILE as JOURNAL
 from fastprobe.runtime.journal import Journal
 
@@ -40,12 +51,21 @@ def permute(
     skip_scale: SkipScale = None,
     skip_parts: SkipParts = BOTH_PARTS,
     seed: Annotated[int, typer.Option(help="Seed that chooses the masked tokens.")] = 0,
-    out: Out = Path("fastprobe-out"),
+    out: Out = Path("fastprobe-out/permute"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished orders in --out.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the layers in other orders and measure the effect on the output."""
+    check_not_replaced(
+        out,
+        fp.OrderEffects.kind,
+        (JOURNAL, f"{fp.OrderEffects.kind}.png"),
+        progress_file=JOURNAL,
+        resume=resume,
+        overwrite=overwrite,
+    )
     loaded, tokenizer = source.load_model(head=True)
     batches, provenance = source.load_batches(loaded, tokenizer)
     depth = len(resolve(loaded).layers)

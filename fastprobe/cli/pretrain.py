@@ -17,6 +17,7 @@ from fastprobe.cli.options import (
     Json,
     LearningRate,
     Out,
+    Overwrite,
     Quiet,
     Steps,
     TrainedLayers,
@@ -30,6 +31,7 @@ from fastprobe.data.sources import parse_count
 from fastprobe.models.loading import load_tokenizer
 from fastprobe.pretraining.resume import CHECKPOINTS
 from fastprobe.pretraining.table import costs_table, losses_table
+from fastprobe.regression.evidence import NOISE, cannot_be_said, tokens_for_difference
 
 PICTURE = "pretraining.png"
 
@@ -64,8 +66,9 @@ def pretrain(
     seed: TrainingSeed = 0,
     device: Device = "auto",
     trainer: Trainer = None,
-    out: Out = Path("fastprobe-out"),
+    out: Out = Path("fastprobe-out/pretrain"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,6 +97,7 @@ def pretrain(
         seed=seed,
         device=device,
         resume=resume,
+        overwrite=overwrite,
         progress=not quiet,
         trainer=trainer_fields(trainer),
     )
@@ -111,6 +115,10 @@ def pretrain(
         loss, unigram = result.config["held_out_loss"], result.config["unigram_loss"]
         side = "below" if loss < unigram else "above"
         note(f"held-out loss {loss:.3f}, {abs(unigram - loss):.3f} {side} the unigram loss {unigram:.3f}")
-        if unigram - loss < 2 * result.rows[-1]["held_out_loss_se"]:
-            note("the model has learnt only token frequencies; more --steps or a lower --learning-rate may help")
+        error, seen = result.rows[-1]["held_out_loss_se"], result.config["held_out_tokens"]
+        if abs(unigram - loss) <= NOISE * error:
+            needed = tokens_for_difference(seen, unigram - loss, error)
+            note(f"whether the model has learnt more than frequencies {cannot_be_said(seen, needed)} (held out)")
+        if unigram - loss <= NOISE * error:
+            note("the model may have learnt only token frequencies; more --steps or a lower --learning-rate may help")
         note(f"{out}: a model and tokenizer for every command, scores.json, scores.csv, {PICTURE}")

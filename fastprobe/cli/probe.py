@@ -10,7 +10,7 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import app
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import Alpha, Json, Out, Quiet, scored_sequences
+from fastprobe.cli.options import Alpha, Json, Out, Overwrite, Quiet, scored_sequences
 from fastprobe.cli.output import note_few_tokens, show
 from fastprobe.cli.source import Source
 from fastprobe.data.labelled_batches import WORDS, LabelledBatches
@@ -18,6 +18,7 @@ from fastprobe.errors import InputError
 from fastprobe.models.resolve import resolve
 from fastprobe.probes.table import probes_table
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT
+from fastprobe.results.kept import check_not_replaced
 from fastprobe.runtime.files import make_folder
 
 COLUMNS = ("r2", "r2_cv", "accuracy", "accuracy_cv")
@@ -45,11 +46,13 @@ def probe(
     score_sequences: Annotated[str, typer.Option(help="Sequences for the accuracies: a number or all.")] = "64",
     metric: Annotated[str, typer.Option(help="Column of the table and the picture.")] = "r2_cv",
     seed: Annotated[int, typer.Option(help="Seed that chooses the sequences for the accuracies.")] = 0,
-    out: Out = Path("fastprobe-out"),
+    out: Out = Path("fastprobe-out/probe"),
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit linear probes for token properties on every state, in the baseline and in other orders."""
+    check_not_replaced(out, fp.Probes.kind, (f"{fp.Probes.kind}.png",), overwrite=overwrite)
     loaded, tokenizer = source.load_model()
     labels = list(dict.fromkeys(labels or []))
     for name in {*labels} & {*OF_IDS, *OF_TEXT}:

@@ -42,7 +42,7 @@ def show_scan(scan: fp.LinearityScan, out: Path, *, full: bool, json: bool, quie
         note(f"* {count} of {len(scan.rows)} rows: {remark}")
     if not full and not json:
         note("--full prints every row" + (", marked * if one of these notes applies" if noted else ""))
-    if scan.moments is not None:
+    if scan.moments is not None and not scan.remark:
         plan = scan.moments.plan
         note_few_tokens(scan.moments.tokens, max(plan.widths[x] for x, y in plan.pairs if x == y))
     note(f"{out}: scores.json, scores.csv, {FILE}, {PICTURE}")

@@ -37,6 +37,29 @@ def write_linear_mlp_(model: nn.Module, layer: int, solution: Solution) -> nn.Mo
         UnsupportedModelError: the model has no FFN; or the FFN is gated, has no biases, is less than twice as wide as
             the model, has another activation, or shares its weights with other layers.
     """
+    first, second = check_linear_mlp(model, layer)
+    up, down = _weight(first), _weight(second)
+    width = up.shape[0]
+    if solution.coef.shape != (width, width):
+        got = tuple(solution.coef.shape)
+        raise InputError(f"write_linear_mlp_: the map must be ({width}, {width}), the width of the FFN, got {got}")
+    for parameter in (up, first.bias, down, second.bias):
+        parameter.zero_()
+    up[:, :width].fill_diagonal_(1)
+    up[:, width : 2 * width].fill_diagonal_(-1)
+    down[:width] = solution.coef.to(down)
+    down[width : 2 * width] = -solution.coef.to(down)
+    second.bias.copy_(solution.intercept)
+    return model
+
+
+def check_linear_mlp(model: nn.Module, layer: int) -> tuple[Any, Any]:
+    """Return the two linear modules of a layer's FFN into which :func:`write_linear_mlp_` can write a map.
+
+    Raises:
+        InputError: the model has no such layer.
+        UnsupportedModelError: as for :func:`write_linear_mlp_`.
+    """
     points = resolve(model)
     if not points.has_ffn:
         raise UnsupportedModelError(f"{type(model).__name__}: it has no FFN to write a map into")
@@ -49,23 +72,12 @@ def write_linear_mlp_(model: nn.Module, layer: int, solution: Solution) -> nn.Mo
         raise UnsupportedModelError(
             f"{type(model).__name__}: its layers share their weights, so a single layer cannot be changed"
         )
-    up, down = _weight(first), _weight(second)
-    width, hidden = up.shape
-    if solution.coef.shape != (width, width):
-        got = tuple(solution.coef.shape)
-        raise InputError(f"write_linear_mlp_: the map must be ({width}, {width}), the width of the FFN, got {got}")
+    width, hidden = _weight(first).shape
     if hidden < 2 * width:
         raise UnsupportedModelError(
             f"{type(model).__name__}: its FFN is {hidden} wide, and a map of width {width} needs {2 * width}"
         )
-    for parameter in (up, first.bias, down, second.bias):
-        parameter.zero_()
-    up[:, :width].fill_diagonal_(1)
-    up[:, width : 2 * width].fill_diagonal_(-1)
-    down[:width] = solution.coef.to(down)
-    down[width : 2 * width] = -solution.coef.to(down)
-    second.bias.copy_(solution.intercept)
-    return model
+    return first, second
 
 
 def _two_matrices(block: nn.Module, layout: Layout, name: str) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastprobe.errors import InputError
 from fastprobe.pretraining.result import Pretraining
+from fastprobe.results.kept import FILES
 from fastprobe.results.result import load
 from fastprobe.runtime.files import write_text
 from fastprobe.runtime.journal import differing
@@ -29,14 +30,21 @@ def can_resume(out: Path) -> bool:
     return is_started(out) or (out / "scores.json").exists()
 
 
-def check_output(out: Path, resume: bool) -> None:
-    """Raise an error if a run would overwrite checkpoints, or has nothing to resume.
+def check_output(out: Path, resume: bool, overwrite: bool) -> None:
+    """Raise an error if a run would replace checkpoints or a model, or has nothing to resume.
 
     Raises:
-        InputError: the folder holds checkpoints and ``resume`` is false, or it holds no run and ``resume`` is true.
+        InputError: the folder holds checkpoints or a model and neither ``resume`` nor ``overwrite`` is true, it holds
+            no run and ``resume`` is true, or both are true.
     """
-    if is_started(out) and not resume:
-        raise InputError(f"out: {out} holds checkpoints; continue from them with --resume, or choose another folder")
+    if resume and overwrite:
+        raise InputError("--overwrite: it starts anew, and --resume continues; give one of the two")
+    if not resume and not overwrite:
+        other = "replace them with --overwrite, or choose another folder"
+        if is_started(out):
+            raise InputError(f"out: {out} holds checkpoints; continue from them with --resume, {other}")
+        if present := [name for name in (*FILES, "config.json") if (out / name).exists()]:
+            raise InputError(f"out: {out} holds a model or a result ({', '.join(present)}); {other}")
     if resume and not can_resume(out):
         raise InputError(f"--resume: there are no checkpoints in {out}; leave --resume out to start a new run")
 

@@ -54,6 +54,7 @@ def pretrain(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> Pretraining:
@@ -92,6 +93,7 @@ def pretrain(
         device: ``"auto"`` for all GPUs if there are any, or ``"cpu"``.
         resume: continue from the last checkpoint in ``out``, with the same numbers as without the interruption. The
             result of a finished run is returned.
+        overwrite: replace the model and the checkpoints that ``out`` holds.
         progress: show a progress bar.
         trainer: further fields of ``transformers.TrainingArguments``, like ``{"bf16": True}``.
 
@@ -99,8 +101,8 @@ def pretrain(
         the losses, and the parameters and FLOPs of the model and of BERT. The result is also saved in ``out``.
 
     Raises:
-        InputError: a size, name or text is invalid, ``accelerate`` is not installed, ``out`` holds checkpoints and
-            ``resume`` is false, or the run to resume has other options.
+        InputError: a size, name or text is invalid, ``accelerate`` is not installed, ``out`` holds checkpoints or
+            a model and neither ``resume`` nor ``overwrite`` is true, or the run to resume has other options.
         NumericalError: the training diverged.
 
     Example:
@@ -117,7 +119,7 @@ def pretrain(
             raise InputError(f"{name}: must be 1 or more, got {value}")
     _need_accelerate()
     out = Path(out)
-    check_output(out, resume)
+    check_output(out, resume, overwrite)
     check_folder(out)  # an unusable folder is found before a tokenizer is trained
 
     if isinstance(text, Corpus):
@@ -167,6 +169,8 @@ def pretrain(
         use_cpu=device == "cpu",
         more=trainer or {},
     )
+    if overwrite and arguments.process_index == 0:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # a later resume must not find those of the former run
     keep_options(out, options, resume)
     model, history = train(config, arguments, corpus, resume=resume, progress=progress)
     result = Pretraining(

@@ -61,6 +61,7 @@ def pretrain_variants(
     text_column: str = "text",
     seed: int = 0,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     words: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
@@ -82,6 +83,7 @@ def pretrain_variants(
         text_column: name of the text column of ``.jsonl`` files and datasets.
         seed: seed of weights, data order, masking and dropout.
         resume: load finished models in ``folder`` and continue unfinished ones. Their options must be the same.
+        overwrite: replace the models that ``folder`` holds.
         progress: show progress bars.
         words: the text as arguments of ``fastprobe pretrain``, for the commands.
         say: called with a line of text before each training.
@@ -91,7 +93,8 @@ def pretrain_variants(
         one entry for each variant, ``bert`` first.
 
     Raises:
-        InputError: as for :func:`pretrain`; or ``folder`` holds models and ``resume`` is false.
+        InputError: as for :func:`pretrain`; or ``folder`` holds models, and neither ``resume`` nor ``overwrite`` is
+            true.
 
     Example:
         >>> trained = fp.pretrain_variants(None, "models", ["no-ffn", "no-skip:1"], steps=4000)  # doctest: +SKIP
@@ -101,20 +104,28 @@ def pretrain_variants(
         Variant.parse(name)
     folders = {name: Path(folder) / name for name in names}
     present = {name for name, path in folders.items() if can_resume(path)}
-    if present and not resume:
-        raise InputError(f"out: {folder} holds models; continue with --resume, or choose another folder")
+    if present and not resume and not overwrite:
+        other = "replace them with --overwrite, or choose another folder"
+        raise InputError(f"out: {folder} holds models; continue with --resume, {other}")
     corpus = Corpus.read(
         text, vocab_size=vocab_size, max_seq_len=max_seq_len, tokens=tokens, text_column=text_column, seed=seed
     )
     sizes = {"vocab_size": vocab_size, "max_seq_len": max_seq_len, "seed": seed} | options
     trained = []
     for number, name in enumerate(names, 1):
-        say(f"{number}/{len(names)} {'loading' if name in present else 'training'} {name}")
+        say(f"{number}/{len(names)} {'loading' if resume and name in present else 'training'} {name}")
         command = _command(name, folders[name], words, sizes)
         result, failure = None, ""
         try:
             result = pretrain(
-                corpus, folders[name], variant=name, seed=seed, resume=name in present, progress=progress, **options
+                corpus,
+                folders[name],
+                variant=name,
+                seed=seed,
+                resume=resume and name in present,
+                overwrite=overwrite,
+                progress=progress,
+                **options,
             )
         except NumericalError as error:
             failure = str(error)

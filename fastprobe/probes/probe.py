@@ -181,6 +181,7 @@ def probe(
         "sequences": first_pass.sequences,
         "scored_sequences": len(sample),
         "tokens": max(row["tokens"] for row in columns[0].values()),
+        "columns": len(classifiers[0][0].mean),
         "folds": folds,
         "alpha": method.alpha,
         "rcond": method.rcond,

@@ -20,14 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.regression.evidence import cannot_be_said, tokens_for_map
 from fastprobe.regression.least_squares import Factorisation, Fit
 from fastprobe.regression.whitening import Whitening
 
 MARK = 1e-3
 """Tables mark a row whose error bound exceeds this."""
-
-ENOUGH = 5
-"""Tokens over rank + 1 from which on a row is not marked for want of tokens."""
 
 COLUMNS = (
     "nonlinearity",
@@ -95,7 +93,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
-        "note": _note(n, d, whitening, fit.error_bound),
+        "note": _note(n, d, whitening, fit.error_bound, nonlinearity(cv)),
     }
 
 
@@ -282,16 +280,11 @@ def _target_scatter(source: Factorisation, fit: Fit, y: str) -> Tensor | None:
     return S_yy if abs(float(S_yy.trace()) - tss) <= 1e-3 * tss else None
 
 
-def _note(n: int, d: int, whitening: Whitening, error_bound: float) -> str:
+def _note(n: int, d: int, whitening: Whitening, error_bound: float, nonlinearity: float | None) -> str:
     """Return a warning for the reader of a row; empty for a sound row."""
-    notes, r = [], whitening.rank
-    if n <= d + 1:
-        notes.append(f"{n} tokens for {d} columns: any map fits them, only r2_cv and nonlinearity mean anything")
-    elif n < ENOUGH * (r + 1):
-        notes.append(
-            f"{n} tokens for {r} directions of x: r2 of pure noise would be {r / (n - 1):.2f}, and r2_cv is too low; "
-            f"at least {ENOUGH * (r + 1)} tokens would do"
-        )
+    notes = []
+    if needed := tokens_for_map(n, d, nonlinearity):
+        notes.append(cannot_be_said(n, needed))
     if error_bound > MARK and (unresolved := int(whitening.spectrum.unresolved.sum())):
         notes.append(f"{unresolved} columns of x vary too little to be told from constant ones and are left out")
     if error_bound > MARK:

@@ -69,7 +69,7 @@ def check_stack(
         )
     if has_language_head(model):
         _check_head(stack, states[-1][mask], found[mask], mask.shape[1])
-    return partial(make, checked={}), f"modules of the model ({reason})"
+    return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
 
 
 def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int) -> None:

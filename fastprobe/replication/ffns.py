@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from fastprobe.ablations.ablation import ablation
 from fastprobe.errors import UnsupportedModelError
+from fastprobe.replication.evidence import (
+    Estimate,
+    column_estimate,
+    decide,
+    exceeds_zero,
+    mean_estimate,
+    too_few_tokens,
+)
 from fastprobe.replication.reordering import SCORED
 from fastprobe.replication.section import (
     Analysis,
@@ -14,7 +22,6 @@ from fastprobe.replication.section import (
     Subject,
     Table,
     damage_column,
-    mean,
     number,
 )
 from fastprobe.results.result import Result
@@ -38,31 +45,41 @@ def _command(subject: Subject) -> str:
     return subject.command_line("ablate", "--elements", ",".join(ELEMENTS), "--mode", ",".join(MODES))
 
 
-def _mean_damage(results: Results, element: str, mode: str) -> float:
+def _mean_damage(results: Results, element: str, mode: str) -> Estimate:
     result = results[NAME]
     rows = [row for row in result.rows if (row["element"], row["mode"]) == (element, mode)]
-    return mean(row[damage_column(result)] for row in rows)
+    return mean_estimate(column_estimate(row, damage_column(result)) for row in rows)
 
 
 def _ffn_removal_does_less_damage(results: Results) -> Finding:
     mlp, attn = _mean_damage(results, "mlp", "zero"), _mean_damage(results, "attn", "zero")
-    return Finding(mlp < attn, f"Without mlp {number(mlp)}, without attn {number(attn)}.")
+    found = f"Without mlp {number(mlp.value)}, without attn {number(attn.value)}."
+    return decide(attn.minus(mlp), results[NAME].config["tokens"], found)
 
 
 def _linear_map_repairs_little(results: Results) -> Finding:
+    config = results[NAME].config
+    if refusal := too_few_tokens(config):
+        return refusal
     removed, linear = _mean_damage(results, "mlp", "zero"), _mean_damage(results, "mlp", "linear")
-    if removed <= 0:
-        return Finding(None, f"Removal does no damage ({number(removed)}), so there is nothing to repair.")
-    repaired = 1 - linear / removed
-    numbers = f"Removed {number(removed)}, linear {number(linear)}: {number(repaired)} of the damage is repaired."
-    return Finding(repaired < REPAIRED, numbers)
+    if exceeds_zero(removed) is False or removed.value <= 0:
+        return Finding(None, f"Removal does no damage ({number(removed.value)}), so there is nothing to repair.")
+    repaired = 1 - linear.value / removed.value
+    numbers = f"Removed {number(removed.value)}, linear {number(linear.value)}"
+    if exceeds_zero(removed) is None:
+        return decide(removed, config["tokens"], f"{numbers}.")
+    left = linear.minus(removed, 1 - REPAIRED)
+    return decide(left, config["tokens"], f"{numbers}: {number(repaired)} of the damage is repaired.")
 
 
 def _table(results: Results) -> Table:
     result = results[NAME]
     values = result.matrix(damage_column(result))
     header = ("element", "mode", *(f"layer {layer}" for layer in result.config["sets"]))
-    return Table(header, [(*line, *map(float, row)) for line, row in zip(result.lines, values, strict=True)])
+    few = too_few_tokens(result.config)
+    rows = zip(result.lines, values, strict=True)
+    unsaid = [few.numbers if few else None] + [None] * (len(result.config["sets"]) - 1)
+    return Table(header, [(*line, *(unsaid if few and line[1] == "linear" else map(float, row))) for line, row in rows])
 
 
 SECTION = Section(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastprobe.pretraining import TrainedVariant
-from fastprobe.replication.section import Subject, is_positive
+from fastprobe.replication.evidence import Estimate, decide
+from fastprobe.replication.section import Finding, Subject, is_positive
 from fastprobe.results import figure
 from fastprobe.results.result import Result
 
@@ -89,6 +90,11 @@ class VariantLosses(Result):
             total, variance = total + weight * loss, variance + (weight * error) ** 2
         return total, math.sqrt(variance)
 
+    def decide(self, difference: float, error: float, numbers: str) -> Finding:
+        """Return the finding that a difference of losses is above zero; ``numbers`` is its sentence."""
+        tokens = max(row.get("held_out_tokens") or 0 for row in self.rows)
+        return decide(Estimate(difference, error), tokens, numbers)
+
     def format_loss(self, variant: str) -> str:
         """Format the loss of a variant for the page."""
         row = self.row(variant)
@@ -109,6 +115,15 @@ def _row(trained: TrainedVariant) -> dict[str, Any]:
     row |= {key: last[key] for key in ("held_out_loss", "held_out_loss_se")}
     row |= {
         key: config[key]
-        for key in ("unigram_loss", "layers", "steps", "learning_rate", "seed", "threads", "training_flops")
+        for key in (
+            "unigram_loss",
+            "held_out_tokens",
+            "layers",
+            "steps",
+            "learning_rate",
+            "seed",
+            "threads",
+            "training_flops",
+        )
     }
     return row | config["costs"]

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastprobe.replication.section import Analysis, Claim, Finding, Results, Section, Subject, Table, mean, number
+from fastprobe.regression.evidence import is_undecided, tokens_for_map
+from fastprobe.replication.evidence import (
+    Estimate,
+    column_estimate,
+    decide,
+    mean_estimate,
+    propagate,
+    undecided,
+    value_of,
+)
+from fastprobe.replication.section import Analysis, Claim, Finding, Results, Section, Subject, Table, number
 from fastprobe.results.result import Result
 from fastprobe.scan.linearity import linearity
 
@@ -37,41 +47,68 @@ def _command(subject: Subject) -> str:
     return subject.command_line("linearity", "--elements", ",".join(_elements(subject)), "--objective", "cosine")
 
 
-def _by_layer(results: Results, element: str) -> list[float]:
+def _by_layer(results: Results, element: str) -> list[Estimate]:
     """Return the non-linearity of an element by layer. Empty if the model does not have the element."""
-    return [row["nonlinearity"] for row in results[NAME].rows if row["element"] == element]
+    rows = [row for row in results[NAME].rows if row["element"] == element and row["nonlinearity"] is not None]
+    return [column_estimate(row, "nonlinearity", "r2_cv_se") for row in rows]
+
+
+def _not_enough(results: Results, *estimates: Estimate, layers: int = 1) -> Finding | None:
+    """Return an undecided finding if there are too few layers or tokens, or if a non-linearity is out of its range."""
+    config, depth = results[NAME].config, len(estimates)
+    if depth < layers:
+        return Finding(None, f"{depth} layers with MLPs are too few." if depth else "This model has no MLPs.")
+    worst = max(one.value for one in estimates)
+    needed = tokens_for_map(config["tokens"], config.get("columns", 0), worst)
+    return undecided(config["tokens"], needed) if needed else None
 
 
 def _strongly_nonlinear(results: Results) -> Finding:
     values = _by_layer(results, "mlp")
-    if not values:
-        return Finding(None, "This model has no MLPs.")
-    return Finding(mean(values) > STRONG, f"The mean is {number(mean(values))}.")
+    if refusal := _not_enough(results, *values):
+        return refusal
+    average = mean_estimate(values)
+    found = f"The mean is {number(average.value)}."
+    return decide(average.minus(Estimate(STRONG, 0.0)), results[NAME].config["tokens"], found)
 
 
 def _most_in_the_middle(results: Results) -> Finding:
     values = _by_layer(results, "mlp")
+    if refusal := _not_enough(results, *values, layers=3):
+        return refusal
     depth = len(values)
-    if depth < 3:
-        return Finding(None, f"{depth} layers with MLPs are too few.")
     middle = [layer for layer in range(depth) if depth / 3 <= layer < 2 * depth / 3]
-    most = int(np.argmax(values))
-    found = f"The most non-linear is layer {most} ({number(values[most])})"
-    return Finding(most in middle, f"{found}; the middle third is {', '.join(map(str, middle))}.")
+    most = int(np.argmax([one.value for one in values]))
+    found = f"The most non-linear is layer {most} ({number(values[most].value)})"
+    inside = max((values[layer] for layer in middle), key=value_of)
+    outside = max((one for layer, one in enumerate(values) if layer not in middle), key=value_of)
+    tokens = results[NAME].config["tokens"]
+    return decide(inside.minus(outside), tokens, f"{found}; the middle third is {', '.join(map(str, middle))}.")
 
 
 def _same_trend(results: Results) -> Finding:
     mlp, attn = _by_layer(results, "mlp"), _by_layer(results, "attn")
-    if len(mlp) < 3:
-        return Finding(None, f"{len(mlp)} layers with MLPs are too few.")
-    correlation = float(np.corrcoef(mlp, attn)[0, 1])
-    return Finding(correlation > TREND, f"The correlation is {number(correlation)}.")
+    if refusal := _not_enough(results, *mlp, layers=3) or _not_enough(results, *attn):
+        return refusal
+    correlation = propagate(
+        lambda values: float(np.corrcoef(values[: len(mlp)], values[len(mlp) :])[0, 1]), [*mlp, *attn]
+    )
+    found = f"The correlation is {number(correlation.value)}."
+    return decide(correlation.minus(Estimate(TREND, 0.0)), results[NAME].config["tokens"], found)
 
 
 def _table(results: Results) -> Table:
     header = ("element", "layer", "non-linearity", "± se", "cosine fit", "anisotropy")
     keys = ("nonlinearity", "r2_cv_se", "cosine_objective", "anisotropy")
-    return Table(header, [(row["element"], row["layer"], *(row[key] for key in keys)) for row in results[NAME].rows])
+    return Table(
+        header,
+        [
+            (row["element"], row["layer"], *(row[key] for key in keys))
+            if not is_undecided(row)
+            else (row["element"], row["layer"], row["note"], None, None, row["anisotropy"])
+            for row in results[NAME].rows
+        ],
+    )
 
 
 SECTION = Section(

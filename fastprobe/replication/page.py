@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastprobe.replication.section import LABELS, Section, damage_column, number
+from fastprobe.replication.section import LABELS, NOISE, Section, damage_column, number
 from fastprobe.results.result import Result
 
 TEMPLATE = "page.html.jinja"
@@ -63,7 +63,7 @@ def render(answers: Sequence[Answer], description: Mapping[str, Any]) -> str:
     sections = [_view(answer) for answer in answers]
     tokens = next((a.results[n].config.get("tokens") for a in answers for n in a.results), None)
     return environment.get_template(TEMPLATE).render(
-        description=description, tokens=tokens, sections=sections, labels=LABELS, verdicts=VERDICTS
+        description=description, tokens=tokens, sections=sections, labels=LABELS, verdicts=VERDICTS, noise=NOISE
     )
 
 

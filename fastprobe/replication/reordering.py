@@ -11,6 +11,7 @@ import numpy as np
 from fastprobe import orders
 from fastprobe.orders.changes import layers_kept, swapped_layers
 from fastprobe.reordering.commutativity import commutativity
+from fastprobe.replication.evidence import Estimate, column_estimate, decide, mean_estimate, value_of
 from fastprobe.replication.section import (
     Analysis,
     Claim,
@@ -60,21 +61,23 @@ def reordered(name: str, caption: str, families: Callable[[int], Sequence[str]],
     return Analysis(name, caption, command, run, variant)
 
 
-def _grouped(result: Any, key: Callable[[dict[str, Any]], int]) -> dict[int, list[float]]:
+def _grouped(result: Any, key: Callable[[dict[str, Any]], int]) -> dict[int, list[Estimate]]:
     """Group the damage of every order except the baseline by a number of its row, in ascending sequence."""
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[Estimate]] = {}
+    column = damage_column(result)
     for row in sorted(result.rows[1:], key=key):
-        found.setdefault(key(row), []).append(row[damage_column(result)])
+        found.setdefault(key(row), []).append(column_estimate(row, column))
     return found
 
 
-def _summary(label: str, result: Any, groups: dict[int, list[float]]) -> Table:
+def _summary(label: str, result: Any, groups: dict[int, list[Estimate]]) -> Table:
     header = (label, "orders", f"mean {damage_column(result)}", "smallest", "largest")
-    return Table(header, [(k, len(v), mean(v), min(v), max(v)) for k, v in groups.items()])
+    values = {key: [one.value for one in group] for key, group in groups.items()}
+    return Table(header, [(k, len(v), mean(v), min(v), max(v)) for k, v in values.items()])
 
 
-def _listed(groups: dict[int, list[float]]) -> str:
-    return ", ".join(f"{key}: {number(mean(values))}" for key, values in groups.items())
+def _listed(groups: dict[int, list[Estimate]]) -> str:
+    return ", ".join(f"{key}: {number(mean_estimate(values).value)}" for key, values in groups.items())
 
 
 def swapped_pair(row: dict[str, Any]) -> tuple[int, int]:
@@ -90,16 +93,17 @@ def _distance(row: dict[str, Any]) -> int:
     return j - i
 
 
-def _distances(results: Results) -> dict[int, list[float]]:
+def _distances(results: Results) -> dict[int, list[Estimate]]:
     return _grouped(results["swaps"], _distance)
 
 
 def _damage_grows_with_distance(results: Results) -> Finding:
     groups = _distances(results)
-    inner = [mean(values) for distance, values in groups.items() if distance < max(groups)]
+    inner = [mean_estimate(values) for distance, values in groups.items() if distance < max(groups)]
     if len(inner) < 2:
         return Finding(None, f"A model of {max(groups) + 1} layers has too few distances.")
-    return Finding(all(a < b for a, b in itertools.pairwise(inner)), f"Mean damage by distance: {_listed(groups)}.")
+    steps = [b.minus(a) for a, b in itertools.pairwise(inner)]
+    return decide(steps, results["swaps"].config["tokens"], f"Mean damage by distance: {_listed(groups)}.")
 
 
 def _first_and_last_do_less_damage(results: Results) -> Finding:
@@ -107,8 +111,9 @@ def _first_and_last_do_less_damage(results: Results) -> Finding:
     furthest = max(groups)
     if furthest < 2:
         return Finding(None, "There is only one distance.")
-    ends, before = mean(groups[furthest]), mean(groups[furthest - 1])
-    return Finding(ends < before, f"First and last: {number(ends)}; at distance {furthest - 1}: {number(before)}.")
+    ends, before = mean_estimate(groups[furthest]), mean_estimate(groups[furthest - 1])
+    found = f"First and last: {number(ends.value)}; at distance {furthest - 1}: {number(before.value)}."
+    return decide(before.minus(ends), results["swaps"].config["tokens"], found)
 
 
 def _kept(row: dict[str, Any]) -> int:
@@ -120,29 +125,32 @@ def _kept(row: dict[str, Any]) -> int:
 
 def _damage_falls_with_kept_layers(results: Results) -> Finding:
     groups = _grouped(results["shuffles"], _kept)
-    means = [mean(values) for values in groups.values()]
+    means = [mean_estimate(values) for values in groups.values()]
     if len(means) < 2:
         return Finding(None, "There is only one number of layers in place.")
-    falls = all(a > b for a, b in itertools.pairwise(means))
-    return Finding(falls, f"Mean damage by layers in place: {_listed(groups)}.")
+    steps = [a.minus(b) for a, b in itertools.pairwise(means)]
+    return decide(steps, results["shuffles"].config["tokens"], f"Mean damage by layers in place: {_listed(groups)}.")
 
 
-def _damage_of_one_layer(results: Results) -> list[float]:
+def _damage_of_one_layer(results: Results) -> list[Estimate]:
     """Return the damage of each layer if it runs in the place of all layers."""
     result = results["repetition"]
-    return [row[damage_column(result)] for row in result.rows if len(set(row["order"].split(","))) == 1]
+    column = damage_column(result)
+    return [column_estimate(row, column) for row in result.rows if len(set(row["order"].split(","))) == 1]
 
 
 def _best_shared_layer_is_early(results: Results) -> Finding:
     values = _damage_of_one_layer(results)
-    best = int(np.argmin(values))
+    best = int(np.argmin([one.value for one in values]))
     low, high = (share * len(values) for share in SHARED)
     if len(values) < 3:
         return Finding(None, f"{len(values)} layers are too few.")
-    return Finding(
-        low <= best <= high,
-        f"The best is layer {best} ({number(values[best])}); the range is {number(low)} to {number(high)}.",
-    )
+    inside = [one for layer, one in enumerate(values) if low <= layer <= high]
+    outside = min((one for layer, one in enumerate(values) if not low <= layer <= high), key=value_of)
+    found = f"The best is layer {best} ({number(values[best].value)}); the range is {number(low)} to {number(high)}."
+    if not inside:
+        return Finding(False, found)
+    return decide(outside.minus(min(inside, key=value_of)), results["repetition"].config["tokens"], found)
 
 
 def _repetition_table(results: Results) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,14 @@ from fastprobe.reordering.effects import predicted_batches
 from fastprobe.replication.page import Answer, render
 from fastprobe.replication.section import Analysis, Subject
 from fastprobe.replication.sections import SECTIONS, comparisons
+from fastprobe.results.kept import FILES
 from fastprobe.results.result import Result, load
 from fastprobe.runtime.files import write_text
 from fastprobe.runtime.journal import differing
 
 PAGE = "paper.html"
+REPEATED = "repeated"
+"""Parent folder of the results of the commands on the page."""
 VERSIONS = "versions"
 
 
@@ -36,6 +40,7 @@ def paper(
     words: Sequence[str] = ("MODEL",),
     variants: Sequence[TrainedVariant] = (),
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
@@ -55,6 +60,7 @@ def paper(
         variants: models that :func:`fastprobe.pretrain_variants` trained. Further sections compare them with ``model``,
             which must be their ``bert``.
         resume: load finished results from the folder.
+        overwrite: replace the page and the results that the folder holds.
         progress: show progress bars on standard error.
         say: called with a line of text before each analysis.
 
@@ -63,10 +69,12 @@ def paper(
         undecided) and ``found``, a sentence with the numbers.
 
     Raises:
-        InputError: the model has one layer, or a result to load is of another run.
+        InputError: the model has one layer, a result to load is of another run, or the folder holds a page or
+            results and neither ``resume`` nor ``overwrite`` is true.
         UnsupportedModelError: the layers of the model cannot be found.
         NumericalError: the states of an order overflow the dtype of the model.
     """
+    check_page_not_replaced(folder, variants, resume=resume, overwrite=overwrite)
     predicted = predicted_batches(model, batches, tokenizer, 0)
     description = dict(origin or {}) | {"layers": len(resolve(model).layers)}
     baseline = Subject(model, batches, predicted, tokenizer, progress, description, words, variants)
@@ -74,7 +82,7 @@ def paper(
         raise InputError("model: must have two or more layers, got one; name another model")
     subjects = {"": baseline}
     sections = (*SECTIONS, *comparisons(variants))
-    names = dict.fromkeys(analysis.name for section in sections for analysis in section.analyses)
+    names = _names(variants)
     answers: list[Answer] = []
     results: dict[str, Result] = {}
     for section in sections:
@@ -90,10 +98,42 @@ def paper(
             except UnsupportedModelError as error:
                 refusal = str(error)
                 break
-        commands = [analysis.command(subjects[analysis.variant]) for analysis in section.analyses]
+        commands = [_command(analysis, subjects[analysis.variant]) for analysis in section.analyses]
         answers.append(Answer(section, results, commands, refusal))
     write_text(Path(folder) / PAGE, render(answers, description))
     return [row for answer in answers for row in answer.rows()]
+
+
+def check_page_not_replaced(
+    folder: str | Path, variants: Sequence[TrainedVariant] = (), *, resume: bool, overwrite: bool
+) -> None:
+    """Raise if :func:`paper` would replace the page or a result that a folder holds.
+
+    Raises:
+        InputError: the folder holds one, and neither ``resume`` nor ``overwrite`` is true; or both are true.
+    """
+    files = (PAGE, *(f"{name}/{file}" for name in _names(variants) for file in FILES))
+    present = [file for file in files if (Path(folder) / file).exists()]
+    if resume and overwrite:
+        raise InputError("--overwrite: it starts anew, and --resume continues; give one of the two")
+    if present and not resume and not overwrite:
+        more = f" and {len(present) - 1} more files" if len(present) > 1 else ""
+        raise InputError(
+            f"out: {folder} holds {present[0]}{more} of an earlier run; continue it with --resume, replace it with "
+            "--overwrite, or choose another folder"
+        )
+
+
+def _names(variants: Sequence[TrainedVariant]) -> dict[str, None]:
+    """Return the names of all analyses, in sequence."""
+    sections = (*SECTIONS, *comparisons(variants))
+    return dict.fromkeys(analysis.name for section in sections for analysis in section.analyses)
+
+
+def _command(analysis: Analysis, subject: Subject) -> str:
+    """Return the command that repeats an analysis, with a folder of its own. Derived results have several commands."""
+    command = analysis.command(subject)
+    return command if analysis.derived else f"{command} -o {shlex.quote(f'{REPEATED}/{analysis.name}')}"
 
 
 def _variant(name: str, baseline: Subject) -> Subject:

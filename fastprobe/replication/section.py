@@ -11,6 +11,7 @@ from torch import nn
 
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.pretraining import TrainedVariant
+from fastprobe.regression.evidence import NOISE as NOISE
 from fastprobe.results.result import Result
 
 Results = Mapping[str, Any]
@@ -103,9 +104,6 @@ class Section:
     claims: Sequence[Claim]
     table: Callable[[Results], Table]
 
-
-NOISE = 2
-"""A difference of at most so many standard errors is undecided."""
 
 LABELS = {
     "A": "the abstract of the paper",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastprobe.models.skip_scale import PARTS, skip_scale
 from fastprobe.reordering.commutator import commutator
-from fastprobe.replication.section import Analysis, Claim, Finding, Results, Section, Subject, Table, mean, number
+from fastprobe.replication.evidence import column_estimate, decide, mean_estimate
+from fastprobe.replication.section import Analysis, Claim, Finding, Results, Section, Subject, Table, number
 from fastprobe.results.result import Result
 
 WITH, WITHOUT = "commutators", "commutators-without-skips"
@@ -36,11 +37,12 @@ def commutators(name: str = WITH, caption: str = "The model with its skip connec
 
 
 def _mainly_skips(results: Results) -> Finding:
-    baseline, cut = (mean(row["relative_l2"] for row in results[name].rows) for name in (WITH, WITHOUT))
-    return Finding(
-        cut >= MAINLY * baseline,
-        f"With skip connections {number(baseline)}, without {number(cut)}: {number(cut / baseline)} times as large.",
+    baseline, cut = (
+        mean_estimate(column_estimate(row, "relative_l2") for row in results[name].rows) for name in (WITH, WITHOUT)
     )
+    found = f"With skip connections {number(baseline.value)}, without {number(cut.value)}"
+    found += f": {number(cut.value / baseline.value)} times as large." if baseline.value > 0 else "."
+    return decide(cut.minus(baseline, MAINLY), results[WITH].config["tokens"], found)
 
 
 def _table(results: Results) -> Table:

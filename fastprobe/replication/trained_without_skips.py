@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fastprobe.pretraining import TrainedVariant
 from fastprobe.pretraining.variant_set import BERT
 from fastprobe.pretraining.variants import Variant
+from fastprobe.replication.evidence import Estimate, decide
 from fastprobe.replication.losses import VariantLosses
 from fastprobe.replication.reordering import SCORED, SWAPS, reordered, swapped_pair
 from fastprobe.replication.section import (
@@ -20,7 +20,6 @@ from fastprobe.replication.section import (
     Section,
     Table,
     damage_column,
-    is_positive,
     mean,
     number,
 )
@@ -62,9 +61,10 @@ def _mainly_skips(variant: str, analysis: str, pairs_of: Callable[[Any], Pairs])
         layers = Variant.parse(variant).no_skip
         bert, bert_se = _mean_over_pairs(pairs_of(results[analysis]), layers)
         cut, cut_se = _mean_over_pairs(pairs_of(results[f"{analysis}-{variant}"]), layers)
-        verdict = is_positive(cut - MAINLY * bert, math.hypot(cut_se, MAINLY * bert_se))
+        margin = Estimate(cut, cut_se).minus(Estimate(bert, bert_se), MAINLY)
         found = f"{variant} {number(cut)} ± {number(cut_se)}, {BERT} {number(bert)} ± {number(bert_se)}"
-        return Finding(verdict, f"{found}: {number(cut / bert)} times as large." if bert > 0 else f"{found}.")
+        found += f": {number(cut / bert)} times as large." if bert > 0 else "."
+        return decide(margin, results[analysis].config["tokens"], found)
 
     return check
 

@@ -17,7 +17,6 @@ from fastprobe.replication.section import (
     Section,
     Subject,
     Table,
-    is_positive,
     number,
 )
 
@@ -33,8 +32,8 @@ def _learns(variant: str) -> Callable[[Results], Finding]:
         row = losses.row(variant)
         if row is None or row["failure"]:
             return Finding(False, losses.not_comparable(variant))
-        met = losses.learnt(variant) is True  # a model that learns nothing ends at the unigram loss: undecided means no
-        return Finding(met, f"{losses.format_loss(variant)}, unigram {number(losses.unigram)}.")
+        found = f"{losses.format_loss(variant)}, unigram {number(losses.unigram)}."
+        return losses.decide(*losses.contrast({UNIGRAM: 1, variant: -1}), found)
 
     return check
 
@@ -48,7 +47,7 @@ def _worse(variant: str) -> Callable[[Results], Finding]:
             return Finding(None, reason)
         more, error = losses.contrast({variant: 1, BERT: -1})
         found = f"{losses.format_loss(variant)}, {losses.format_loss(BERT)}: {number(more)} ± {number(error)} higher."
-        return Finding(is_positive(more, error), found)
+        return losses.decide(more, error, found)
 
     return check
 
@@ -75,7 +74,7 @@ def _loses_less_than_it_saves(variant: str) -> Callable[[Results], Finding]:
             f"the gain of {BERT} over frequencies "
             f"({losses.format_loss(variant)}, {losses.format_loss(BERT)}, unigram {number(losses.unigram)})."
         )
-        return Finding(is_positive(spared, error), found)
+        return losses.decide(spared, error, found)
 
     return check
 
@@ -86,13 +85,13 @@ def _linear_ffn_repairs_little(results: Results) -> Finding:
         return Finding(None, reason)
     cost, cost_error = losses.contrast({"no-ffn": 1, BERT: -1})
     written = ", ".join(map(losses.format_loss, (BERT, "linear-ffn", "no-ffn")))
-    if not is_positive(cost, cost_error):
-        return Finding(None, f"The damage of removing FFNs is within the noise ({written}).")
+    damaged = losses.decide(cost, cost_error, f"The damage of removing FFNs is within the noise ({written}).")
+    if damaged.holds is not True:
+        return Finding(None, damaged.numbers if damaged.holds is None else f"Removing FFNs does no damage ({written}).")
     left, error = losses.contrast({"linear-ffn": 1, "no-ffn": REPAIRED - 1, BERT: -REPAIRED})
     repaired = 1 - losses.contrast({"linear-ffn": 1, BERT: -1})[0] / cost
-    return Finding(
-        is_positive(left, error), f"{written}: {number(repaired)} ± {number(error / cost)} of the damage is repaired."
-    )
+    found = f"{written}: {number(repaired)} ± {number(error / cost)} of the damage is repaired."
+    return losses.decide(left, error, found)
 
 
 def _table(results: Results) -> Table:

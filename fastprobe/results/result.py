@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fastprobe.errors import InputError
+from fastprobe.regression.evidence import cannot_be_said, tokens_for_map
 from fastprobe.regression.scores import RENAMED, current_column
 from fastprobe.runtime.files import write_text
 
@@ -50,12 +51,20 @@ class Result(ABC):
 
     @property
     def title(self) -> str:
-        """Title of a picture: model, tokens and scaled skip connections; empty if these are not recorded."""
+        """Title of a picture: model, tokens and scaled skip connections if they are recorded, and :attr:`remark`."""
         model = str(self.config.get("model", "")).rstrip("/").split("/")[-1]
         tokens = self.config.get("tokens")
         scale = self.config.get("skip_scale")
         skips = f"  ·  skips {scale} ({self.config['skip_parts']})" if scale else ""
-        return f"{model}  ·  {tokens:,} tokens{skips}" if model and tokens else ""
+        title = f"{model}  ·  {tokens:,} tokens{skips}" if model and tokens else ""
+        return f"{title}\n{self.remark}".strip()
+
+    @property
+    def remark(self) -> str:
+        """Remark on linear maps from too few tokens; empty if the tokens suffice."""
+        tokens, columns = self.config.get("tokens") or 0, self.config.get("columns", 0)
+        needed = tokens_for_map(tokens, columns)
+        return f"maps of {columns:,} columns: {cannot_be_said(tokens, needed)}" if needed else ""
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the rows as a data frame."""

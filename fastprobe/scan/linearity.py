@@ -120,6 +120,7 @@ def linearity(
         "rcond": method.rcond,
         "seed": seed,
         "tokens": moments.tokens,
+        "columns": max(plan.moments.widths[f.x] for f in plan.fits),
         "sequences": moment_pass.sequences,
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from fastprobe.models.points import ELEMENTS
+from fastprobe.regression.evidence import is_undecided
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.scores import current_column
 from fastprobe.results.result import Result
@@ -71,6 +72,12 @@ class LinearityScan(Result):
         metric = current_column(metric)
         spans = self.matrix(metric, spans=True) if any(row["element"] == "span" for row in self.rows) else None
         return picture(self.title, metric, dict(zip(self.elements, self.matrix(metric), strict=True)), spans, path)
+
+    @property
+    def remark(self) -> str:
+        """Remark on rows from too few tokens; empty if the tokens suffice for all rows."""
+        remarks = [row["note"] for row in self.rows if is_undecided(row)]
+        return f"{len(remarks)} of {len(self.rows)} rows: {remarks[0]}" if remarks else ""
 
     def save(self, folder: str | Path, *, moments: bool = True) -> None:
         """Write ``scores.json``, ``scores.csv`` and ``moments.safetensors`` into a folder.

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from fastprobe.regression.evidence import is_undecided
 from fastprobe.results.table import empty_table, number_columns, text_columns
 from fastprobe.scan.table import narrow, place
 
@@ -39,8 +40,11 @@ def summary_table(rows: Sequence[Row]) -> Table:
 
 
 def _extremes(rows: Sequence[Row], metric: str) -> list[str]:
-    """Return the cells of one line from the mean to the least linear layer; empty if no row has a number."""
-    numbers = [row for row in rows if row[metric] is not None]
+    """Return the cells of one line from the mean to the least linear layer.
+
+    Rows with too few tokens do not count. The cells are empty if no other row has a number.
+    """
+    numbers = [row for row in rows if row[metric] is not None and not is_undecided(row)]
     if not numbers:
         return [""] * 5
     mean = sum(row[metric] for row in numbers) / len(numbers)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from fastprobe.regression.evidence import is_undecided
 from fastprobe.results.table import Column, cell, empty_table, filled, number_columns, text_columns
 
 COLUMNS: list[Column] = [
@@ -20,12 +21,18 @@ COLUMNS: list[Column] = [
     ("rank", "rank", 0),
     ("bound", "error_bound", None),
 ]
+FITTED = ("nonlinearity", "r2_cv_se", "r2", "r2_residual", "cosine_cv", "cka")
+"""Columns that say nothing if the tokens are too few. The files have their numbers."""
+
 DIGITS = 6
 """Characters of a number. With more, a table of all columns would be wider than a terminal."""
 
 
 def linearity_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Make a table with one line for each row, marked ``*`` if it has a note. Columns without a number are left out."""
+    """Make a table with one line for each row, marked ``*`` if it has a note. Columns without a number are left out.
+
+    If its tokens are too few, the numbers of the fit are left out.
+    """
     columns = filled(COLUMNS, list(rows))
     table = empty_table()
     text_columns(table, "element", "layer")
@@ -36,7 +43,8 @@ def linearity_table(rows: Sequence[dict[str, Any]]) -> Table:
             table.add_row()
         previous = row["element"]
         mark = "*" if row["note"] else ""
-        numbers = (narrow(row[key], decimals) for _, key, decimals in columns)
+        said = {**row, **dict.fromkeys(FITTED)} if is_undecided(row) else row
+        numbers = (narrow(said[key], decimals) for _, key, decimals in columns)
         table.add_row(row["element"], place(row) + mark, *numbers)
     return table
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertForMaskedLM
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, LlamaConfig, LlamaModel
 
 import fastprobe as fp
+from fastprobe.data.demo import demo_model_path
 
 SIZES = ("--tokens", "1500", "--max-seq-len", "32", "--batch-size", "8")
 
@@ -47,7 +48,7 @@ def test_sets_of_layers_are_ablated_and_a_linear_model_is_written(ablate, tmp_pa
     assert (config["sets"], config["alpha"]) == (["0-2"], {"mlp.0": 1.0, "mlp.1": 1.0})
     layer = AutoModel.from_pretrained(tmp_path / "linear").encoder.layer[1]
     assert torch.equal(layer.intermediate.dense.weight[:24], torch.eye(24))
-    code, out, _ = ablate("--layers", "0", "--layers", "0,1")
+    code, out, _ = ablate("--layers", "0", "--layers", "0,1", "--overwrite")
     assert code == 0
     assert fp.load(tmp_path / "out").config["sets"] == ["0", "0-2"]
 
@@ -64,6 +65,42 @@ def test_a_language_model_is_ablated_on_masked_tokens(run, model_folder, tmp_pat
 
     assert code == 0
     assert all(row["delta_loss"] is not None for row in fp.load(tmp_path / "out").rows)
+
+
+def test_a_model_that_takes_no_linear_mlp_is_refused_before_a_layer_runs(run, tmp_path, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    LlamaModel(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "gated")
+    tokenizer.save_pretrained(tmp_path / "gated")
+    monkeypatch.setattr(LlamaModel, "forward", lambda *_, **__: pytest.fail("the model ran"))
+
+    code, out, err = run(
+        *("ablate", tmp_path / "gated", *SIZES, "--mode", "linear", "--layers", "0-2"),
+        *("--write", tmp_path / "linear", "--out", tmp_path / "out", "--quiet"),
+    )
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "its FFN has a gate" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_not_written_over_files_or_over_the_model_that_is_read(ablate, model_folder, tmp_path):
+    linear = ("--mode", "linear", "--layers", "0", "--quiet", "--write")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    before = {path: path.read_bytes() for path in model_folder.iterdir()}
+
+    _, _, other = ablate(*linear, tmp_path / "other")
+    _, _, read = ablate(*linear, model_folder, "--overwrite")
+
+    assert (
+        other == f"fastprobe: --write: {tmp_path / 'other'} holds files; name another folder, or replace its model "
+        "with --overwrite\n"
+    )
+    assert read == f"fastprobe: --write: {model_folder} holds the model that is read; name another folder\n"
+    assert {path: path.read_bytes() for path in model_folder.iterdir()} == before
+    assert ablate(*linear, tmp_path / "other", "--overwrite")[0] == 0
+    assert AutoModel.from_pretrained(tmp_path / "other").config.hidden_size == 24
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_a_scan_writes_its_files_and_prints_a_summary(scan, tmp_path):
 def test_the_full_table_follows_the_summary(scan):
     _, summary, _ = scan("--quiet")
 
-    code, out, err = scan("--quiet", "--full")
+    code, out, err = scan("--quiet", "--full", "--overwrite")
 
     assert (code, err) == (0, "")
     assert out.startswith(summary)
@@ -46,7 +46,8 @@ def test_marked_rows_are_counted_with_their_reason(scan):
 
     assert code == 0
     assert out.splitlines()[0].endswith("marked *")
-    assert "* 20 of 20 rows: 20 tokens for 24 columns" in err
+    assert "* 20 of 20 rows: cannot be said with 20 tokens; at least 120 would do" in err
+    assert all(line.split()[1:] == ["2", "2"] for line in out.splitlines()[1:])  # rows and marks, but no numbers
     assert "--full prints every row, marked * if one of these notes applies" in err
 
 
@@ -144,7 +145,7 @@ def test_a_full_disk_leaves_the_former_files(scan, tmp_path, monkeypatch):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("fastprobe.regression.moments_file.save_file", full)
-    code, _, err = scan("--tokens", "500")
+    code, _, err = scan("--tokens", "500", "--overwrite")
 
     assert code == 2
     assert "moments.safetensors: No space left on device; no file is half written" in err

@@ -4,7 +4,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from fastprobe.ablations.table import ablations_table
 from fastprobe.cli.output import note_few_tokens, show
+from fastprobe.probes.probe import Probes
+from fastprobe.probes.table import probes_table
 from fastprobe.reordering.commutativity import OrderEffects
 from fastprobe.reordering.table import depths_table, orders_table
 
@@ -12,7 +15,7 @@ from fastprobe.reordering.table import depths_table, orders_table
 @pytest.mark.parametrize(
     ("tokens", "text"),
     [
-        (384, "384 tokens: maps of 384 columns fit anything to so few; read more (--tokens)"),
+        (384, "* maps of 384 columns: cannot be said with 384 tokens; at least 1,920 would do (--tokens)"),
         (2_304, "2,304 tokens are few for maps of 384 columns: held-out errors are about 20% higher"),
         (384 * 11, ""),
     ],
@@ -79,3 +82,40 @@ def test_without_a_predicted_token_the_picture_shows_the_states(tmp_path, capsys
         "no row has delta_loss, because no token was to be predicted; the picture shows relative_l2"
         in capsys.readouterr().err
     )
+
+
+def test_one_sequence_decides_nothing(tmp_path, capsys):
+    config = {"layers": 2, "layer_forwards": 5, "layer_forwards_naive": 6, "tokens": 20}
+    rows = [
+        {"order": order, "name": name, "relative_l2": distance, "relative_l2_se": None}
+        for order, name, distance in (("0,1", "identity", 0.0), ("1,0", "swap 0 1", 0.2))
+    ]
+
+    effects = OrderEffects.restored(config, rows)
+    show(effects, Table(), origin={}, out=tmp_path, metric="relative_l2", json=False, quiet=False)
+
+    expected = "one sequence has no standard error: a difference cannot be said with 20 tokens; at least 40 would do"
+    assert expected in capsys.readouterr().err
+
+
+def test_rows_of_linear_maps_from_too_few_tokens_are_marked(capsys):
+    columns = ("loss", "delta_loss", "delta_loss_se", "accuracy", "top1_agreement", "kl", "cosine", "relative_l2")
+    numbers = dict.fromkeys((*columns, "relative_l2_se"), 0.1234) | {"order": "", "element": "mlp", "layers": "0"}
+    rows = [numbers | {"mode": mode, "tokens": 119} for mode in ("none", "zero", "linear")]
+
+    for few in (24, 23):
+        Console(width=80).print(ablations_table(rows, few))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [" linear*" in line for line in lines] == [False, False, False, True, False, False, False, False]
+
+
+def test_a_probe_from_too_few_tokens_shows_no_number(capsys):
+    row = {"order": "0,1", "name": "", "task": "next", "r2_cv": 0.5}
+    rows = [row | {"state": state, "tokens": 119} for state in range(3)]
+
+    for few in (24, 23):
+        Console(width=80).print(probes_table(Probes({"columns": few, "tokens": 119}, rows)))
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("next")]
+    assert lines == [["next"], ["next", "50", "50", "50", "0.00"]]

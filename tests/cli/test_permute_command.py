@@ -52,7 +52,9 @@ def test_a_language_model_predicts_masked_tokens(run, model_folder, tmp_path):
 
 
 def test_skip_connections_are_scaled_and_states_compared_by_depth(permute, run, tmp_path):
-    plain, scaled = (permute("--depths", "--json", "--quiet", *more) for more in ((), ("--skip-scale", "0=0.5,1=0")))
+    plain, scaled = (
+        permute("--depths", "--json", "--quiet", "--overwrite", *more) for more in ((), ("--skip-scale", "0=0.5,1=0"))
+    )
 
     plain, scaled = (json.loads(out) for code, out, err in (plain, scaled))
     assert len(plain["rows"][1]["relative_l2_by_depth"]) == 2
@@ -62,7 +64,7 @@ def test_skip_connections_are_scaled_and_states_compared_by_depth(permute, run, 
 
 
 def test_depths_have_a_second_table(permute):
-    (_, plain, _), (_, deep, _) = permute("--quiet"), permute("--depths", "--quiet")
+    (_, plain, _), (_, deep, _) = permute("--quiet"), permute("--depths", "--quiet", "--overwrite")
 
     assert "after step" not in plain
     assert deep.startswith(plain)

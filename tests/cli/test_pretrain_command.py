@@ -21,9 +21,9 @@ def test_a_model_is_trained_and_every_command_takes_it(run, tmp_path):
     assert "the unigram loss" in err
     assert "more --steps or a lower --learning-rate may help" in err  # after ten steps
     assert (tmp_path / "model" / "pretraining.png").read_bytes()[:4] == b"\x89PNG"
-    options = ("--tokens", "800", "--max-seq-len", "32", "-o", tmp_path / "out")
+    options = ("--tokens", "800", "--max-seq-len", "32", "-o")
     for command in ("linearity", "permute", "commutator"):
-        assert run(command, tmp_path / "model", *options)[0] == 0
+        assert run(command, tmp_path / "model", *options, tmp_path / command)[0] == 0
     assert run("points", tmp_path / "model")[0] == 0
     code, _, err = run("permute", tmp_path / "model", "-o", tmp_path / "out")
     assert (code, err) == (2, "fastprobe: --max-seq-len: must be at most 32, the positions of this model, got 128\n")

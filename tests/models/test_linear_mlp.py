@@ -94,7 +94,9 @@ def test_a_refused_map_changes_no_weight(randn):
     size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     narrow = BertModel(BertConfig(vocab_size=9, intermediate_size=40, **size))
     tanh = BertModel(BertConfig(vocab_size=9, intermediate_size=48, hidden_act="tanh", **size))
-    before = [model.state_dict()["encoder.layer.0.output.dense.weight"].clone() for model in (narrow, tanh)]
+    wide = BertModel(BertConfig(vocab_size=9, intermediate_size=48, **size))
+    models = (narrow, tanh, wide)
+    before = [model.state_dict()["encoder.layer.0.output.dense.weight"].clone() for model in models]
 
     with pytest.raises(UnsupportedModelError, match="its FFN is 40 wide, and a map of width 24 needs 48"):
         fp.write_linear_mlp_(narrow, 0, some_map(24, randn))
@@ -103,9 +105,9 @@ def test_a_refused_map_changes_no_weight(randn):
     with pytest.raises(InputError, match="there is no layer 1; the model has 0 to 0"):
         fp.write_linear_mlp_(tanh, 1, some_map(24, randn))
     with pytest.raises(InputError, match=r"the map must be \(24, 24\), the width of the FFN, got \(23, 23\)"):
-        fp.write_linear_mlp_(narrow, 0, some_map(23, randn))
+        fp.write_linear_mlp_(wide, 0, some_map(23, randn))
 
-    for model, weight in zip((narrow, tanh), before, strict=True):
+    for model, weight in zip(models, before, strict=True):
         assert torch.equal(resolve(model).layers[0].output.dense.weight, weight)
 
 

@@ -145,7 +145,7 @@ def test_a_run_resumed_after_ctrl_c_ends_with_the_same_numbers(tmp_path, monkeyp
         interrupt_at(patch, 13)  # between two evaluations
         with pytest.raises(KeyboardInterrupt):
             toy(tmp_path / "parts", dropout=0.1)
-    with pytest.raises(InputError, match="continue from them with --resume, or choose another folder"):
+    with pytest.raises(InputError, match="continue from them with --resume, replace them with --overwrite, or"):
         toy(tmp_path / "parts")
     with pytest.raises(InputError, match="another dropout, seed;"):
         toy(tmp_path / "parts", resume=True, seed=3)

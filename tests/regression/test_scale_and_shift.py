@@ -196,11 +196,11 @@ def test_a_ridge_counts_a_column_left_out_too(randn):
     assert fit.score("error_bound") >= 1 - fit.score("r2") - 1e-12
 
 
-@pytest.mark.parametrize(("n", "marked"), [(3, True), (6, True), (7, True), (29, True), (30, False)])
+@pytest.mark.parametrize(("n", "marked"), [(3, True), (6, True), (24, True), (25, False)])
 def test_rows_of_few_tokens_are_marked(n, marked, randn):
-    """Five columns: up to 6 tokens any map fits, and up to 5 tokens a direction more, noise scores high."""
-    note = fit_of(randn(n, 5), randn(n, 2)).scores()["note"]
+    """Five columns need 25 tokens. y is x, so that no score is out of range."""
+    x = randn(n, 5)
 
-    assert bool(note) == marked
-    assert ("only r2_cv and nonlinearity mean anything" in note) == (n <= 6)
-    assert ("at least 30 tokens would do" in note) == (6 < n < 30)
+    note = fit_of(x, x[:, :2]).scores()["note"]
+
+    assert ("at least 25 would do" in note) == marked

@@ -80,11 +80,11 @@ def test_the_page_has_every_section_and_agrees_with_the_results(written):
     verdicts = {claim["claim"]: claim["holds"] for claim in claims}
     edited = damage[damage.index != ("", "none")]
     assert min(abs(value) for value in (*means, *edited)) > 0.001  # so that the printed digits differ
-    assert verdicts["The swap of the very first and last layers is an exception."] is bool(means[1] < means[0])
-    assert verdicts["Removing MLPs costs less than removing self-attention."] is bool(
-        damage["mlp", "zero"] < damage["attn", "zero"]
-    )
-    assert {True, False} <= set(verdicts.values())
+    ends, mlp = means[1] < means[0], damage["mlp", "zero"] < damage["attn", "zero"]
+    assert verdicts["The swap of the very first and last layers is an exception."] in (None, bool(ends))
+    assert verdicts["Removing MLPs costs less than removing self-attention."] in (None, bool(mlp))
+    assert {None} < set(verdicts.values())
+    assert all(("cannot be said with" in claim["found"]) <= (claim["holds"] is None) for claim in claims)
     for row in fp.load(folder / "commutators").rows:
         assert f"<td>{row['i']} {row['j']}</td><td>{row['relative_l2']:.3f}</td>" in text
 
@@ -143,6 +143,22 @@ def test_a_section_that_the_model_does_not_support_gives_the_reason(tmp_path):
     refused = {row["section"] for row in rows if row["found"].startswith("Not run")}
     assert refused == {"skips"}
     assert "share one skip connection" in (tmp_path / "paper.html").read_text()
+
+
+def test_few_tokens_give_no_conclusion_about_linear_maps(run, model_folder, tmp_path):
+    few = ("--tokens", "60", "--max-seq-len", "24", "--batch-size", "8", "--quiet")
+
+    code, out, _ = run("paper", model_folder, *few, "--out", tmp_path / "out")
+
+    assert code == 0
+    said = "This cannot be said with 60 tokens; at least 80 would do."
+    page = visible((tmp_path / "out" / "paper.html").read_text())
+    assert page.count(f"</span>: {said} <span") >= 3  # non-linearity; features may need more or have none to learn
+    lines = " ".join(out.split())
+    assert said in lines
+    assert not re.search("nonlinearity +.[NAF]. +(holds|not seen)", out)
+    rows = [row for row in fp.load(tmp_path / "out" / "nonlinearity").rows if row["element"] == "mlp"]
+    assert all(f"<td>{row['nonlinearity']:.3f}</td>" not in page for row in rows)
 
 
 def test_every_claim_has_a_known_source():

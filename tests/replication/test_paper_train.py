@@ -139,7 +139,9 @@ def test_resume_loads_models_and_results_and_trains_missing_models(written, run,
     assert re.fullmatch(r"fastprobe: --resume: .*bert is of a run with another steps; start anew .*\n", err)
     code, out, err = run(*arguments(text, folder, "--quiet"))
     assert (code, out) == (2, "")
-    assert re.fullmatch(r"fastprobe: out: .*models holds models; continue with --resume.*\n", err)
+    assert re.fullmatch(
+        r"fastprobe: out: .*out holds paper.html and \d+ more files of an earlier run; continue it with .*\n", err
+    )
 
 
 def test_a_failed_training_is_reported_on_the_page(run, text, tmp_path, monkeypatch):

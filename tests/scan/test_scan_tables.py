@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from fastprobe.models.points import ELEMENTS
+from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.summary import headline, summary_table
 from fastprobe.scan.table import COLUMNS, linearity_table, narrow
 
@@ -91,3 +92,24 @@ def test_every_table_fits_in_80_columns(make, number, capsys):
 )
 def test_large_numbers_have_fewer_decimals(value, text):
     assert narrow(value, 4) == text
+
+
+def test_no_table_shows_a_score_from_too_few_tokens(capsys):
+    few = "cannot be said with 1,000 tokens; at least 1,920 would do"
+    rows = [row("mlp", 0, 1, 0.2), row("mlp", 1, 2, 117.364, note=few), row("ffn", 0, 1, 0.7, note=few)]
+
+    _, mlp, ffn = printed(summary_table(rows), capsys)
+    full = printed(linearity_table(rows), capsys)
+
+    assert mlp.split() == ["mlp", "2", "0.2000", "0.2000", "0", "0.2000", "0", "1"]
+    assert ffn.split() == ["ffn", "1", "1"]
+    assert full[1].split()[:3] == ["mlp", "0", "0.2000"]
+    assert full[2].split() == ["mlp", "1*", "0.500", "4096", "3e-04"]  # anisotropy, rank and bound
+
+
+def test_the_picture_of_a_scan_says_which_rows_have_too_few_tokens():
+    few = "cannot be said with 1,000 tokens; at least 1,920 would do"
+    rows = [row("mlp", 0, 1, 0.2), row("mlp", 1, 2, 117.364, note=few)]
+
+    assert LinearityScan({"model": "a/b", "tokens": 1000}, rows).title == f"b  ·  1,000 tokens\n1 of 2 rows: {few}"
+    assert LinearityScan({"model": "a/b", "tokens": 1000}, rows[:1]).title == "b  ·  1,000 tokens"
