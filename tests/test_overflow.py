@@ -40,7 +40,7 @@ def test_the_row_of_an_overflowing_order_is_empty(effects):
 
 def test_such_a_result_is_saved_drawn_and_shown(effects, tmp_path, capsys):
     table = orders_table(effects.rows * 20)
-    show(effects, table, origin={}, out=tmp_path, metric="relative_l2_by_depth", json=False, quiet=False)
+    show(effects, table, provenance={}, out=tmp_path, metric="relative_l2_by_depth", json=False, quiet=False)
 
     saved = json.loads((tmp_path / "scores.json").read_text())["rows"]
     assert [row["relative_l2"] for row in saved] == [0, None, None, None]
