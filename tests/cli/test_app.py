@@ -142,7 +142,7 @@ def test_a_roberta_runs_its_longest_sequence_and_refuses_the_next(run, model_fol
     most = 34 - pad - 1
 
     def lines(length):
-        sizes = ("--tokens", "600", "--max-seq-len", length, "--out", tmp_path / "out", "--quiet")
+        sizes = ("--tokens", "600", "--max-seq-len", length, "--out", tmp_path / f"out{length}", "--quiet")
         return run(command, tmp_path / "roberta", *sizes)
 
     assert lines(most)[0] == 0
