@@ -59,14 +59,15 @@ def select_layer_sets(layers: str | Iterable[int] | Iterable[Iterable[int]], dep
     Raises:
         InputError: the sweep is unknown, a set is empty, or the model does not have a layer.
     """
-    if layers == "each":
-        return [[layer] for layer in range(depth)]
-    if layers == "forward":
-        return [list(range(layer + 1)) for layer in range(depth)]
-    if layers == "backward":
-        return [list(range(layer, depth)) for layer in range(depth)]
     if isinstance(layers, str):
-        raise InputError(f"layers: {layers!r} is not one of {', '.join(SWEEPS)}, nor a set of layers")
+        sweeps = {
+            "each": [[layer] for layer in range(depth)],
+            "forward": [list(range(layer + 1)) for layer in range(depth)],
+            "backward": [list(range(layer, depth)) for layer in range(depth)],
+        }
+        if layers not in sweeps:
+            raise InputError(f"layers: {layers!r} is not one of {', '.join(SWEEPS)}, nor a set of layers")
+        return sweeps[layers]
     asked: list[Any] = list(iterable(layers, "layers", "layers"))
     is_one_set = not any(isinstance(one, Iterable) and getattr(one, "ndim", 1) for one in asked)
     chosen = [select_layers(one, depth) for one in ([asked] if is_one_set else asked)]

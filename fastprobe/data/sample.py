@@ -49,7 +49,7 @@ class SequenceSample:
         Raises:
             InputError: it is neither, or the seed has more than 64 bits.
         """
-        if sequences == "all":
+        if isinstance(sequences, str) and sequences == "all":
             return cls(None, seed)
         if isinstance(sequences, str) or (count := integer(sequences, "score_sequences")) < 0:
             raise InputError(f"score_sequences: must be a number of sequences or 'all', got {sequences!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import first_input, first_tensor
 from fastprobe.models.equations import equations_of
-from fastprobe.models.points import POINTS, Point
+from fastprobe.models.points import Point
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
 
@@ -98,9 +97,10 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
             return states[points.canonical(Point(name, index))]
 
         widths.update({point: tensor.shape[-1] for point, tensor in states.items()})
-        for equation, left, right in equations_of(points, points.layers[index], at):
-            named = (points.canonical(Point(name, index)) for name in POINTS if re.search(rf"\b{name}\b", equation))
-            check(index, equation, left, right, frozenset(point for point in named if point.name not in ENDS))
+        for equation in equations_of(points, points.layers[index], at):
+            inside = {points.canonical(Point(name, index)) for name in equation.inside}
+            inside = {point for point in inside if point.name not in ENDS}
+            check(index, equation.text, equation.left, equation.right, frozenset(inside))
 
     depth = len(points.layers)
     canonical = {points.canonical(Point(name, layer)) for name in points.places for layer in range(depth)}

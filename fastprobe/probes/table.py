@@ -28,7 +28,7 @@ def probes_table(probes: Probes, metric: str = "r2_cv") -> Table:
     shown = spread(max(matrix.shape[1] for matrix in matrices), STATES)
     names = {row["order"]: row["name"] for row in probes.rows}
     columns = probes.config.get("columns", 0)
-    few = {row["task"] for row in probes.rows if tokens_for_map(row["tokens"], columns)}
+    few = {row["task"] for row in probes.rows if columns and tokens_for_map(row["tokens"], columns)}
     table = empty_table()
     text_columns(table, f"{metric}, %")
     number_columns(table, *map(str, shown), "learnt at")

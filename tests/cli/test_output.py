@@ -92,7 +92,7 @@ def test_one_sequence_decides_nothing(tmp_path, capsys):
     ]
 
     effects = OrderEffects.restored(config, rows)
-    show(effects, Table(), origin={}, out=tmp_path, metric="relative_l2", json=False, quiet=False)
+    show(effects, Table(), provenance={}, out=tmp_path, metric="relative_l2", json=False, quiet=False)
 
     expected = "one sequence has no standard error: a difference cannot be said with 20 tokens; at least 40 would do"
     assert expected in capsys.readouterr().err
