@@ -29,7 +29,7 @@ def saved_rows(name):
 def assert_same_scores(rows, saved):
     assert len(rows) == len(saved)
     for row, old in zip(rows, saved, strict=True):
-        for column in old.keys() & row.keys():
+        for column in (old.keys() & row.keys()) - {"note"}:  # its words change between versions
             expected = old[column]
             assert row[column] == (pytest.approx(expected, rel=1e-6) if isinstance(expected, float) else expected)
 
