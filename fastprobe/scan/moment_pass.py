@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import merge, select
+from fastprobe.data.checks import checked_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
-from fastprobe.errors import InputError, NumericalError
+from fastprobe.errors import NumericalError
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import Recorder
@@ -123,12 +124,7 @@ class MomentPass:
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the mask ``(batch, length)`` and the fold ``(batch,)`` of a batch."""
-        for key in ("input_ids", "attention_mask"):
-            if not isinstance(batch.get(key), Tensor) or batch[key].ndim != 2:
-                raise InputError(f"batches: batch {self.batches} has no (batch, length) tensor {key!r}")
-        mask = batch["attention_mask"].bool().cpu()
-        if mask.shape != batch["input_ids"].shape:
-            raise InputError(f"batches: attention_mask and input_ids of batch {self.batches} differ in shape")
+        mask = checked_mask(batch, self.batches).cpu()
         fold = fold_of_sequences(self.sequences, mask.shape[:1], self.plan.moments.folds, torch.device("cpu"))
         return mask, fold
 
