@@ -64,9 +64,15 @@ def has_language_head(model: nn.Module) -> bool:
     return get() is not None
 
 
+def arguments_of(module: nn.Module) -> tuple[set[str], bool]:
+    """Return the names of the arguments of a module, and whether it accepts others through ``**kwargs``."""
+    parameters = inspect.signature(module.forward).parameters
+    return {*parameters}, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
 def without_cache(body: nn.Module) -> dict[str, bool]:
     """Return the argument that turns off the key-value cache of a model, no argument for a model without cache."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
+    return {"use_cache": False} if "use_cache" in arguments_of(body)[0] else {}
 
 
 def cache_options(module: nn.Module) -> list[dict[str, bool]]:
@@ -74,11 +80,10 @@ def cache_options(module: nn.Module) -> list[dict[str, bool]]:
 
     A module that hands ``**kwargs`` on may or may not accept ``use_cache`` there.
     """
-    parameters = inspect.signature(module.forward).parameters
-    if "use_cache" in parameters:
+    names, hands_on = arguments_of(module)
+    if "use_cache" in names:
         return [{"use_cache": False}]
-    hands_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    inner = (inspect.signature(other.forward).parameters for other in module.modules() if other is not module)
+    inner = (arguments_of(other)[0] for other in module.modules() if other is not module)
     return [{"use_cache": False}, {}] if hands_on and any("use_cache" in names for names in inner) else [{}]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
-from fastprobe.models.calling import body_of
+from fastprobe.models.calling import arguments_of, body_of
 from fastprobe.models.positions import LeftPadding, most_tokens, position_table
 from fastprobe.models.resolve import ModelPoints
 
@@ -49,9 +48,8 @@ class ModelBatches:
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._table = position_table(model)
         self._rows = {key: table.num_embeddings for key, table in _tables(model).items()}
-        forward = inspect.signature(body_of(model).forward).parameters
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values())
-        self._known = None if takes_all else {*forward}
+        names, takes_all = arguments_of(body_of(model))
+        self._known = None if takes_all else names
         self.tokens: int | None = getattr(batches, "tokens", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +11,15 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import select
 from fastprobe.errors import InputError
-from fastprobe.models.calling import body_of, evaluating, first_tensor, to_device, without_cache, without_labels
+from fastprobe.models.calling import (
+    arguments_of,
+    body_of,
+    evaluating,
+    first_tensor,
+    to_device,
+    without_cache,
+    without_labels,
+)
 from fastprobe.models.resolve import ModelPoints
 
 SAME = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
@@ -109,7 +116,7 @@ class LeftPadding:
 
     def _candidates(self) -> Iterator[int]:
         """Yield positions that the first token may have."""
-        if "position_ids" not in inspect.signature(body_of(self._model).forward).parameters:
+        if "position_ids" not in arguments_of(body_of(self._model))[0]:
             return
         yield 0
         if (table := position_table(self._model)) is not None and table.padding_idx is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from fastprobe.data.batches import select
 from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.models.calling import arguments_of
 
 NONE = -100
 """Label of a token that nothing should predict."""
@@ -67,7 +67,8 @@ class LabelTargets:
         labels = labels[sequence]
         if not (labels[:, 1:] != NONE).any():
             return None
-        if not _takes_labels(self._model):
+        names, takes_all = arguments_of(self._model)
+        if not takes_all and "labels" not in names:
             return _by_kind(self._model)
         out: Any = self._model(**select(batch, sequence), labels=labels)
         loss = getattr(out, "loss", None)
@@ -91,11 +92,6 @@ class LabelTargets:
 def _by_kind(model: Any) -> bool:
     """Return whether a model predicts the next token, as the models that generate text do."""
     return bool(model.can_generate())
-
-
-def _takes_labels(model: nn.Module) -> bool:
-    parameters = inspect.signature(model.forward).parameters
-    return "labels" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def _shift(labels: Tensor) -> Tensor:
