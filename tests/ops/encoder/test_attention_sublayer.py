@@ -1,17 +1,17 @@
 """``attention_sublayer``: every backend, and both ways of the C++ one, against float64; then its contract."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
 from fastprobe.ops.encoder import cpu
 from fastprobe.ops.encoder.attention_sublayer import attention_sublayer
 from fastprobe.ops.encoder.layers import Norm
 from fastprobe.ops.encoder.varlen_attention import varlen_attention
 
-RUNS = ["torch", "triton", *(f"cpu {isa}" for isa in instruction_sets()), "cpu, products by a library"]
 LENGTHS = {
     "one sequence": [(1, 70)],
     "tokens alone": [(100, 1)],
@@ -22,22 +22,9 @@ LENGTHS = {
 SHAPES = {"one head": (20, 1, 20), "odd": (33, 3, 33), "narrower heads": (40, 2, 22), "wide": (130, 2, 130)}
 
 
-@pytest.fixture(params=RUNS)
-def run(request, monkeypatch):
-    backend, _, isa = request.param.partition(" ")
-    library = request.param.endswith("library")
-    monkeypatch.setattr(cpu, "products_are_faster", lambda rows: not library)
-
-    def call(*args):
-        name = backend.rstrip(",")
-        if reason := attention_sublayer.refusals(*args)[name]:
-            pytest.skip(f"{name}: {reason}")
-        if not isa or library:
-            return attention_sublayer.on(name)(*args)
-        with instruction_set(isa):
-            return attention_sublayer.on(name)(*args)
-
-    return call
+@pytest.fixture
+def run(run_sublayer):
+    return partial(run_sublayer, attention_sublayer)
 
 
 def sample(randn, runs, shape, dtype=torch.float32):

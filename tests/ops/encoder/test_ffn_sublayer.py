@@ -1,5 +1,6 @@
 """``ffn_sublayer``: every backend, and both ways of the C++ one, against float64; then its contract."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -7,12 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from fastprobe.errors import ShapeError
-from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
 from fastprobe.ops.encoder import cpu
 from fastprobe.ops.encoder.ffn_sublayer import ffn_sublayer
 from fastprobe.ops.encoder.layers import Norm
 
-RUNS = ["torch", "triton", *(f"cpu {isa}" for isa in instruction_sets()), "cpu, products by a library"]
 SHAPES = {  # rows, widths of x and of every layer
     "a block": (64, (7, 33, 7)),
     "odd": (77, (33, 65, 33)),
@@ -22,22 +21,9 @@ SHAPES = {  # rows, widths of x and of every layer
 }
 
 
-@pytest.fixture(params=RUNS)
-def run(request, monkeypatch):
-    backend, _, isa = request.param.partition(" ")
-    library = request.param.endswith("library")
-    monkeypatch.setattr(cpu, "products_are_faster", lambda rows: not library)
-
-    def call(*args):
-        name = backend.rstrip(",")
-        if reason := ffn_sublayer.refusals(*args)[name]:
-            pytest.skip(f"{name}: {reason}")
-        if not isa or library:
-            return ffn_sublayer.on(name)(*args)
-        with instruction_set(isa):
-            return ffn_sublayer.on(name)(*args)
-
-    return call
+@pytest.fixture
+def run(run_sublayer):
+    return partial(run_sublayer, ffn_sublayer)
 
 
 def sample(randn, n, widths, dtype=torch.float32, *, bias=True):
