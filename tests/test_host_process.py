@@ -127,7 +127,7 @@ CALLS = {
 
 
 BY_TRANSFORMERS = dict.fromkeys(["pretrain", "pretrain_variants"], ("start method", "threads of Python"))
-"""What the bar of ``save_pretrained`` changes: its lock fixes the start method, its monitor is a thread."""
+"""Changes by the bar of ``save_pretrained``: its lock fixes the start method, its monitor is a thread."""
 
 
 class Arguments:

@@ -1,4 +1,4 @@
-"""What orders change, as data."""
+"""Changes of an order, as data."""
 
 import pytest
 

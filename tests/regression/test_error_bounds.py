@@ -13,7 +13,7 @@ from tests.regression.test_least_squares import fit_of, planted, svd_r2
 
 @pytest.mark.parametrize("power", [4, 5, 6, 7, 8])
 def test_no_float32_source_breaks_its_bound_whatever_the_condition(power, randn):
-    """Of 400 sources of condition 1e7 or 1e8, three to five once had a gap in their spectrum where y was explained."""
+    """Check sources of condition 1e7 and 1e8, where a gap in the spectrum may hide directions that explain y."""
     broken = []
     for _ in range(100):
         x, y = (rows.float() for rows in planted(randn, 300, 12, 10.0**power, 0.03))

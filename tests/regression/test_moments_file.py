@@ -173,7 +173,7 @@ def test_a_full_disk_raises_oserror_and_leaves_the_old_file(randn, tmp_path):
 
 
 def test_a_file_of_version_0_1_0_is_read(moments, saved):
-    """That version calls the blocks with unit sums ``cones``."""
+    """Return a file of version 0.1.0, which calls the blocks with unit sums ``cones``."""
     tensors, metadata = _parts(saved)
     plan = json.loads(metadata["plan"])
     plan["cones"] = plan.pop("units")

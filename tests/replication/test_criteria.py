@@ -59,7 +59,7 @@ def swaps(by_distance, error=0.001):
 
 
 def shuffles(by_kept, error=0.001):
-    """One order for each number of layers in place: the others are rotated by one."""
+    """Return an order for each number of layers in place; the other layers are rotated by one."""
     damage = dict(BASELINE)
     for kept, value in enumerate(by_kept):
         rotated = [*range(kept + 1, DEPTH), kept]
