@@ -105,6 +105,7 @@ def ablation(
     alpha: float | None = None,
     seed: int = 0,
     metrics: Mapping[str, Metric] | None = None,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
     journal: Journal | None = None,
@@ -137,6 +138,7 @@ def ablation(
         alpha: ridge penalty of ``linear``, as in scikit-learn's ``Ridge``; chosen by cross-validation by default.
         seed: of ``resample`` and ``random_init``.
         metrics: additional columns by name, as for :func:`commutativity`.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
         journal: keeps finished rows on disk, and has those of an interrupted run, which do not run again. Linear maps
@@ -150,13 +152,18 @@ def ablation(
         >>> damage = ablation(model, batches, elements=["mlp"], mode=["zero", "linear"])  # doctest: +SKIP
         >>> damage.matrix("delta_loss")  # doctest: +SKIP
     """
-    points = resolve(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     names, modes = select_editable(elements, points.elements), select_modes(mode)
     sets = select_layer_sets(layers, depth)
     if seed < 0:
         raise InputError(f"seed: must be 0 or more, got {seed}")
     edited = [Element(name, layer, layer + 1) for name in names for layer in sorted({i for s in sets for i in s})]
+    for element in edited:
+        if not points.has(element):
+            reason = points.layouts[element.start].reason or f"its layer has {points.layouts[element.start].form}"
+            raise InputError(f"elements: this model has no {element}: {reason}; name other layers or elements")
     check_repeatable(batches, "an ablation reads them more than once")
     batches = ModelBatches(model, points, batches)
     widths = _widths(model, points, batches, edited)

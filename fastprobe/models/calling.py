@@ -107,4 +107,17 @@ def first_tensor(result: Any) -> Tensor:
 
     Layers of Transformers 5 return a tensor, layers of Transformers 4 a tuple that starts with it.
     """
+    if isinstance(result, Mapping):
+        return next(iter(result.values()))
     return result if isinstance(result, Tensor) else result[0]
+
+
+def with_first_tensor(result: Any, states: Tensor) -> Any:
+    """Return the output of a module with other hidden states, in the form that the module gave it."""
+    if isinstance(result, Tensor):
+        return states
+    if isinstance(result, Mapping):
+        kind: Any = type(result)
+        first = next(iter(result))
+        return kind({**result, first: states})
+    return [states, *result[1:]] if isinstance(result, list) else (states, *result[1:])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import first_input
+from fastprobe.models.calling import first_input, first_tensor
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a layer besides the hidden states: positional ones and those by name."""
@@ -97,6 +97,14 @@ def without_caches(call: Call) -> Call:
 
     args, kwargs = call
     return tuple(map(kept, args)), {key: kept(value) for key, value in kwargs.items()}
+
+
+def final_state(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any]) -> Tensor:
+    """Return the output of the last layer in a forward pass of a model."""
+    found: list[Tensor] = []
+    with layers[-1].register_forward_hook(lambda *call: found.append(first_tensor(call[2]))):
+        model(**batch)
+    return found[-1]
 
 
 def output_for(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any], state: Tensor) -> Any:

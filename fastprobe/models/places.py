@@ -19,6 +19,9 @@ class Place:
     module: str  # path relative to the layer; "" is the layer itself
     output: bool
 
+    def __str__(self) -> str:
+        return f"{'output' if self.output else 'input'} of {self.module or 'the layer'}"
+
     def hook(self, layer: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
         """Register ``hook(module, args, kwargs)`` at an input, ``hook(module, args, kwargs, result)`` at an output.
 

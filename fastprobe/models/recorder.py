@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import StopForward, body_of, evaluating, without_cache, without_labels
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
@@ -43,10 +44,10 @@ class ModuleRecorder:
         self._on_exit = ExitStack()
         self._on_exit.enter_context(evaluating(self.model))
         for index, layer in enumerate(self.points.layers[: self.last_layer + 1]):
-            for name, place in self.points.places.items():
+            for name, place in self.points.found[index].places.items():
                 point = self.points.canonical(Point(name, index))
                 if point in self.wanted and point.layer == index:
-                    self._on_exit.enter_context(place.read(layer, partial(self.held.__setitem__, point)))
+                    self._on_exit.enter_context(place.read(layer, partial(self._hold, point)))
             self._on_exit.enter_context(layer.register_forward_hook(self._end_of(index)))
         return self
 
@@ -62,6 +63,7 @@ class ModuleRecorder:
         """Run the model without its head up to the last layer that is needed; see ``Recorder.run``."""
         self.held.clear()
         batch = without_labels(batch)
+        self._shape = batch["attention_mask"].shape
         try:
             with torch.no_grad(), self._fast:
                 self._body(**batch, **self._options)
@@ -69,6 +71,18 @@ class ModuleRecorder:
             pass
         finally:
             self.held.clear()
+
+    def _hold(self, point: Point, tensor: Tensor) -> None:
+        """Keep a point, as ``(batch, length, width)`` also where its module works on rows."""
+        if tensor.shape[:-1] != self._shape and tensor.shape[:-1] == (self._shape.numel(),):
+            tensor = tensor.view(*self._shape, tensor.shape[-1])
+        if tensor.shape[:-1] != self._shape:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of "
+                f"{tuple(self._shape)}; points need one row for each token. A model that pads its input itself takes "
+                "batches whose length needs no padding"
+            )
+        self.held[point] = tensor
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.calling import first_tensor, uncompiled
-from fastprobe.models.layouts import Layout
+from fastprobe.models.calling import first_tensor, uncompiled, with_first_tensor
+from fastprobe.models.layouts import Part
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders.order import in_one_line, integer
 
@@ -70,35 +70,29 @@ def skip_scale(
         raise UnsupportedModelError("skip_scale: this model has no FFN and therefore no skip connection around one")
     with uncompiled(model), ExitStack() as stack:
         for index, factor in scales.items():
-            for part in parts if points.has_ffn else ["attention"]:
-                for handle in _scaled(points, points.layers[index], part, factor):
+            for part in parts:
+                for handle in _scaled(points, index, part, factor):
                     stack.callback(handle.remove)
         yield model
 
 
-def _scaled(points: ModelPoints, block: nn.Module, part: str, factor: float) -> list[RemovableHandle]:
-    """Register the hooks on a layer that scale one of its skip connections."""
-    layout = points.layout
-    if layout.attn_skip:  # a module computes the sum, so its second argument is scaled
-        skip = block.get_submodule(layout.attn_skip if part == "attention" else layout.mlp_skip)
-        return [skip.register_forward_pre_hook(lambda _, sides: (sides[0], factor * sides[1]))]
-    state: dict[str, Tensor] = {}  # the current input of the sub-layer
+def _scaled(points: ModelPoints, layer: int, name: str, factor: float) -> list[RemovableHandle]:
+    """Register the hooks on a layer that scale one of its skip connections; none if it lacks the part."""
+    block, found = points.layers[layer], points.found[layer]
+    part: Part | None = found.layout.attn if name == "attention" else found.layout.mlp
+    if part is None:
+        return []
+    if part.adds:  # a module computes the sum, so its second argument is scaled
+        adds = block.get_submodule(part.adds)
+        return [adds.register_forward_pre_hook(lambda _, sides: (sides[0], factor * sides[1]))]
+    state: dict[str, Tensor] = {}  # what the skip connection carries now
+    less = (1 - factor) * part.skip / part.scale
 
     def subtract(_: nn.Module, __: Any, result: Any) -> Any:
-        out = first_tensor(result) - (1 - factor) * state["x"]
-        return out if isinstance(result, Tensor) else (out, *result[1:])
+        return with_first_tensor(result, first_tensor(result) - less * state["x"])
 
-    place = points.places["resid_pre" if part == "attention" else "resid_mid"]
+    carried = {"attention": ("resid_pre", "attn_in"), "ffn": ("resid_mid", "mlp_in")}[name][part.skips_norm]
     return [
-        place.read(block, lambda x: state.update(x=x)),
-        block.get_submodule(_added(layout, part)).register_forward_hook(subtract),
+        found.place(carried).read(block, lambda x: state.update(x=x)),
+        block.get_submodule(part.added).register_forward_hook(subtract),
     ]
-
-
-def _added(layout: Layout, part: str) -> str:
-    """Return the path of the module whose output is added to the residual stream."""
-    if layout.post_ln:
-        return layout.attn_proj if part == "attention" else layout.mlp_proj
-    if part == "attention":
-        return layout.attn_post_norm or layout.attn
-    return layout.mlp_post_norm or layout.mlp

@@ -112,6 +112,7 @@ def probe(
     folds: int = 5,
     method: LeastSquares | None = None,
     score_sequences: int | str = 64,
+    stack: str | None = None,
     memory: int | None = None,
     backend: str = "auto",
     seed: int = 0,
@@ -137,6 +138,7 @@ def probe(
         folds: of the held-out scores; 0 for none.
         method: ridge penalty and rank threshold.
         score_sequences: number of sequences for the accuracies; ``"all"``, or 0 for none.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         backend: implementation of the sums.
         seed: of the hash that selects the sequences for the accuracies.
@@ -150,7 +152,8 @@ def probe(
         >>> probes = probe(model, batches, tokenizer=tokenizer, orders=[[0, 2, 1, 3]])  # doctest: +SKIP
         >>> probes.expected_state(), probes.expected_state("0,2,1,3")  # doctest: +SKIP
     """
-    points = resolve(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
     check_repeatable(batches, "a probe reads them twice")

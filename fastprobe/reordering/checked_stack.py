@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastprobe.data.batches import select
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
+from fastprobe.models.forwards import final_state
 from fastprobe.models.identities import TOLERANCE, why_not_finite
 from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.memoryless import check_memoryless, states_of
@@ -58,7 +59,7 @@ def check_stack(
     states = states_of(stack)
     if not is_reordered(model):
         check_memoryless(stack, states, mask)
-    found, expected = stack.head(states[-1])[0], model(**stack.batch)[0]
+    found, expected = states[-1], final_state(model, points.layers, stack.batch)
     error = float((found - expected)[mask].norm() / expected[mask].norm())
     if math.isnan(error):
         raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
@@ -68,7 +69,7 @@ def check_stack(
             "norm; the model does something between its layers that fastprobe does not know"
         )
     if has_language_head(model):
-        _check_head(stack, states[-1][mask], found[mask], mask.shape[1])
+        _check_head(stack, states[-1][mask], stack.head(states[-1]).logits[mask], mask.shape[1])
     return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
 
 
@@ -85,7 +86,7 @@ def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int
     """
     moved = F.pad(tokens.flip(0), (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
     try:
-        found = stack.head(moved)[0].flatten(0, 1)[: len(tokens)].flip(0)
+        found = stack.head(moved).logits.flatten(0, 1)[: len(tokens)].flip(0)
     except (RuntimeError, ValueError, IndexError):
         return
     error = float((found - expected).norm() / expected.norm())

@@ -111,6 +111,7 @@ def commutativity(
     *,
     metrics: Mapping[str, Metric] | None = None,
     depths: bool = False,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
     journal: Journal | None = None,
@@ -133,6 +134,7 @@ def commutativity(
         depths: also compare the state after every step with the baseline's after as many layers. Rows get lists
             ``relative_l2_by_depth`` and ``cosine_by_depth`` and their standard errors. Costs one more layer
             forward for each layer and batch.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
         journal: keeps finished orders on disk, and has those of an interrupted run, which do not run again.
@@ -148,7 +150,8 @@ def commutativity(
         >>> effects = commutativity(model, batches, fp.orders.swaps(12))  # doctest: +SKIP
         >>> effects.top(3, "relative_l2")  # doctest: +SKIP
     """
-    points = resolve(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
     batches = ModelBatches(model, points, batches)

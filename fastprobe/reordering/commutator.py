@@ -74,6 +74,7 @@ def commutator(
     batches: Iterable[Mapping[str, Any]],
     *,
     state: str | int = FIRST_LAYER_INPUT,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
 ) -> Commutators:
@@ -87,6 +88,7 @@ def commutator(
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
         state: the state x. ``"own"`` is the input that layer i has in the model. A number is the input of that layer,
             for all pairs: 144 layer forwards for 12 layers and the input of the first one.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
 
@@ -94,7 +96,8 @@ def commutator(
         InputError: no such state, a model of one layer, or no batches.
         UnsupportedModelError: the layers of the model cannot be found, or do not give its output one after another.
     """
-    points = resolve(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     state = state if isinstance(state, str) else integer(state, "state")
     if state != FIRST_LAYER_INPUT and not (isinstance(state, int) and 0 <= state <= depth):
@@ -113,11 +116,11 @@ def commutator(
             mask = checked_mask(batch, number)
             if number == 0:
                 make_stack, runner = check_stack(model, points, batch)
-            stack = make_stack(model, points, batch)
-            runs = OrderRuns(stack, plan, memory, lambda node, depth, state: bar.ran(1))
+            run = make_stack(model, points, batch)
+            runs = OrderRuns(run, plan, memory, lambda node, depth, state: bar.ran(1))
             bar.batch(int(mask.sum()), 0, plan.applications)
             for pair, baseline, swapped in _paired(runs):
-                rows = (stack.rows(final, mask).float() for final in (swapped, baseline))
+                rows = (run.rows(final, mask).float() for final in (swapped, baseline))
                 for name, values in sum_by_sequence(compare(*rows), mask).items():
                     sums[pair][name] += values
                 bar.finished()

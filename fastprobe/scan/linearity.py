@@ -38,6 +38,7 @@ def linearity(
     elements: Sequence[str] | None = None,
     layers: Iterable[int] | None = None,
     spans: str | Iterable[tuple[int, int]] | None = None,
+    stack: str | None = None,
     folds: int = 5,
     score_sequences: int | str = 64,
     objective: str = "least-squares",
@@ -63,6 +64,7 @@ def linearity(
         layers: 0-based layers to score; by default all.
         spans: ``"all"``, ``"2-5,0-3"`` or half-open pairs: also score from the input of one layer to the output of
             another.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         folds: folds of ``r2_cv``; 0 for none. Each fold has its own sums, so memory grows with them.
         score_sequences: number of sequences for the cosine columns; ``"all"``, or 0 for no such columns. With all
             sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass.
@@ -88,7 +90,9 @@ def linearity(
     """
     method, checkpoint = method or LeastSquares(), checkpoint or Checkpoint()
     sample = SequenceSample.of(score_sequences, seed)
-    points, device = resolve(model), device_of(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
+    device = device_of(model)
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
     batches = ModelBatches(model, points, batches)
@@ -141,7 +145,7 @@ def _chosen(
     names = select_elements(elements, points.elements)
     numbers = select_layers(layers, depth)
     return (
-        *(Element(name, layer, layer + 1) for name in names for layer in numbers),
+        *(e for name in names for layer in numbers if points.has(e := Element(name, layer, layer + 1))),
         *(Element("span", start, stop) for start, stop in select_spans(spans, depth)),
     )
 
