@@ -52,7 +52,7 @@ class Replaced:
         read: list[Tensor] = []
 
         def replace(_: nn.Module, args: Any, kwargs: Any, *result: Any) -> Any:
-            out = self.by(read[0], stack)
+            out = self.by(read[0], stack).clone() if y.copy else self.by(read[0], stack)
             if not result:
                 return ((out, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": out})
             return with_first_tensor(result[0], out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -77,7 +78,12 @@ def _inspected(layers: Sequence[nn.Module], run: Callable[[], Any]) -> list[Layo
         whole = next(call for call in trace.calls if call.module is layer)
         inside = [call for call in trace.calls if whole.contains(call)]
         calls = LayerCalls(whole, inside, trace.values)
-        found.append(layout_of(calls, partial(substituted, calls, *given[layer])))
+        changed = trace.values.changed
+        paths = [c.path for c in inside if not changed.isdisjoint({*c.inputs.values(), *c.outputs})]
+        if not changed.isdisjoint((calls.x, calls.y)):
+            paths.append("")
+        layout = layout_of(calls, partial(substituted, calls, *given[layer]))
+        found.append(replace(layout, changed=frozenset(paths)))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastprobe.models.layouts import Layout, Part
 from fastprobe.models.places import Place
@@ -51,6 +51,7 @@ class LayerPoints:
             del places["mlp_in"]
             aliases["mlp_in"] = "attn_in"
         aliases = {name: aliases.get(other, other) for name, other in aliases.items()}
+        places = {name: replace(place, copy=place.module in layout.changed) for name, place in places.items()}
         return cls(layout, {name: places[name] for name in POINTS if name in places}, aliases, sums)
 
     @property

@@ -52,6 +52,8 @@ class Layout:
     """Place where the state between attention and FFN is read."""
     others: int = 0
     """Sub-layers besides these two, such as cross-attention."""
+    changed: frozenset[str] = frozenset()
+    """Modules whose input or output the layer changes in place afterwards; "" for the layer itself."""
     reason: str = ""
     """Reason why a part is missing."""
 

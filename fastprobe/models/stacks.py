@@ -81,7 +81,10 @@ def observe(model: nn.Module, call: Any) -> Observation:
                     near.append(f"{path}: a {name} does not receive what the one before returns")
         else:
             found += [chain for chain in _chains(path, ran, trace, in_list=False) if len(chain.layers) > 1]
-    return Observation(tuple(_outermost(found)), tuple(near), error)
+    listed = [stack for stack in found if stack.in_list]
+    if not listed and not near:  # modules with layers as attributes
+        listed = found
+    return Observation(tuple(_outermost(listed)), tuple(near), error)
 
 
 def _uncompiled(layer: nn.Module) -> nn.Module:
@@ -115,9 +118,8 @@ def _keeps_shape(call: ModuleCall, trace: Trace) -> bool:
 
 def _outermost(found: Sequence[FoundStack]) -> list[FoundStack]:
     """Return the stacks that do not run inside a layer of another stack, in the order in which they ran."""
-    kept = [stack for stack in found if stack.in_list] or list(found)
-    inside = {inner for stack in kept for layer in stack.layers for inner in layer.modules() if inner is not layer}
-    return sorted((stack for stack in kept if not inside.intersection(stack.layers)), key=lambda stack: stack.span)
+    inside = {inner for stack in found for layer in stack.layers for inner in layer.modules() if inner is not layer}
+    return sorted((stack for stack in found if not inside.intersection(stack.layers)), key=lambda stack: stack.span)
 
 
 SHAPE = (2, 16)

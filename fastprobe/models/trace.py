@@ -27,6 +27,7 @@ class Values:
         self._keep = keep
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._tensors: dict[int, Tensor] = {}
+        self._seen: list[tuple[int, Tensor, int]] = []
         self.shapes: list[tuple[int, ...]] = []
 
     def number(self, tensor: Tensor) -> int:
@@ -38,7 +39,14 @@ class Values:
             self.shapes.append(tuple(plain.shape))
             if self._keep:
                 self._tensors[number] = tensor.detach().clone()
+        if self._keep:
+            self._seen.append((self._numbers[key], tensor, tensor._version))
         return self._numbers[key]
+
+    @property
+    def changed(self) -> set[int]:
+        """Numbers of tensors that the model changed in place after they were seen."""
+        return {number for number, tensor, version in self._seen if tensor._version != version}
 
     def __getitem__(self, number: int) -> Tensor:
         return self._tensors[number]
