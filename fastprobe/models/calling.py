@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.errors import FastprobeError, UnsupportedModelError
+
 
 class StopForward(BaseException):
     """End a forward pass early. It is no ``Exception``, so no handler inside a model catches it."""
@@ -46,6 +48,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             config.use_cache = True
         for module in training:  # one by one, because a model in training mode may hold modules in evaluation mode
             module.training = True
+
+
+@contextmanager
+def named_errors(model: nn.Module) -> Iterator[None]:
+    """Raise an error of a model's code as one line that names the model.
+
+    Raises:
+        UnsupportedModelError: the model's code raised an error other than one of memory.
+    """
+    try:
+        yield
+    except (FastprobeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: its forward pass fails on this batch ({type(error).__name__}: {said})"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -90,6 +110,14 @@ def cache_options(module: nn.Module) -> list[dict[str, bool]]:
 def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return a batch without its labels, which a model without a head does not accept."""
     return {key: value for key, value in batch.items() if key != "labels"}
+
+
+def with_decoder_inputs(body: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch whose tokens the decoder of an encoder-decoder reads, too, unless it has others for it."""
+    takes_more = "decoder_input_ids" in arguments_of(body)[0]
+    if not takes_more or batch.get("decoder_input_ids") is not None:
+        return dict(batch)
+    return {**batch, **{f"decoder_{key}": batch[key] for key in ("input_ids", "attention_mask")}}
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

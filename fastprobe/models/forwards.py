@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import first_input, first_tensor
+from fastprobe.models.calling import first_input, first_tensor, named_errors
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a layer besides the hidden states: positional ones and those by name."""
@@ -38,6 +38,23 @@ def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Itera
 def replaced_layers(layers: Sequence[nn.Module], run: Run) -> Iterator[None]:
     """Call ``run(layer, state, (other args, other kwargs))`` instead of each layer inside the block."""
     with intercepted_layers(layers, run, lambda layer: nullcontext(False)):
+        yield
+
+
+@contextmanager
+def observed_layers(layers: Sequence[nn.Module], receive: Run) -> Iterator[None]:
+    """Call ``receive(layer, state, (other args, other kwargs))`` before each layer inside the block; then it runs."""
+
+    def before(index: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+            receive(index, first_input(args, kwargs), (args[1:], others))
+
+        return hook
+
+    with ExitStack() as hooks:
+        for index, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_pre_hook(before(index), with_kwargs=True))
         yield
 
 
@@ -102,7 +119,7 @@ def without_caches(call: Call) -> Call:
 def final_state(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any]) -> Tensor:
     """Return the output of the last layer in a forward pass of a model."""
     found: list[Tensor] = []
-    with layers[-1].register_forward_hook(lambda *call: found.append(first_tensor(call[2]))):
+    with named_errors(model), layers[-1].register_forward_hook(lambda *call: found.append(first_tensor(call[2]))):
         model(**batch)
     return found[-1]
 

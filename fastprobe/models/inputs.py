@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
-from fastprobe.models.calling import arguments_of, body_of
+from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
 from fastprobe.models.positions import LeftPadding, most_tokens, position_table
 from fastprobe.models.resolve import ModelPoints
 
@@ -58,7 +58,7 @@ class ModelBatches:
             if not mask.numel():
                 continue
             self._check(batch, number)
-            yield self._left.filled(batch, mask, number)
+            yield self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
 
     def _check(self, batch: Mapping[str, Any], number: int) -> None:
         """Raise if the model cannot run a batch."""

@@ -42,6 +42,11 @@ class LayerOrder:
             yield outer
             return
         points = resolve(model)
+        if points.carries:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers hand on more than the hidden states, so a live model cannot run "
+                "them in another order; use commutativity"
+            )
         order = _INSTALLED[model] = cls(model, points)
         try:
             with uncompiled(model), intercepted_layers(points.layers, order._receive, order._runs_now):

@@ -16,6 +16,7 @@ from fastprobe.models.calling import (
     body_of,
     evaluating,
     first_tensor,
+    named_errors,
     to_device,
     without_cache,
     without_labels,
@@ -128,6 +129,7 @@ class LeftPadding:
         body, last = body_of(self._model), self._points.layers[-1]
         inputs = to_device(without_labels(batch), next(self._model.parameters()).device)
         with (
+            named_errors(self._model),
             evaluating(self._model),
             torch.no_grad(),
             last.register_forward_hook(lambda *call: found.append(first_tensor(call[2]))),

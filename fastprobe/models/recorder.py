@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import StopForward, body_of, evaluating, without_cache, without_labels
+from fastprobe.models.calling import StopForward, body_of, evaluating, named_errors, without_cache, without_labels
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
 from fastprobe.models.resolve import ModelPoints
@@ -65,7 +65,7 @@ class ModuleRecorder:
         batch = without_labels(batch)
         self._shape = batch["attention_mask"].shape
         try:
-            with torch.no_grad(), self._fast:
+            with named_errors(self.model), torch.no_grad(), self._fast:
                 self._body(**batch, **self._options)
         except StopForward:
             pass

@@ -31,6 +31,8 @@ class ModelPoints:
     """Path of the part of the model that runs by itself on a batch; "" for the whole model."""
     others: tuple[str, ...] = ()
     """Paths of the other stacks of the model."""
+    carries: str = ""
+    """Other tensors that a layer hands to the next one: "" for none, "one" for the same all along, else "another"."""
 
     def part_of(self, model: nn.Module) -> nn.Module:
         """Return the part of a model that runs by itself on a batch."""
@@ -164,6 +166,7 @@ def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
         stack=paths[at],
         root=".".join(filter(None, (prefix, root))) if root else "",
         others=(*paths[:at], *paths[at + 1 :]),
+        carries=chosen.carries,
     )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastprobe.models.calling import arguments_of, without_cache
+from fastprobe.models.calling import arguments_of, with_decoder_inputs, without_cache
 from fastprobe.models.trace import ModuleCall, Trace
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -33,6 +34,8 @@ class FoundStack:
     span: tuple[int, int]
     """Times at which the first layer began and the last one ended."""
     in_list: bool
+    carries: str = ""
+    """Other tensors that a layer hands to the next one: "" for none, "one" for the same all along, else "another"."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,20 @@ def _chains(path: str, calls: Sequence[ModuleCall], trace: Trace, *, in_list: bo
                 trace.values.shapes[run[0].first_input or 0],
                 (run[0].start, run[-1].end),
                 in_list,
+                _carried(run),
             )
         run = [call] if call is not None and _keeps_shape(call, trace) else []
+
+
+def _carried(run: Sequence[ModuleCall]) -> str:
+    """Return whether layers hand on other tensors than the state; see :attr:`FoundStack.carries`."""
+    handed = [
+        ({*before.outputs} - {before.first_output}) & ({*call.inputs.values()} - {call.first_input})
+        for before, call in pairwise(run)
+    ]
+    if not any(handed):
+        return ""
+    return "one" if len({frozenset(numbers) for numbers in handed}) == 1 else "another"
 
 
 def _keeps_shape(call: ModuleCall, trace: Trace) -> bool:
@@ -156,14 +171,11 @@ def observations(body: nn.Module) -> tuple[list[tuple[str, Callable[[], Any], tu
     """
     batch, reasons = text_batch(body), []
     for path, part in (("", body), *_parts(body)):
-        for arguments in (batch, batch | {f"decoder_{key}": value for key, value in batch.items()}):
-            call = partial(_run, part, arguments)
-            seen = observe(part, call)
-            if seen.stacks and not seen.error:
-                return [(path, call, seen.stacks)], [*seen.near_misses]
-            reasons += [*seen.near_misses, *([seen.error] if seen.error else [])]
-            if "decoder_input_ids" not in arguments_of(part)[0]:
-                break
+        call = partial(_run, part, with_decoder_inputs(part, batch))
+        seen = observe(part, call)
+        if seen.stacks and not seen.error:
+            return [(path, call, seen.stacks)], [*seen.near_misses]
+        reasons += [*seen.near_misses, *([seen.error] if seen.error else [])]
     return [], reasons
 
 
