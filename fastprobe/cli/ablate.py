@@ -11,7 +11,7 @@ import fastprobe as fp
 from fastprobe.ablations.table import ablations_table
 from fastprobe.cli.app import app, note, register_resumable
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import DrawnMetric, Json, Out, Overwrite, Quiet, number
+from fastprobe.cli.options import DrawnMetric, Json, Out, Overwrite, Quiet, StackName, number
 from fastprobe.cli.output import drawn_column, note_few_tokens, show
 from fastprobe.cli.source import Source
 from fastprobe.errors import InputError
@@ -52,6 +52,7 @@ def ablate(
         Path | None,
         typer.Option(help="Save the model with linear MLPs in one set of --layers to this folder (--mode linear)."),
     ] = None,
+    stack: StackName = None,
     out: Out = Path("fastprobe-out/ablate"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished rows in --out.")] = False,
     overwrite: Overwrite = False,
@@ -89,6 +90,7 @@ def ablate(
         folds=folds,
         alpha=None if alpha == "auto" else number("--alpha", alpha),
         seed=seed,
+        stack=stack,
         progress=not quiet,
         journal=Journal(out, provenance | {"seed": seed}, resume=resume),
     )

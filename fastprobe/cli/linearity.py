@@ -11,7 +11,7 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import VERSIONS, app, note, register_resumable
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, scored_sequences
+from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, StackName, scored_sequences
 from fastprobe.cli.scan_output import PICTURE, show_scan
 from fastprobe.cli.source import Source
 from fastprobe.models.points import ELEMENTS, parse_range
@@ -39,6 +39,7 @@ def linearity(
     backend: Annotated[str, typer.Option(help="auto, cuda, triton, cpu or torch.")] = "auto",
     exact: Annotated[bool, typer.Option("--exact", help="Audit: compute sums and scores in float64.")] = False,
     seed: Annotated[int, typer.Option(help="Seed that chooses the sequences for the cosine columns.")] = 0,
+    stack: StackName = None,
     out: Out = Path("fastprobe-out/linearity"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in --out.")] = False,
     full: Full = False,
@@ -70,6 +71,7 @@ def linearity(
         backend=backend,
         exact=exact,
         seed=seed,
+        stack=stack,
         progress=not quiet,
         checkpoint=Checkpoint(out, provenance, resume=resume),
     )

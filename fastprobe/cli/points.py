@@ -9,7 +9,7 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import app, dumps, note, stdout
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import Json
+from fastprobe.cli.options import Json, StackName
 from fastprobe.cli.source import ModelSource
 from fastprobe.models.identities import CheckedPoints, check_points
 from fastprobe.models.layer_points import LayerPoints
@@ -22,13 +22,13 @@ TEXT = "The layers of a transformer pass one state along; each reads it and adds
 
 @app.command()
 @takes(ModelSource)
-def points(source: ModelSource, json: Json = False) -> None:
+def points(source: ModelSource, stack: StackName = None, json: Json = False) -> None:
     """List where the points of a model were found. Check their identities on a batch."""
     loaded, tokenizer = source.load_model()
-    found = resolve(loaded)
+    found = resolve(loaded, stack)
     batches = fp.token_batches([TEXT] * 2, tokenizer, max_seq_len=16)  # every model has as many positions
     batch = {key: value.to(loaded.device) for key, value in next(iter(batches)).items()}
-    checked = check_points(loaded, found, batch)
+    checked = check_points(found.part_of(loaded), found, batch)
     if json:
         typer.echo(dumps(_document(found, checked)))
     else:

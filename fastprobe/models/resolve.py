@@ -14,7 +14,7 @@ from fastprobe.models.calling import body_of, evaluating
 from fastprobe.models.inspection import layouts_of
 from fastprobe.models.layer_points import LayerPoints
 from fastprobe.models.layouts import Layout
-from fastprobe.models.points import ELEMENTS, Element, Point
+from fastprobe.models.points import ELEMENTS, Element, Point, range_text
 from fastprobe.models.stacks import SHAPE, FoundStack, alone, observations
 
 
@@ -68,6 +68,12 @@ class ModelPoints:
         layers = list(layers)
         lacking = {name: [i for i in layers if name not in self.found[i].elements] for name in names}
         return {name: numbers for name, numbers in lacking.items() if numbers}
+
+    def description(self, names: Iterable[str] = (), layers: Iterable[int] = ()) -> dict[str, Any]:
+        """Return entries of a configuration: the stack of a model with several, and layers that lack an element."""
+        found: dict[str, Any] = {"stack": self.stack} if self.others else {}
+        lacking = {name: range_text(numbers) for name, numbers in self.missing(names, layers).items()}
+        return found | ({"missing": lacking} if lacking else {})
 
     def canonical(self, point: Point) -> Point:
         """Return the canonical point of a tensor that has several names.

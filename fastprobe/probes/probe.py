@@ -190,6 +190,7 @@ def probe(
         "rcond": method.rcond,
         "seed": seed,
         "runner": states.runner,
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
         "moment_bytes": sums.nbytes,

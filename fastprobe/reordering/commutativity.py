@@ -176,6 +176,7 @@ def commutativity(
         "sequences": measured.sequences,
         "tokens": rows[0]["tokens"],
         "runner": measured.runner,
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
         "layer_forwards_run": measured.layer_forwards,

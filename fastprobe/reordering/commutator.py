@@ -132,6 +132,7 @@ def commutator(
         "sequences": len(sums[0]["tokens"]),
         "tokens": int(sum(sums[0]["tokens"])),
         "runner": runner,
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": 4 * len(pairs),
     }

@@ -93,7 +93,8 @@ def linearity(
     points = resolve(model, stack)
     model = points.part_of(model)
     device = device_of(model)
-    options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
+    numbers = select_layers(layers, len(points.layers))
+    options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
     batches = ModelBatches(model, points, batches)
     first, stream = _peek(batches)
@@ -129,6 +130,7 @@ def linearity(
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
         "runner": reader.runner,
+        **points.description(dict.fromkeys(e.name for e in options.elements if not e.is_span), numbers),
         "seconds": {part: round(seconds, 3) for part, seconds in clock.seconds.items()},
     }
     return LinearityScan(config, rows, moments)
@@ -137,16 +139,14 @@ def linearity(
 def _chosen(
     points: ModelPoints,
     elements: Sequence[str] | None,
-    layers: Iterable[int] | None,
+    layers: Sequence[int],
     spans: str | Iterable[tuple[int, int]] | None,
 ) -> tuple[Element, ...]:
     """Return the elements and spans that a caller names, in the order of the rows."""
-    depth = len(points.layers)
     names = select_elements(elements, points.elements)
-    numbers = select_layers(layers, depth)
     return (
-        *(e for name in names for layer in numbers if points.has(e := Element(name, layer, layer + 1))),
-        *(Element("span", start, stop) for start, stop in select_spans(spans, depth)),
+        *(e for name in names for layer in layers if points.has(e := Element(name, layer, layer + 1))),
+        *(Element("span", start, stop) for start, stop in select_spans(spans, len(points.layers))),
     )
 
 
