@@ -1,13 +1,13 @@
 """Find attention and FFN inside a layer, from the modules that run in it and the values that they exchange.
 
 Candidates come from structure, and equations between the values decide (``steps.py``). Which of the parts mixes tokens
-is measured: the layer runs again with another first half of the tokens.
+is measured: the layer runs again with other first tokens.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -220,17 +220,18 @@ def _named_ffn(layer: LayerCalls, f: int) -> bool:
 def _mixes(layer: LayerCalls, m: int, f: int, rerun: Rerun) -> bool | None:
     """Return whether the output f of a module depends on other tokens of a state m; ``None`` if unknown."""
     state = layer.values[m].clone()
-    shape, half = layer.values.shapes[layer.x], layer.values.shapes[layer.x][1] // 2
+    shape = layer.values.shapes[layer.x]
+    part = shape[1] // 3  # no multiple of the chunks of an attention in chunks
     rows = state.view(shape)
-    rows[:, :half] = 1.5 * rows[:, :half].flip(-1)
+    rows[:, :part] = 1.5 * rows[:, :part].flip(-1)
     try:
         found = rerun({m: state}).get(f)
     except Exception:  # of the model's code, which may raise anything
         return None
     if found is None or found.shape != layer.values[f].shape:
         return None
-    before = layer.values[f].view(shape)[:, half:].double()
-    change = float((found.view(shape)[:, half:].double() - before).norm())
+    before = layer.values[f].view(shape)[:, part:].double()
+    change = float((found.view(shape)[:, part:].double() - before).norm())
     rounding = torch.finfo(found.dtype).eps * (100 if found.dtype.itemsize > 2 else 4)
     return change > rounding * float(before.norm())
 
@@ -250,14 +251,16 @@ def substituted(
         number of each first output before -> that output now.
     """
     found: dict[int, Tensor] = {}
-    at: list[int] = [0]
-    open_calls: list[ModuleCall] = []
-    modules = list(dict.fromkeys(call.module for call in layer.calls))
+    expected: dict[nn.Module, Iterator[ModuleCall]] = {}
+    for call in layer.calls:  # by module, because experts run in another order for other tokens
+        expected.setdefault(call.module, iter([c for c in layer.calls if c.module is call.module]))
+    open_calls: list[ModuleCall | None] = []
 
-    def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        call = layer.calls[at[0]]
-        at[0] += 1
+    def before(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        call = next(expected[module], None)
         open_calls.append(call)
+        if call is None:
+            return None
         slots = {slot: values[number] for slot, number in call.inputs.items() if number in values}
         for slot, value in slots.items():
             slots[slot] = value.view_as(given[slot] if isinstance(slot, int) else named[slot])
@@ -267,13 +270,12 @@ def substituted(
 
     def after(_: nn.Module, __: Any, result: Any) -> None:
         call = open_calls.pop()
-        if call.first_output is not None:
-            found.setdefault(
-                call.first_output, first_tensor(result).detach().clone().view_as(layer.values[call.first_output])
-            )
+        number = None if call is None else call.first_output
+        if number is not None and (out := first_tensor(result)).numel() == layer.values[number].numel():
+            found.setdefault(number, out.detach().clone().view_as(layer.values[number]))
 
-    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in modules]
-    handles += [m.register_forward_hook(after) for m in modules]
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in expected]
+    handles += [m.register_forward_hook(after) for m in expected]
     try:
         with torch.no_grad():
             layer.layer.module(*args, **kwargs)
