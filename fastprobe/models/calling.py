@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.errors import InputError
+
 
 class StopForward(BaseException):
     """End a forward pass early. It is no ``Exception``, so no handler inside a model catches it."""
@@ -49,8 +51,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter."""
-    return next(model.parameters()).device
+    """Return the device that a model takes its batches on: that of its first parameter which is somewhere.
+
+    Accelerate keeps offloaded weights on ``meta`` between calls. The device is then the one that it runs them on.
+
+    Raises:
+        InputError: all weights are on ``meta``, and nothing loads them.
+    """
+    devices = {parameter.device: None for parameter in model.parameters() if parameter.device.type != "meta"}
+    if devices:
+        return next(iter(devices))
+    for module in model.modules():
+        if (device := _execution_device(getattr(module, "_hf_hook", None))) is not None:
+            return device
+    if any(True for _ in model.parameters()):
+        raise InputError(f"model: the weights of {type(model).__name__} are on meta, without numbers; load them first")
+    return torch.device("cpu")
+
+
+def _execution_device(hook: Any) -> torch.device | None:
+    """Return the device on which a hook of Accelerate runs its module, or ``None`` if it names none."""
+    for one in getattr(hook, "hooks", [hook]):
+        if (device := getattr(one, "execution_device", None)) is not None:
+            return torch.device(device)
+    return None
 
 
 def body_of(model: nn.Module) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.layouts import Layout
 
 
@@ -27,12 +28,21 @@ def initial_weights(
 
     Returns:
         name of each parameter in the layer -> its value, of the shape, dtype and device of the layer's.
+
+    Raises:
+        UnsupportedModelError: a weight is quantised, or Accelerate keeps it elsewhere between calls.
     """
     # A torch generator takes 32 bits of seed; SeedSequence hashes all bits into them.
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     weights: dict[str, Tensor] = {}
     for path in linear_modules(layer, layout, element):
         for name, parameter in layer.get_submodule(path).named_parameters(recurse=False):
+            if parameter.is_meta or type(parameter) is not nn.Parameter:
+                kind = "offloaded" if parameter.is_meta else f"a {type(parameter).__name__}"
+                raise UnsupportedModelError(
+                    f"random_init: the weight {path}.{name} is {kind}, and other values would not reach it; load the "
+                    "model on one device and without quantisation"
+                )
             value = torch.zeros(parameter.shape)
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)

@@ -91,7 +91,7 @@ def _two_matrices(block: nn.Module, layout: Layout, name: str) -> tuple[Any, Any
         if changed := _changed(block, path):
             raise UnsupportedModelError(
                 f"{name}: its FFN has {changed}, and a map can be written into plain Linear modules only; merge or "
-                "remove adapters and parametrizations, or load the model without quantisation"
+                "remove adapters and parametrizations, or load the model without quantisation and offloading"
             )
     shapes = [_weight(block.get_submodule(path)).shape for path in paths]
     second = block.get_submodule(layout.mlp_proj)
@@ -133,6 +133,8 @@ def _changed(block: nn.Module, path: str) -> str:
     if not plain or not {"weight"} <= module._parameters.keys() <= {"weight", "bias"}:
         return f"{path}, a {type(module).__name__} with {', '.join(module._parameters) or 'no parameters'}"
     weight: Any = module.weight
+    if weight.is_meta or type(weight) is not nn.Parameter:
+        return f"{path}, whose weight is {'offloaded' if weight.is_meta else f'a {type(weight).__name__}'}"
     return "" if weight.is_floating_point() else f"{path} of {weight.dtype}"
 
 

@@ -71,7 +71,7 @@ def _first_line(error: Exception) -> str:
 
 def _register_variants(path: str) -> None:
     """Register the model classes of ``fastprobe pretrain`` if this is one of them. The import takes a second or two."""
-    if transformers.PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "bert-variant":
+    if transformers.PretrainedConfig.get_config_dict(path)[0].get("model_type") == "bert-variant":
         importlib.import_module("fastprobe.models.bert_variants")
 
 
