@@ -28,6 +28,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, Point, parse_range, range_text
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import Solution
 from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
@@ -94,6 +95,7 @@ class Ablations(Result):
         )
 
 
+@plain_numbers
 def ablation(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

@@ -11,7 +11,7 @@ from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.element_weights import linear_modules
 from fastprobe.models.layouts import Layout
 from fastprobe.models.resolve import resolve
-from fastprobe.orders.order import integer
+from fastprobe.orders.arguments import integer
 from fastprobe.regression.least_squares import Solution
 
 

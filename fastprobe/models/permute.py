@@ -11,7 +11,7 @@ from fastprobe import orders
 from fastprobe.errors import InputError
 from fastprobe.models.layer_order import LayerOrder, places_of
 from fastprobe.orders import Order, Parallel, Step, Sublayer
-from fastprobe.orders.order import integer, integers
+from fastprobe.orders.arguments import integer, integers
 
 
 @contextmanager

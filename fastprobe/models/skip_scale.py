@@ -15,7 +15,7 @@ from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import first_tensor, uncompiled
 from fastprobe.models.layouts import Layout
 from fastprobe.models.resolve import ModelPoints, resolve
-from fastprobe.orders.order import in_one_line, integer
+from fastprobe.orders.arguments import in_one_line, integer
 
 PARTS = ("attention", "ffn")
 

@@ -19,6 +19,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, wanted_of
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.classifiers import solve
 from fastprobe.probes.passes import StateRows, SumPass, count_accuracies
@@ -102,6 +103,7 @@ class Probes(Result):
 
 
 @renamed_arguments(which="orders", fit="method")
+@plain_numbers
 def probe(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
