@@ -305,7 +305,7 @@ def test_every_column_of_every_result_is_explained(small_models):
 
 def test_the_pictures_of_the_rooms_show_every_room():
     rooms, floors = (code for _, code, _ in blocks(ROOT / "CONTRIBUTING.md"))
-    shown = re.findall(r"^  (\w+)/", rooms.partition("kernels ->")[0], re.MULTILINE)
+    shown = re.findall(r"^  (\w+)/", rooms.partition("\nkernels/ ")[0], re.MULTILINE)
 
     assert {*shown} == {path.parent.name for path in (ROOT / "fastprobe").glob("*/__init__.py")}
     assert [{*line.strip().split(", ")} for line in floors.splitlines()] == FLOORS[-2::-1]  # without __main__
