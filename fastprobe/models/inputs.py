@@ -18,7 +18,7 @@ from fastprobe.models.resolve import ModelPoints
 class ModelBatches:
     """Batches that a model can run. Every verb reads the batches of its user through this class.
 
-    A batch without sequences is left out. A batch that is padded on the left gets ``position_ids`` where the model
+    A batch without tokens is left out. A batch that is padded on the left gets ``position_ids`` where the model
     needs them. All other batches stay as they are.
 
     Args:
@@ -55,7 +55,7 @@ class ModelBatches:
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for number, batch in enumerate(self._batches):
             mask = checked_mask(batch, number)
-            if not mask.numel():
+            if not mask.any():
                 continue
             self._check(batch, number)
             yield self._left.filled(batch, mask, number)

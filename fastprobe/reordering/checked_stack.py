@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastprobe.data.batches import select
-from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
 from fastprobe.models.identities import TOLERANCE, why_not_finite
 from fastprobe.models.layer_order import is_reordered
@@ -33,17 +33,14 @@ def check_stack(
     Args:
         model: in evaluation mode.
         points: the layers and points of the model.
-        batch: the first batch of a run.
+        batch: the first batch of a run, with tokens.
         edited: some steps are edited layers. These edits need the model's own layers.
 
     Raises:
         UnsupportedModelError: the layers, run one after another, do not give the model's output, or a layer gives
             another output when it runs again.
-        InputError: the batch has no token.
     """
     present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
-    if not len(present):
-        raise InputError("batches: the first one has padding only; leave such batches out")
     few = select(without_labels(batch), present)
     make, reason = (LayerStack.record, "a layer is edited") if edited else stack_for(model, points, few)
     if not reason:
