@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
 from fastprobe.models.calling import arguments_of, body_of
-from fastprobe.models.positions import LeftPadding, most_tokens, position_table
+from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
 from fastprobe.models.resolve import ModelPoints
 
 
@@ -47,7 +47,7 @@ class ModelBatches:
         self._batches, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._table = position_table(model)
-        self._rows = {key: table.num_embeddings for key, table in _tables(model).items()}
+        self._rows = {key: position_rows(table) for key, table in _tables(model).items()}
         names, takes_all = arguments_of(body_of(model))
         self._known = None if takes_all else names
         self.tokens: int | None = getattr(batches, "tokens", None)
