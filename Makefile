@@ -1,4 +1,5 @@
 # demo       install fastprobe and scan the demo model
+# real       download four trained models and a tagged text (0.7 GB), and check them
 # test       run all tests
 # check      run linters and the type checker
 # bench      run the benchmarks on this machine
@@ -11,10 +12,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check compile sanitize bench resources gpu
+.PHONY: demo real test check compile sanitize bench resources gpu
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
+
+real: $(VENV)/real
+	$(BIN)/fastprobe download
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
@@ -27,6 +31,10 @@ check: $(VENV)/dev
 $(VENV)/demo: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(VENV)/real: $(VENV)/demo
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,real]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo
