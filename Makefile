@@ -1,4 +1,5 @@
 # demo       install fastprobe and scan the demo model
+# real       download four trained models and a tagged text (0.7 GB), and check them
 # test       run all tests
 # oldest     run a fast part of the tests with the oldest supported versions of all libraries but torch
 # check      run linters and the type checker
@@ -12,10 +13,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test oldest check compile sanitize bench resources gpu
+.PHONY: demo real test oldest check compile sanitize bench resources gpu
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
+
+real: $(VENV)/real
+	$(BIN)/fastprobe download
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
@@ -31,6 +35,10 @@ check: $(VENV)/dev
 $(VENV)/demo: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(VENV)/real: $(VENV)/demo
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,real]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo

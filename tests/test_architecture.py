@@ -21,6 +21,7 @@ FLOORS = [
     {"kernels", "_cpu", "_cuda"},
     {"ops"},
     {"data"},
+    {"trained_models"},
     {"regression"},
     {"results"},
     {"models"},

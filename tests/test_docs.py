@@ -69,7 +69,7 @@ PYTHON = {
 """Sizes in Python blocks and what takes their place."""
 
 TAKE_A_MODEL = {"linearity", "permute", "commutator", "ablate", "probe", "points", "paper"}
-NOT_RUN = {"bench"}  # it times this machine
+NOT_RUN = {"bench", "download"}  # one times this machine, one needs the network
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
@@ -112,7 +112,7 @@ def small_models(tmp_path_factory):
         for name, model in models.items():
             model.save_pretrained(folders[name])
             tokenizer.save_pretrained(folders[name])
-        return folders
+        return folders | {"smollm2": folders["gpt2"]}
 
     return of_depth
 
