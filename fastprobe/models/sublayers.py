@@ -7,7 +7,7 @@ attention adds nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -76,7 +76,14 @@ def _ffn(points: ModelPoints, layer: nn.Module, state: Tensor, run_layer: RunLay
     if not _returns_tensor(attention, run_layer):
         result = (result, None)
     forwards[attention] = lambda *args, **kwargs: result
-    with replaced_forwards(forwards):
+
+    def nothing(_: nn.Module, __: Any, out: Any) -> Any:
+        return torch.zeros_like(state) if isinstance(out, Tensor) else (torch.zeros_like(state), *out[1:])
+
+    with replaced_forwards(forwards), ExitStack() as hooks:
+        if not layout.post_ln:  # after the hooks of a scaled skip connection, which add to the output of the attention
+            added = layer.get_submodule(layout.attn_post_norm or layout.attn)
+            hooks.enter_context(added.register_forward_hook(nothing))
         return run_layer()
 
 
