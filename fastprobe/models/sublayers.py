@@ -67,15 +67,16 @@ def _ffn(points: ModelPoints, layer: nn.Module, state: Tensor, run_layer: RunLay
     """Run a layer whose attention adds nothing to the state, and return its output."""
     layout = points.layout
     name = layout.attn_proj.partition(".")[0]
-    attention, forwards = layer.get_submodule(name), {}
-    result: Any = torch.zeros_like(state)
+    attention, norm = layer.get_submodule(name), layer.get_submodule(layout.attn_norm)
+    alone, norm_inside = _returns_tensor(attention, run_layer), layout.attn_norm.startswith(f"{name}.")
+
+    def attend(*_: Any, **__: Any) -> Any:
+        out = norm(state) if norm_inside and layout.post_ln else torch.zeros_like(state)  # the norm has hooks
+        return out if alone else (out, None)
+
+    forwards: dict[nn.Module, Any] = {attention: attend}
     if layout.post_ln:  # the norm after the attention returns the input of the layer
-        forwards[layer.get_submodule(layout.attn_norm)] = lambda *args, **kwargs: state
-        if layout.attn_norm.startswith(f"{name}."):
-            result = state
-    if not _returns_tensor(attention, run_layer):
-        result = (result, None)
-    forwards[attention] = lambda *args, **kwargs: result
+        forwards[norm] = lambda *_, **__: state
 
     def nothing(_: nn.Module, __: Any, out: Any) -> Any:
         return torch.zeros_like(state) if isinstance(out, Tensor) else (torch.zeros_like(state), *out[1:])
