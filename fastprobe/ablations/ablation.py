@@ -25,6 +25,7 @@ from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
 from fastprobe.models.inputs import ModelBatches
+from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.points import Element, Point, parse_range, range_text
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
@@ -145,14 +146,20 @@ def ablation(
             are fitted again.
 
     Raises:
-        InputError: an unusable argument, or batches that can be read only once.
-        UnsupportedModelError: the points of the model cannot be found, or their identities fail.
+        InputError: an unusable argument, batches that can be read only once, or a model in another order.
+        UnsupportedModelError: the points of the model cannot be found, or their identities fail; or an edit does not
+            reach what the layer computes (see :mod:`fastprobe.models.edit_checks`).
 
     Example:
         >>> damage = ablation(model, batches, elements=["mlp"], mode=["zero", "linear"])  # doctest: +SKIP
         >>> damage.matrix("delta_loss")  # doctest: +SKIP
     """
     points = resolve(model)
+    if is_reordered(model):
+        raise InputError(
+            "model: it runs its layers in another order now, and an ablation edits layers in the model's own order; "
+            "call ablation outside of permute_layers and its kind"
+        )
     depth = len(points.layers)
     names, modes = select_editable(elements, points.elements), select_modes(mode)
     sets = select_layer_sets(layers, depth)

@@ -104,7 +104,12 @@ class Order:
     @property
     def is_edited(self) -> bool:
         """True if a step runs a modified layer."""
-        return not all(isinstance(step, int | Sublayer | Parallel) for step in self.steps)
+        return bool(self.edits)
+
+    @property
+    def edits(self) -> list[Edited]:
+        """The steps that run a modified layer."""
+        return [step for step in self.steps if not isinstance(step, int | Sublayer | Parallel)]
 
     @property
     def layers(self) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
+from fastprobe.models.edit_checks import check_edits
 from fastprobe.models.identities import TOLERANCE, why_not_finite
 from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.memoryless import check_memoryless, states_of
@@ -20,10 +21,11 @@ from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import stack_for
 from fastprobe.models.stack import LayerStack
+from fastprobe.orders import Edited
 
 
 def check_stack(
-    model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], *, edited: bool = False
+    model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], *, edits: Sequence[Edited] = ()
 ) -> tuple[MakeStack, str]:
     """Return the constructor of a model's stacks, and a description of it for the configuration.
 
@@ -34,15 +36,15 @@ def check_stack(
         model: in evaluation mode.
         points: the layers and points of the model.
         batch: the first batch of a run, with tokens.
-        edited: some steps are edited layers. These edits need the model's own layers.
+        edits: the steps that run edited layers. They need the model's own layers.
 
     Raises:
-        UnsupportedModelError: the layers, run one after another, do not give the model's output, or a layer gives
-            another output when it runs again.
+        UnsupportedModelError: the layers, run one after another, do not give the model's output; or a layer gives
+            another output when it runs again; or an edit does not reach what its layer computes.
     """
     present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
     few = select(without_labels(batch), present)
-    make, reason = (LayerStack.record, "a layer is edited") if edited else stack_for(model, points, few)
+    make, reason = (LayerStack.record, "a layer is edited") if edits else stack_for(model, points, few)
     if not reason:
         return make, "encoder"
     stack = LayerStack.record(model, points, few)
@@ -66,6 +68,7 @@ def check_stack(
         )
     if has_language_head(model):
         _check_head(stack, states[-1][mask], found[mask], mask.shape[1])
+    check_edits(stack, edits, states, mask)
     return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
 
 
