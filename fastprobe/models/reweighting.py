@@ -38,9 +38,8 @@ def unreached_weight(stack: LayerStack, edit: Reweighted, state: Tensor) -> str:
         if isinstance(module, torch.jit.ScriptModule):
             return f"{path} is compiled by TorchScript, so its weights cannot be replaced; {REMEDY}"
     for name, value in edit.weights.items():
-        if value.device.type == "meta" or not value.is_floating_point():
-            kind = "is not in memory" if value.device.type == "meta" else f"is stored as {value.dtype}"
-            return f"{name} {kind}; {REMEDY}"
+        if not value.is_floating_point():
+            return f"{name} is stored as {value.dtype}; {REMEDY}"
     found: set[str] = set()
     with other_weights(layer, edit.weights):
         ran, calls = _observe(modules, lambda: stack.apply(edit.layer, state.clone()), state.shape[:2])

@@ -244,5 +244,5 @@ def test_a_map_that_would_change_another_weight_is_refused(tie, message, randn):
 
 
 def test_a_map_for_offloaded_weights_is_refused(randn):
-    with pytest.raises(UnsupportedModelError, match=r"which is offloaded.*without quantisation"):
+    with pytest.raises(UnsupportedModelError, match=r"whose weight is offloaded.*without quantisation"):
         fp.write_linear_mlp_(tiny_model("bert").to("meta"), 1, some_map(32, randn))
