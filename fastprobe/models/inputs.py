@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
 from fastprobe.models.calling import arguments_of, body_of
+from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.positions import LeftPadding, most_tokens, position_table
 from fastprobe.models.resolve import ModelPoints
 
@@ -43,6 +44,11 @@ class ModelBatches:
         if isinstance(batches, str | bytes) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
             raise InputError(
                 f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
+            )
+        if is_reordered(points):
+            raise InputError(
+                "model: its layers run in another order now, and points and orders are numbered by the layers of the "
+                "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
             )
         self._batches, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)

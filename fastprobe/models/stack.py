@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import body_of, cache_options, first_tensor, without_cache
+from fastprobe.models.calling import Call, body_of, cache_options, first_tensor, never_ran, without_cache
 from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequences
-from fastprobe.models.forwards import Call, output_for, replaced_layers, without_caches
+from fastprobe.models.forwards import output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.sublayers import run_sublayer
@@ -80,8 +80,10 @@ class LayerStack:
         batch = {**{key: value for key, value in batch.items() if key != "use_cache"}, **without_cache(body)}
         calls: list[Call] = []
         states: list[Tensor] = []
+        ran: list[int] = []
 
         def store(layer: int, state: Tensor, call: Call) -> Tensor:
+            ran.append(layer)
             states.append(state)
             calls.append(without_caches(call))
             return state
@@ -95,14 +97,16 @@ class LayerStack:
                 except TypeError as error:
                     if "use_cache" not in str(error):
                         raise
-                calls.clear()
-                states.clear()
+                for found in (calls, states, ran):
+                    found.clear()
             else:
                 body(**batch | last)
-        if len(states) != len(points.layers):
+        if missing := never_ran(model, ran, len(points.layers)):
+            raise UnsupportedModelError(missing)
+        if ran != list(range(len(points.layers))):
             raise UnsupportedModelError(
-                f"{type(model).__name__}: each layer must run once in a forward pass, but {len(states)} layers ran and "
-                f"the model has {len(points.layers)}"
+                f"{type(model).__name__}: each layer must run once in a forward pass, in turn, but they ran in the "
+                f"order {', '.join(map(str, ran))}"
             )
         return cls(model, points, batch, states[0], calls, first, checked)
 

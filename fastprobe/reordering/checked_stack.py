@@ -14,7 +14,6 @@ from fastprobe.data.batches import select
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
 from fastprobe.models.identities import TOLERANCE, why_not_finite
-from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.memoryless import check_memoryless, states_of
 from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
@@ -56,8 +55,7 @@ def check_stack(
             f"{tuple(mask.shape)}; orders need one state for each token, (batch, length, width)"
         )
     states = states_of(stack)
-    if not is_reordered(model):
-        check_memoryless(stack, states, mask)
+    check_memoryless(stack, states, mask)
     found, expected = stack.head(states[-1])[0], model(**stack.batch)[0]
     error = float((found - expected)[mask].norm() / expected[mask].norm())
     if math.isnan(error):
