@@ -14,6 +14,7 @@ from fastprobe.models.calling import arguments_of, body_of
 from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.positions import LeftPadding, most_tokens, position_table
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.wrappers import check_wrapper
 
 
 class ModelBatches:
@@ -52,6 +53,7 @@ class ModelBatches:
             )
         self._batches, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
+        self._points, self._checked = points, False
         self._table = position_table(model)
         self._rows = {key: table.num_embeddings for key, table in _tables(model).items()}
         names, takes_all = arguments_of(body_of(model))
@@ -64,7 +66,11 @@ class ModelBatches:
             if not mask.numel():
                 continue
             self._check(batch, number)
-            yield self._left.filled(batch, mask, number)
+            filled = self._left.filled(batch, mask, number)
+            if not self._checked:
+                check_wrapper(self._model, self._points, filled)
+                self._checked = True
+            yield filled
 
     def _check(self, batch: Mapping[str, Any], number: int) -> None:
         """Raise if the model cannot run a batch."""
