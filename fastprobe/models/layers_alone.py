@@ -12,7 +12,7 @@ from fastprobe.models.caches import fresh_caches
 from fastprobe.models.calling import Call, evaluating, first_tensor
 from fastprobe.models.copies import first_sequences, pattern_of
 from fastprobe.models.forwards import without_caches, without_hooks
-from fastprobe.models.memoryless import check_memoryless, states_of
+from fastprobe.models.memoryless import check_memoryless, run_backwards, states_of
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Sublayer
 from fastprobe.runtime.random_state import random_state_kept
@@ -50,6 +50,7 @@ def check_layers_alone(stack: LayerStack, calls: Sequence[Call], parts: Iterable
     with evaluating(stack.model), without_hooks(stack.model), random_state_kept(), torch.no_grad():
         try:
             states = states_of(alone)
+            run_backwards(alone, states[-1].clone())
             check_memoryless(alone, states, torch.ones(stem.shape[:-1], dtype=torch.bool, device=stem.device))
         except UnsupportedModelError as error:
             raise error.__cause__ or error from None  # an error of the model's code, as the model itself raises it

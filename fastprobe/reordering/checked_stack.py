@@ -14,7 +14,7 @@ from fastprobe.data.batches import select
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
 from fastprobe.models.identities import TOLERANCE, why_not_finite
-from fastprobe.models.memoryless import check_memoryless, states_of
+from fastprobe.models.memoryless import check_memoryless, run_backwards, states_of
 from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import stack_for
@@ -27,8 +27,8 @@ def check_stack(
     """Return the constructor of a model's stacks, and a description of it for the configuration.
 
     The fastest runner is Fastprobe's own encoder. It is used if it gives the model's output on the first two sequences
-    of the batch. Otherwise the model's own layers are used. Their check runs the model once and every layer three times
-    on the longest sequence of the batch, and once more on two sequences of 16 tokens (benchmarks/NOTES.md).
+    of the batch. Otherwise the model's own layers are used. Their check runs the model once and every layer twice on
+    the longest sequence of the batch, and both once on two sequences of 16 tokens (benchmarks/NOTES.md).
 
     Args:
         model: in evaluation mode.
@@ -57,15 +57,20 @@ def check_stack(
             f"{tuple(mask.shape)}; orders need one state for each token, (batch, length, width)"
         )
     states = states_of(stack)
-    check_memoryless(stack, states, mask)
-    found = _checked_output(stack, states[-1])
+    few_stack, few_states = stack, states
     if len(present) > 1:  # masks of several sequences
         short = LayerStack.record_short(model, points, without_labels(batch))
-        stack = LayerStack.record(model, points, few) if short is None else short
-        states, mask = states_of(stack), stack.batch["attention_mask"].bool()
-        found = _checked_output(stack, states[-1])
+        few_stack = LayerStack.record(model, points, few) if short is None else short
+        few_states = states_of(few_stack)
+    else:
+        run_backwards(stack, states[-1].clone())
+    check_memoryless(stack, states, mask)
+    found = _checked_output(stack, states[-1])
+    if few_stack is not stack:
+        found = _checked_output(few_stack, few_states[-1])
     if has_language_head(model):
-        _check_head(stack, states[-1][mask], found[mask], mask.shape[1])
+        mask = few_stack.batch["attention_mask"].bool()
+        _check_head(few_stack, few_states[-1][mask], found[mask], mask.shape[1])
     return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
 
 

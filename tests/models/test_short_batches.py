@@ -123,3 +123,17 @@ def test_what_a_layer_keeps_on_long_sequences_only_is_seen(tokens):
 
     with pytest.raises(UnsupportedModelError, match="layer 1 gives another output for the same state"):
         fp.commutativity(model, [LONG], [(0, 2, 1)], progress=False)
+
+
+@pytest.mark.parametrize("sequences", [1, 6])
+def test_the_checks_of_an_order_run_cost_what_the_notes_say(sequences):
+    model, rows = tiny_model("gpt2"), []
+    batches = tiny_batches(sequences=sequences, length=40, batch_size=1, shortest=40)
+    batches = batches if sequences == 1 else [LONG]
+    for layer in resolve(model).layers:
+        layer.register_forward_hook(lambda _, args, out: rows.append(args[0].shape[0] * args[0].shape[1]))
+
+    config = fp.commutativity(model, batches, [(0, 2, 1)], memory=1, progress=False).config
+
+    checks = sum(rows) - config["layer_forwards"] * sequences * 40
+    assert checks == 3 * (4 * 40 if sequences == 1 else 3 * 40 + 4 * TOKENS)
