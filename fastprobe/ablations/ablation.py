@@ -25,7 +25,6 @@ from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
 from fastprobe.models.inputs import ModelBatches
-from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.points import Element, Point, parse_range, range_text
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
@@ -155,11 +154,6 @@ def ablation(
         >>> damage.matrix("delta_loss")  # doctest: +SKIP
     """
     points = resolve(model)
-    if is_reordered(model):
-        raise InputError(
-            "model: it runs its layers in another order now, and an ablation edits layers in the model's own order; "
-            "call ablation outside of permute_layers and its kind"
-        )
     depth = len(points.layers)
     names, modes = select_editable(elements, points.elements), select_modes(mode)
     sets = select_layer_sets(layers, depth)
