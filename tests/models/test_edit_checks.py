@@ -74,7 +74,7 @@ def test_random_weights_run_under_autocast(family, element):
 @pytest.mark.parametrize("mode", ["zero", "random_init"])
 def test_an_ablation_of_a_model_in_another_order_is_refused(mode):
     model = tiny_model("bert")
-    with fp.reverse_layers(model), pytest.raises(InputError, match=r"in another order now.*leave the block of permute_layers"):
+    with fp.reverse_layers(model), pytest.raises(InputError, match="leave the block of permute_layers"):
         damage(model, tiny_batches(sequences=4), "mlp", mode)
 
 
