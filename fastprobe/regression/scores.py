@@ -67,7 +67,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     """
     moments, n, whitening = source.moments, int(source.n), source.whitening
     d, k = fit.coef.shape
-    S_xx, S_xy = whitening.spectrum.scatter, fit.cross_scatter
+    S_xx, S_xy = whitening.source.scatter, fit.cross_scatter
     r2 = r2_score(fit.rss, fit.tss)
     held_out = (fit.held_out.rss, fit.held_out.tss)
     varies = r2 is not None  # where y is constant, fit.tss is exactly 0; held-out and cross sums keep rounding errors
@@ -285,7 +285,7 @@ def _note(n: int, d: int, whitening: Whitening, error_bound: float, nonlinearity
     notes = []
     if needed := tokens_for_map(n, d, nonlinearity):
         notes.append(cannot_be_said(n, needed))
-    if error_bound > MARK and (unresolved := int(whitening.spectrum.unresolved.sum())):
+    if error_bound > MARK and (unresolved := int(whitening.source.unresolved.sum())):
         notes.append(f"{unresolved} columns of x vary too little to be told from constant ones and are left out")
     if error_bound > MARK:
         notes.append(

@@ -36,7 +36,7 @@ def solve_rows(
     """
     dtype = torch.float64 if moments.precision == "float64" else torch.float32
     rows: dict[ElementFit, dict[str, Any]] = {}
-    for source in Factorisation.each(moments, dict.fromkeys(f.x for f in fits), method):
+    for source in (Factorisation.of(moments, x, method) for x in dict.fromkeys(f.x for f in fits)):
         for f in (f for f in fits if f.x == source.x):
             solved = source.fit(f.y)
             rows[f] = _place(f.element) | moment_columns(source, solved, f.y)
