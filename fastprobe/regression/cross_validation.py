@@ -115,18 +115,36 @@ class Folds:
         if len(numbers) < 2:
             return None
         mean, S = whitening.source.mean, whitening.source.scatter
-        n, sums, grams = counts[numbers], moments.sum(x)[numbers], moments.cross(x, x)[numbers]
+        n, sums, grams = counts[numbers], moments.sum(x)[numbers], moments.cross(x, x)
         m = counts.sum() - n
         a = sums - n[:, None] * mean
-        others = torch.empty_like(grams)  # S_f
-        for f, centred in enumerate(centred_products(grams, sums, sums, n, mean, mean)):
-            torch.sub(S, centred, out=others[f]).addr_(a[f], a[f] / m[f], alpha=-1)
         folds = cls(whitening, numbers, n, m, sums, a @ whitening.matrix, None, None, None, None)
+        others = S.new_empty(len(numbers), *S.shape)
+        for place, f in enumerate(numbers):
+            folds._of_others(place, S, grams[f], mean, a[place], out=others[place])
         if whitening.factor is not None:
             return folds._with_triangles(others)
         P = whitening.matrix
         T = torch.eye(P.shape[1], dtype=P.dtype, device=P.device) - P.mT @ (S - others) @ P
         return replace(folds, scatter=T).with_ridge(whitening)
+
+    def _of_others(self, place: int, S_xy: Tensor, G: Tensor, y_mean: Tensor, t: Tensor, *, out: Tensor) -> Tensor:
+        """Return Y_f = Σ_¬f (x - x̄_f)(y - ȳ_f)^T, (d, k), about the means of the other tokens (steps 1 and 3).
+
+            Y_f = S_xy - [G - s_x ȳ^T - x̄ t_f^T] - (s_x - n_f x̄) t_f^T / m_f
+
+        Args:
+            place: of the fold among those that hold tokens.
+            S_xy: ``(d, k)``, of all tokens.
+            G: ``(d, k)`` Σ_f x y^T about the origins.
+            y_mean: ``(k,)`` ȳ about the origin.
+            t: ``(k,)`` t_f.
+            out: ``(d, k)``.
+        """
+        x_mean, s_x = self.whitening.source.mean, self.sums[place]
+        x_shift = x_mean - (s_x - self.n[place] * x_mean) / self.m[place]
+        left, right = torch.stack([s_x, x_shift], dim=1), torch.stack([y_mean, t])
+        return torch.sub(S_xy, G, out=out).addmm_(left, right)
 
     @property
     def z_mean(self) -> Tensor:
@@ -177,13 +195,15 @@ class Folds:
         for S_f in others:
             whitening.projected(whitening.projected(S_f).mT)
         N = scale[:, None] * whitening.null * whitening.largest**0.5
-        filled = others + N @ N.mT + (~varies * whitening.largest).diag()
-        outer, failed = torch.linalg.cholesky_ex(filled)
+        left_out = N @ N.mT + (~varies * whitening.largest).diag() if whitening.rank < len(K) else None
+        if left_out is not None:
+            others += left_out
+        outer, failed = torch.linalg.cholesky_ex(others)
         if not failed.any():
             inner = torch.linalg.solve_triangular(K, outer, upper=False)
             if self._well_conditioned(inner):
                 return replace(self, outer=outer, inner=inner)
-        R_f = others / scale[:, None] / scale
+        R_f = (others if left_out is None else others - left_out) / scale[:, None] / scale
         return replace(self, roots=(K / scale[:, None]).mT @ self._pseudo_roots((R_f + R_f.mT) / 2, whitening.smallest))
 
     def _well_conditioned(self, J: Tensor) -> bool:
@@ -205,23 +225,19 @@ class Folds:
         """Return M_f^-1 C, (c, k), for C in whitened coordinates and the f-th of the folds that hold tokens."""
         return self._upper(f, self._lower(f, C))
 
-    def _half(self, f: int, Y: Tensor) -> Tensor:
-        """Return X_f for Y_f, (d, k), in the memory of Y where P is triangular."""
-        if self.outer is None or self.inner is None:
-            return self._lower(f, self.whitening.coordinates(Y))
-        return torch.linalg.solve_triangular(self.outer[f], self.whitening.projected(Y), upper=False, out=Y)
-
     def _lower(self, f: int, C: Tensor) -> Tensor:
+        """Return J_f^-1 C, or H_f^T C."""
         if self.inner is None:
             assert self.roots is not None
             return self.roots[f].mT @ C
         return torch.linalg.solve_triangular(self.inner[f], C, upper=False)
 
-    def _upper(self, f: int, X: Tensor, out: Tensor | None = None) -> Tensor:
+    def _upper(self, f: int, X: Tensor) -> Tensor:
+        """Return J_f^-T X in the memory of X, or H_f X."""
         if self.inner is None:
             assert self.roots is not None
-            return torch.mm(self.roots[f], X, out=out)
-        return torch.linalg.solve_triangular(self.inner[f].mT, X, upper=True, out=out)
+            return self.roots[f] @ X
+        return torch.linalg.solve_triangular(self.inner[f].mT, X, upper=True, out=X)
 
     def fit(self, cross: Tensor, S_xy: Tensor, B: Tensor, sums: Tensor, squares: Tensor, y_mean: Tensor) -> HeldOut:
         """Fit one target without each fold, and score each fit on its fold.
@@ -240,18 +256,20 @@ class Folds:
         if len(self.numbers) < len(cross):
             cross, sums, squares = cross[self.numbers], sums[self.numbers], squares[self.numbers]
         n, m, a, ridge = self.n[:, None], self.m[:, None], self.a, self.whitening.ridge
-        x_mean = self.whitening.source.mean
         t = sums - n * y_mean  # step 2
         q = squares - 2 * sums * y_mean + n * y_mean.square()
         W, X_squares = B.new_empty(len(cross), *B.shape), torch.empty_like(self.m)
-        Y = torch.empty_like(S_xy)
-        x_shift = x_mean - (self.sums - n * x_mean) / m
-        for f, G in enumerate(cross):
-            # Y_f = S_xy - Σ_f (x - x̄)(y - ȳ)^T - m_f (x̄_f - x̄)(ȳ_f - ȳ)^T, steps 1 and 3
-            left, right = torch.stack([self.sums[f], x_shift[f]], dim=1), torch.stack([y_mean, t[f]])
-            X = self._half(f, torch.sub(S_xy, G, out=Y).addmm_(left, right))
+        for f, (G, t_f, W_f) in enumerate(zip(cross, t, W, strict=True)):  # step 5
+            if self.outer is None:
+                Y = self._of_others(f, S_xy, G, y_mean, t_f, out=torch.empty_like(S_xy))
+                X = self._lower(f, self.whitening.coordinates(Y))
+            else:
+                Y = self.whitening.projected(self._of_others(f, S_xy, G, y_mean, t_f, out=W_f))
+                X = torch.linalg.solve_triangular(self.outer[f], Y, upper=False, out=Y)
             X_squares[f] = torch.linalg.vector_norm(X).square()
-            self._upper(f, X, W[f])  # step 5
+            X = self._upper(f, X)
+            if X is not W_f:
+                W_f.copy_(X)
         Wa = (a[:, None] @ W)[:, 0]
         WB = (W.flatten(1) @ B.flatten()) - X_squares - (Wa * t / m).sum(1)  # step 8
         c = 2 / m + n / m.square()

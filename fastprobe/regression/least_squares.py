@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,12 @@ from fastprobe.regression.whitening import Whitening
 
 RCOND = {"float64": 1e-12, "float32": 1e-7, "float16": 1e-7, "bfloat16": 1e-7}
 """Default of ``rcond`` by the dtype of the rows: above the noise of the sums, far below what trained models show."""
+
+MEMORY = 2**29
+"""Bytes of the matrices of sources that a GPU factorises together."""
+
+MATRICES = 8
+"""Matrices as large as the scatter that are in memory for each of these sources, without those of the folds."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,8 @@ class Factorisation:
         Raises:
             NumericalError: the moments hold fewer than two tokens.
         """
-        rcond = RCOND[moments.dtype] if method.rcond is None else method.rcond
         scatters = [Scatter.of(moments, x) for x in sources]
+        rcond = RCOND[moments.dtype] if method.rcond is None else method.rcond
         found = []
         for x, source, deflation in zip(sources, scatters, deflations(scatters, rcond), strict=True):
             whitening = Whitening.of(
@@ -234,6 +241,25 @@ class Factorisation:
             B = fit.whitened_coef * (1 + ridge)[:, None] if self.method.alpha else fit.whitened_coef
         B = (B - self.whitened_scatter) * varies
         return _rss(B / (1 + ridge)[:, None], B, tss), tss
+
+
+def source_groups(moments: Moments, sources: Iterable[str], memory: int = MEMORY) -> list[list[str]]:
+    """Divide sources into groups for :meth:`Factorisation.together`, in ascending order of width.
+
+    A GPU factorises sources of one width by batched calls. A CPU takes them one by one, side by side on its cores.
+
+    Args:
+        moments: sums of a plan that covers the sources.
+        sources: names of blocks; each is taken once.
+        memory: bytes that the matrices of a group may take; a single source may exceed it.
+    """
+    widths = moments.plan.widths
+    groups = []
+    for width, alike in groupby(sorted(dict.fromkeys(sources), key=widths.__getitem__), key=widths.__getitem__):
+        fitting = max(1, memory // (MATRICES * 8 * width * width))
+        while group := list(islice(alike, 1 if moments.counts.device.type == "cpu" else fitting)):
+            groups.append(group)
+    return groups
 
 
 def _rss(W: Tensor, B: Tensor, tss: Tensor) -> Tensor:

@@ -260,9 +260,10 @@ def cka(S_xx: Tensor, S_xy: Tensor, S_yy: Tensor) -> float | None:
         S_yy: ``(k, k)``.
     """
     a, b = _exponent(S_xx), _exponent(S_yy)  # of the scatters: those of x and y are half as large
-    S_xx, S_xy, S_yy = S_xx * 2.0 ** (-2 * a), S_xy * 2.0 ** (-a - b), S_yy * 2.0 ** (-2 * b)
+    if max(abs(a), abs(b)) > 100:  # squares of what is smaller are far from the limits
+        S_xx, S_xy, S_yy = S_xx * 2.0 ** (-2 * a), S_xy * 2.0 ** (-a - b), S_yy * 2.0 ** (-2 * b)
     norms = S_xx.norm() * S_yy.norm()
-    return float(S_xy.square().sum() / norms) if norms > 0 else None
+    return float(torch.linalg.vector_norm(S_xy).square() / norms) if norms > 0 else None
 
 
 def _exponent(scatter: Tensor) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from fastprobe.models.points import Element
-from fastprobe.regression.least_squares import Factorisation, LeastSquares
+from fastprobe.regression.least_squares import Factorisation, LeastSquares, source_groups
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.scores import MARK, moment_columns
+from fastprobe.runtime.cores import side_by_side
 from fastprobe.scan.plan import ElementFit
 from fastprobe.scan.score_pass import ScorePass
 
@@ -35,18 +36,25 @@ def solve_rows(
         refine: the score pass will see all tokens; have it refine fits with a large error bound.
     """
     dtype = torch.float64 if moments.precision == "float64" else torch.float32
-    rows: dict[ElementFit, dict[str, Any]] = {}
-    for source in (Factorisation.of(moments, x, method) for x in dict.fromkeys(f.x for f in fits)):
-        for f in (f for f in fits if f.x == source.x):
-            solved = source.fit(f.y)
-            rows[f] = _place(f.element) | moment_columns(source, solved, f.y)
-            if score_pass is None:
-                continue
-            score_pass.add_fit(source, solved, f, "cosine", dtype)
-            if refine and solved.error_bound > MARK:
-                score_pass.refine(source, solved, f)
-            if f.unit:
-                score_pass.add_fit(source, source.fit(f.unit), f, "cosine_objective", dtype)
+
+    def solve(sources: list[str]) -> dict[ElementFit, dict[str, Any]]:
+        rows: dict[ElementFit, dict[str, Any]] = {}
+        for source in Factorisation.together(moments, sources, method):
+            for f in (f for f in fits if f.x == source.x):
+                solved = source.fit(f.y)
+                rows[f] = _place(f.element) | moment_columns(source, solved, f.y)
+                if score_pass is None:
+                    continue
+                score_pass.add_fit(source, solved, f, "cosine", dtype)
+                if refine and solved.error_bound > MARK:
+                    score_pass.refine(source, solved, f)
+                if f.unit:
+                    score_pass.add_fit(source, source.fit(f.unit), f, "cosine_objective", dtype)
+        return rows
+
+    groups = source_groups(moments, (f.x for f in fits))
+    solved = side_by_side(solve, groups, moments.counts.device)
+    rows = {f: row for of_group in solved for f, row in of_group.items()}
     return [rows[f] for f in fits]
 
 
