@@ -6,7 +6,7 @@ tokens of fold f, Σ_¬f over the other tokens, Σ over all tokens: Σ z = 0, Σ
 
 1. Centring. Moments are about an origin. With s = Σ_f x and G = Σ_f x y^T about the origins,
 
-    Σ_f (x - x̄)(y - ȳ)^T = G - s_x ȳ^T - x̄ (s_y - n_f ȳ)^T                     centred_products
+    Σ_f (x - x̄)(y - ȳ)^T = G - s_x ȳ^T - x̄ (s_y - n_f ȳ)^T
 
 2. Sums of fold f.
 
@@ -32,7 +32,7 @@ Their means, and their scatter and cross-scatter about the means, are
     W_f = M_f^-1 C_f,      prediction of u:  τ_f + W_f^T (z - α_f)
 
 T_f is well conditioned whatever the condition of x: its eigenvalues lie between 0 and 1, near m_f / n unless fold f is
-unlike the others. If the other folds do not vary in some direction, M_f^-1 is a generalised inverse (see _roots).
+unlike the others. If the other folds do not vary in some direction, M_f^-1 is a generalised inverse (Folds.with_ridge).
 
 5. The same from two triangular solves. With P = Π_D^T K^-T (:mod:`~fastprobe.regression.whitening`), and over the
 other tokens S_f = Σ_¬f (x - x̄_f)(x - x̄_f)^T and Y_f = Σ_¬f (x - x̄_f)(y - ȳ_f)^T about their own means,
@@ -67,7 +67,6 @@ other tokens S_f = Σ_¬f (x - x̄_f)(x - x̄_f)^T and Y_f = Σ_¬f (x - x̄_f)(
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -121,30 +120,12 @@ class Folds:
         folds = cls(whitening, numbers, n, m, sums, a @ whitening.matrix, None, None, None, None)
         others = S.new_empty(len(numbers), *S.shape)
         for place, f in enumerate(numbers):
-            folds._of_others(place, S, grams[f], mean, a[place], out=others[place])
+            of_others(S, grams[f], sums[place], mean, a[place], mean, n[place], m[place], out=others[place])
         if whitening.factor is not None:
             return folds._with_triangles(others)
         P = whitening.matrix
         T = torch.eye(P.shape[1], dtype=P.dtype, device=P.device) - P.mT @ (S - others) @ P
         return replace(folds, scatter=T).with_ridge(whitening)
-
-    def _of_others(self, place: int, S_xy: Tensor, G: Tensor, y_mean: Tensor, t: Tensor, *, out: Tensor) -> Tensor:
-        """Return Y_f = Σ_¬f (x - x̄_f)(y - ȳ_f)^T, (d, k), about the means of the other tokens (steps 1 and 3).
-
-            Y_f = S_xy - [G - s_x ȳ^T - x̄ t_f^T] - (s_x - n_f x̄) t_f^T / m_f
-
-        Args:
-            place: of the fold among those that hold tokens.
-            S_xy: ``(d, k)``, of all tokens.
-            G: ``(d, k)`` Σ_f x y^T about the origins.
-            y_mean: ``(k,)`` ȳ about the origin.
-            t: ``(k,)`` t_f.
-            out: ``(d, k)``.
-        """
-        x_mean, s_x = self.whitening.source.mean, self.sums[place]
-        x_shift = x_mean - (s_x - self.n[place] * x_mean) / self.m[place]
-        left, right = torch.stack([s_x, x_shift], dim=1), torch.stack([y_mean, t])
-        return torch.sub(S_xy, G, out=out).addmm_(left, right)
 
     @property
     def z_mean(self) -> Tensor:
@@ -258,45 +239,48 @@ class Folds:
         n, m, a, ridge = self.n[:, None], self.m[:, None], self.a, self.whitening.ridge
         t = sums - n * y_mean  # step 2
         q = squares - 2 * sums * y_mean + n * y_mean.square()
-        W, X_squares = B.new_empty(len(cross), *B.shape), torch.empty_like(self.m)
+        x_mean = self.whitening.source.mean
+        W, Wa = B.new_empty(len(cross), *B.shape), torch.empty_like(t)
+        X_squares, WB, W_squares = (torch.empty_like(self.m) for _ in range(3))
         for f, (G, t_f, W_f) in enumerate(zip(cross, t, W, strict=True)):  # step 5
+            Y = torch.empty_like(S_xy) if self.outer is None else W_f
+            of_others(S_xy, G, self.sums[f], x_mean, t_f, y_mean, self.n[f], self.m[f], out=Y)
             if self.outer is None:
-                Y = self._of_others(f, S_xy, G, y_mean, t_f, out=torch.empty_like(S_xy))
                 X = self._lower(f, self.whitening.coordinates(Y))
             else:
-                Y = self.whitening.projected(self._of_others(f, S_xy, G, y_mean, t_f, out=W_f))
-                X = torch.linalg.solve_triangular(self.outer[f], Y, upper=False, out=Y)
+                X = torch.linalg.solve_triangular(self.outer[f], self.whitening.projected(Y), upper=False, out=Y)
             X_squares[f] = torch.linalg.vector_norm(X).square()
             X = self._upper(f, X)
             if X is not W_f:
                 W_f.copy_(X)
-        Wa = (a[:, None] @ W)[:, 0]
-        WB = (W.flatten(1) @ B.flatten()) - X_squares - (Wa * t / m).sum(1)  # step 8
+            W_squares[f] = torch.linalg.vector_norm(W_f, dim=1).square() @ (1 + ridge)
+            WB[f] = W_f.flatten() @ B.flatten()
+            torch.mv(W_f.mT, a[f], out=Wa[f])
+        WB -= X_squares + (Wa * t / m).sum(1)  # step 8
         c = 2 / m + n / m.square()
         tss = (q + c * t.square()).sum(1)  # step 6
         cross_term = WB + (Wa * c * t).sum(1)
-        quadratic = torch.linalg.vector_norm(W, dim=2).square() @ (1 + ridge) - X_squares
-        quadratic += ((c - 1 / m) * Wa.square()).sum(1)
+        quadratic = W_squares - X_squares + ((c - 1 / m) * Wa.square()).sum(1)
         return HeldOut(W, -t / m, tss - 2 * cross_term + quadratic, tss)  # step 7
 
 
-def centred_products(
-    products: Tensor, x_sums: Tensor, y_sums: Tensor, n: Tensor, x_mean: Tensor, y_mean: Tensor
-) -> Iterator[Tensor]:
-    """Yield the cross products of each fold about the means of all tokens (step 1).
+def of_others(
+    S: Tensor, G: Tensor, s_x: Tensor, x_mean: Tensor, t: Tensor, y_mean: Tensor, n: Tensor, m: Tensor, *, out: Tensor
+) -> Tensor:
+    """Return Y_f = Σ_¬f (x - x̄_f)(y - ȳ_f)^T, (d, k), about the means of the other tokens (steps 1 and 3).
 
-    One fold at a time: the matrices of all folds at once would need fresh memory in every call.
+        Y_f = S_xy - [G - s_x ȳ^T - x̄ t_f^T] - (s_x - n_f x̄) t_f^T / m_f
 
     Args:
-        products: ``(folds, d, k)`` about the origins, or ``(1, d, k)`` for all folds together.
-        x_sums: ``(folds, d)`` about the origin.
-        y_sums: ``(folds, k)`` about the origin.
-        n: ``(folds,)`` tokens.
-        x_mean: ``(d,)`` of all tokens about the origin.
-        y_mean: ``(k,)`` of all tokens about the origin.
+        S: ``(d, k)`` S_xy, of all tokens.
+        G: ``(d, k)`` Σ_f x y^T about the origins.
+        s_x: ``(d,)`` Σ_f x about the origin.
+        x_mean: ``(d,)`` x̄ about the origin.
+        t: ``(k,)`` t_f.
+        y_mean: ``(k,)`` ȳ about the origin.
+        n: () tokens of fold f.
+        m: () tokens of the other folds.
+        out: ``(d, k)``.
     """
-    if len(products) == 1 and len(n) > 1:
-        x_sums, y_sums, n = x_sums.sum(0, True), y_sums.sum(0, True), n.sum(0, True)
-    for G, s_x, s_y, n_f in zip(products, x_sums, y_sums, n, strict=True):
-        left, right = torch.stack([s_x, x_mean], dim=1), torch.stack([y_mean, s_y - n_f * y_mean])
-        yield torch.addmm(G, left, right, alpha=-1)
+    left, right = torch.stack([s_x, x_mean - (s_x - n * x_mean) / m], dim=1), torch.stack([y_mean, t])
+    return torch.sub(S, G, out=out).addmm_(left, right)

@@ -120,9 +120,7 @@ def _each(
         values = left_out[s][p]
         near = (torch.cat([values, L_min[s, None]]) - theta[s]).abs() <= rounding[s]
         yield (
-            None
-            if near.any()
-            else Deflation(float(L_max[s]), float(L_min[s]), values, N[s][:, p], G[s], inverse[s])
+            None if near.any() else Deflation(float(L_max[s]), float(L_min[s]), values, N[s][:, p], G[s], inverse[s])
         )
 
 

@@ -207,7 +207,9 @@ class Factorisation:
     def solution(self, fit: Fit) -> Solution:
         """Return the map fitted on all tokens."""
         rank, condition = self.whitening.rank, self.whitening.condition
-        return Solution(fit.coef, fit.intercept, rank, condition, self.method.alpha, fit.error_bound, self.whitening.method)
+        return Solution(
+            fit.coef, fit.intercept, rank, condition, self.method.alpha, fit.error_bound, self.whitening.method
+        )
 
     def fold_maps(self, fit: Fit) -> dict[int, tuple[Tensor, Tensor]]:
         """Return, for every fold, the map fitted without it; no map without cross-validation.

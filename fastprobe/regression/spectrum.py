@@ -73,15 +73,19 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigendecomposition of R: ``values`` L, ``(d,)``, ascending, and ``vectors`` V, ``(d, d)``, one a column."""
+    """Eigendecomposition of R, without the unit vectors of the d - e columns that are constant."""
 
-    values: Tensor
-    vectors: Tensor
+    values: Tensor  # L, (e,), ascending
+    vectors: Tensor  # V, (d, e), one eigenvector a column
 
     @classmethod
     def of(cls, source: Scatter) -> Spectrum:
         """Decompose the equilibrated scatter of one source."""
-        return cls(*torch.linalg.eigh(source.equilibrated))
+        constant = ~source.varies
+        # -1 is far from the other eigenvalues, so these unit vectors do not mix with eigenvectors near 0.
+        values, vectors = torch.linalg.eigh(source.equilibrated - constant.to(source.scale).diag())
+        first = int(constant.sum())
+        return cls(values[first:], vectors[:, first:] * source.varies[:, None])
 
 
 def least_scatter(moments: Moments, block: str, squares: Tensor, mean: Tensor) -> Tensor:

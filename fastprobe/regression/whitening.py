@@ -62,9 +62,7 @@ class Whitening:
     method: str  # "cholesky" or "eigh"
 
     @classmethod
-    def of(
-        cls, source: Scatter, found: Deflation | Spectrum, *, alpha: float, rcond: float, gamma: float
-    ) -> Whitening:
+    def of(cls, source: Scatter, found: Deflation | Spectrum, *, alpha: float, rcond: float, gamma: float) -> Whitening:
         """Compute P and λ.
 
         Args:
@@ -91,11 +89,11 @@ class Whitening:
     @classmethod
     def _decomposed(cls, source: Scatter, found: Spectrum, rcond: float, gamma: float) -> Whitening:
         L, V = found.values, found.vectors
-        kept = (L > rcond * L[-1]) & (L > 0)
-        L_r, left_out = L[kept], ~kept & (L != 0)
+        kept = (L > rcond * L[-1:]) & (L > 0)
+        L_r = L[kept]
         P = V[:, kept] / L_r.sqrt() / source.scale[:, None]
         ends = (float(L_r[-1]), float(L_r[0])) if len(L_r) else (1.0, 1.0)
-        rest = L[left_out], V[:, left_out]
+        rest = L[~kept], V[:, ~kept]
         return cls(source, len(L_r), *ends, *rest, P, None, L_r, torch.zeros_like(L_r), 0.0, rcond, gamma, "eigh")
 
     def with_alpha(self, alpha: float) -> Whitening:
