@@ -55,7 +55,7 @@ class Refinement:
         self.rows = 0
 
         def zero() -> ResidualSums:
-            return ResidualSums.zero(*fit.whitened_coef.shape, device)
+            return ResidualSums.zero(source.whitening.matrix.shape[1], fit.coef.shape[1], device)
 
         self.residuals = zero()
         self.fold_maps = source.fold_maps(fit)

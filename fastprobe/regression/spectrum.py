@@ -9,7 +9,6 @@ Equilibration gives every column length 1, so the eigenvalues do not depend on t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch

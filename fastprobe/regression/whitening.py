@@ -89,7 +89,7 @@ class Whitening:
     @classmethod
     def _decomposed(cls, source: Scatter, found: Spectrum, rcond: float, gamma: float) -> Whitening:
         L, V = found.values, found.vectors
-        kept = (L > rcond * L[-1:]) & (L > 0)
+        kept = (rcond * L[-1:] < L) & (L > 0)
         L_r = L[kept]
         P = V[:, kept] / L_r.sqrt() / source.scale[:, None]
         ends = (float(L_r[-1]), float(L_r[0])) if len(L_r) else (1.0, 1.0)

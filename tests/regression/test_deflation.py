@@ -59,7 +59,8 @@ def test_fits_equal_those_by_eigenvectors(alpha, moments, monkeypatch):
     rounding = 1e-8 + 1e-15 * by_eigh.whitening.condition
     columns, others = moment_columns(by_cholesky, fit, "y"), moment_columns(by_eigh, expected, "y")
     for column in COLUMNS:
-        assert columns[column] == pytest.approx(others[column], rel=rounding, abs=1e-8), column
+        if others[column] is not None:
+            assert columns[column] == pytest.approx(others[column], rel=rounding, abs=1e-8), column
     size = float(expected.coef.abs().max())
     torch.testing.assert_close(fit.coef, expected.coef, rtol=0, atol=10 * rounding * size)
     P, Q = by_cholesky.whitening.matrix, by_eigh.whitening.matrix
