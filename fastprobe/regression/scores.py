@@ -62,7 +62,8 @@ def current_column(name: str) -> str:
 def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     """Return the columns of the row of one pair (x, y), in order.
 
-    The scores follow from moments. ``tokens``, ``dtype``, ``backend`` and ``note`` say what they are computed from. The
+    The scores follow from moments. ``tokens``, ``dtype``, ``backend``, ``factorisation`` and
+    ``note`` say what they are computed from. The
     cosines need the rows themselves: they are ``None``, for the score pass of a scan to fill in.
     """
     moments, n, whitening = source.moments, int(source.n), source.whitening
@@ -93,6 +94,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
+        "factorisation": whitening.method,
         "note": _note(n, d, whitening, fit.error_bound, nonlinearity(cv)),
     }
 
