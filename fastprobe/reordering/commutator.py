@@ -33,6 +33,7 @@ from fastprobe.reordering.order_runs import OrderRuns
 from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import ratio, root
 from fastprobe.results.result import Result
+from fastprobe.runtime.cores import side_by_side
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.progress import OrderProgress
 from fastprobe.scan.result import LinearityScan
@@ -184,10 +185,13 @@ def linear_commutator(scan: LinearityScan, method: LeastSquares | None = None) -
     if scan.moments is None or len(layers) < 2:
         raise InputError('linear_commutator: needs a scan of element "layer" of two layers or more, with its moments')
     fits = {start: (x, y) for name, start, _, x, y, _ in scan.config["fits"] if name == "layer"}
-    maps = {
-        layer: Factorisation.of(scan.moments, fits[layer][0], method or LeastSquares()).fit(fits[layer][1]).coef.mT
-        for layer in layers
-    }
+    moments = scan.moments
+
+    def linear_map(layer: int) -> Tensor:
+        x, y = fits[layer]
+        return Factorisation.of(moments, x, method or LeastSquares()).fit(y).coef.mT
+
+    maps = dict(zip(layers, side_by_side(linear_map, list(layers), moments.counts.device), strict=True))
     rows = []
     for i, j in itertools.combinations(sorted(maps), 2):
         baseline, swapped = maps[j] @ maps[i], maps[i] @ maps[j]
