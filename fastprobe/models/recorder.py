@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import StopForward, body_of, evaluating, named_errors, without_cache, without_labels
+from fastprobe.models.calling import (
+    StopForward,
+    body_of,
+    evaluating,
+    named_errors,
+    never_ran,
+    without_cache,
+    without_labels,
+)
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
 from fastprobe.models.resolve import ModelPoints
@@ -36,6 +44,7 @@ class ModuleRecorder:
         self.model, self.points, self.wanted, self.on_layer = model, points, dict(wanted), on_layer
         self.last_layer = max(wanted.values())
         self.held: dict[Point, Tensor] = {}
+        self._ran: set[int] = set()
         self._body = body_of(model)
         self._options = without_cache(self._body)
         self._fast = FastLinear()
@@ -62,6 +71,7 @@ class ModuleRecorder:
     def run(self, batch: Mapping[str, Any]) -> None:
         """Run the model without its head up to the last layer that is needed; see ``Recorder.run``."""
         self.held.clear()
+        self._ran.clear()
         batch = without_labels(batch)
         self._shape = batch["attention_mask"].shape
         try:
@@ -71,6 +81,8 @@ class ModuleRecorder:
             pass
         finally:
             self.held.clear()
+        if missing := never_ran(self.model, self._ran, self.last_layer + 1):
+            raise UnsupportedModelError(missing)
 
     def _hold(self, point: Point, tensor: Tensor) -> None:
         """Keep a point, as ``(batch, length, width)`` also where its module works on rows."""
@@ -86,6 +98,7 @@ class ModuleRecorder:
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
+            self._ran.add(layer)
             with self._fast.suspended():
                 self.on_layer(layer, self.held)
             for point in [point for point in self.held if self.wanted[point] <= layer]:

@@ -7,14 +7,14 @@ attention adds nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import StopForward
+from fastprobe.models.calling import StopForward, with_first_tensor
 from fastprobe.models.forwards import replaced_forwards
 from fastprobe.models.layouts import Layout, Part
 from fastprobe.models.places import Place
@@ -79,20 +79,26 @@ def _attention(between: Place, layer: nn.Module, run_layer: RunLayer) -> Tensor:
 
 def _ffn(layout: Layout, attn: Part, layer: nn.Module, state: Tensor, run_layer: RunLayer) -> Tensor:
     """Run a layer whose attention adds nothing to the state, and return its output."""
-    forwards: dict[nn.Module, Callable[..., Any]] = {}
-    result: Any = torch.zeros_like(state)
-    name = attn.out
-    if attn.post_norm:
-        forwards[layer.get_submodule(attn.post_norm)] = lambda *args, **kwargs: torch.zeros_like(state)
-    if attn.sum_norm:  # the norm after the attention returns the input of the layer
-        forwards[layer.get_submodule(attn.sum_norm)] = lambda *args, **kwargs: state
-        if attn.sum_norm.startswith(f"{layout.attention}."):
-            name, result = layout.attention, state
-    attention = layer.get_submodule(name)
-    if not _returns_tensor(attention, run_layer):
-        result = (result, None)
-    forwards[attention] = lambda *args, **kwargs: result
-    with replaced_forwards(forwards):
+    norm = layer.get_submodule(attn.sum_norm) if attn.sum_norm else None
+    norm_inside = attn.sum_norm.startswith(f"{layout.attention}.")
+    attention = layer.get_submodule(layout.attention if norm_inside else attn.out)
+    alone = _returns_tensor(attention, run_layer)
+
+    def attend(*_: Any, **__: Any) -> Any:
+        out = norm(state) if norm is not None and norm_inside else torch.zeros_like(state)  # the norm has hooks
+        return out if alone else (out, None)
+
+    forwards: dict[nn.Module, Any] = {attention: attend}
+    if norm is not None:  # the norm after the attention returns the input of the layer
+        forwards[norm] = lambda *_, **__: state
+
+    def nothing(_: nn.Module, __: Any, out: Any) -> Any:
+        return with_first_tensor(out, torch.zeros_like(state))
+
+    with replaced_forwards(forwards), ExitStack() as hooks:
+        if norm is None:  # after the hooks of a scaled skip connection, which add to the output of the attention
+            added = layer.get_submodule(attn.added)
+            hooks.enter_context(added.register_forward_hook(nothing))
         return run_layer()
 
 

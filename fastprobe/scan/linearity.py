@@ -15,6 +15,7 @@ from fastprobe.models.calling import device_of
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
@@ -31,6 +32,7 @@ from fastprobe.scan.score_pass import ScorePass
 
 
 @renamed_arguments(fit="method")
+@plain_numbers
 def linearity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

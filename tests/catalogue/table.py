@@ -1,6 +1,6 @@
 """Write the table of the catalogue: what was found in every model type of the installed Transformers.
 
-    python tests/catalogue/table.py > docs/models.md
+python tests/catalogue/table.py > docs/models.md
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ def main(types: Sequence[str]) -> None:
             print(name, file=sys.stderr, flush=True)
     full = [line for line in lines if line.elements]
     both = [line for line in full if "a" in line.elements.split() and "m" in line.elements.split()]
-    print(HEADER + f"{len(lines)} types: {len(full)} have a stack of layers, {sum(x.orders == 'yes' for x in full)} run in")
+    print(
+        HEADER
+        + f"{len(lines)} types: {len(full)} have a stack of layers, {sum(x.orders == 'yes' for x in full)} run in"
+    )
     print(f"other orders, {len(both)} have attention and FFN in every layer.\n")
     print("| type | stack | elements | orders | generation | what is missing |\n|---|---|---|---|---|---|")
     for line in lines:
