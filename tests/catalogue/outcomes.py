@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fastprobe as fp
 from fastprobe.errors import FastprobeError
+from fastprobe.models.calling import without_cache
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
 from fastprobe.models.stacks import text_batch
@@ -37,7 +38,8 @@ def verbs(model: nn.Module, batches: list[dict[str, Tensor]]) -> dict[str, Calla
     def permuted() -> Any:
         depth = len(resolve(model).layers)
         with fp.permute_layers(model, [*reversed(range(depth))]), torch.no_grad():
-            return resolve(model).part_of(model)(**batches[0])
+            part = resolve(model).part_of(model)
+            return part(**batches[0], **without_cache(part))
 
     quiet: dict[str, Any] = {"progress": False}
     return {

@@ -25,9 +25,9 @@ LETTERS = {"layer": "l", "attention": "A", "ffn": "F", "attn": "a", "mlp": "m", 
 
 HEADER = f"""# Models
 
-Model types of Transformers {transformers.__version__}, each as a random toy model of three layers. `make catalogue` writes
-this page. Elements: {", ".join(f"{letter} {name}" for name, letter in LETTERS.items())}. An element in brackets is missing in
-some layers. Orders: layers run in another order. Generation: `generate` inside `permute_layers`.
+Model types of Transformers {transformers.__version__}, each as a random toy model. `make catalogue` writes this page.
+Elements: {", ".join(f"{letter} {name}" for name, letter in LETTERS.items())}. An element in brackets is missing in some
+layers. Orders: layers run in another order. Generation: `generate` inside `permute_layers`.
 
 """
 
@@ -115,11 +115,11 @@ def main(types: Sequence[str]) -> None:
             print(name, file=sys.stderr, flush=True)
     full = [line for line in lines if line.elements]
     both = [line for line in full if "a" in line.elements.split() and "m" in line.elements.split()]
+    ordered = sum(line.orders == "yes" for line in full)
     print(
-        HEADER
-        + f"{len(lines)} types: {len(full)} have a stack of layers, {sum(x.orders == 'yes' for x in full)} run in"
+        HEADER + f"{len(lines)} types: {len(full)} have a stack of layers, {ordered} run in other orders, {len(both)}"
     )
-    print(f"other orders, {len(both)} have attention and FFN in every layer.\n")
+    print("have attention and FFN in every layer.\n")
     print("| type | stack | elements | orders | generation | what is missing |\n|---|---|---|---|---|---|")
     for line in lines:
         print(f"| {' | '.join(line)} |")
