@@ -20,6 +20,7 @@ from fastprobe.ablations.modes import Unedited
 from fastprobe.ablations.picture import picture
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
 from fastprobe.data.checks import check_repeatable
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.edits import Replaced, Reweighted
@@ -33,6 +34,7 @@ from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
 from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class Ablations(Result):
         )
 
 
+@together()
 def ablation(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -197,12 +200,11 @@ def _widths(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], edited: Sequence[Element]
 ) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
-    for batch in batches:
-        few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
-        checked = check_points(model, points, to_device(few, device_of(model)))
-        checked.require(type(model).__name__, points.read_by(edited))
-        return checked.widths
-    raise InputError("batches: there are none")
+    head = Shares(batches, Ranks.here()).head
+    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in head.items()}
+    checked = check_points(model, points, to_device(few, device_of(model)))
+    checked.require(type(model).__name__, points.read_by(edited))
+    return checked.widths
 
 
 def _step(element: Element, mode: str, replacement: Any, folds: int, alpha: float | None, seed: int) -> Step:

@@ -27,6 +27,10 @@ class ModelBatches:
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``.
         labels: keys of the batches that the model does not get.
 
+    Attributes:
+        source: the batches of the user.
+        tokens: number of their tokens, if it is known.
+
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
     """
@@ -44,7 +48,7 @@ class ModelBatches:
             raise InputError(
                 f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
             )
-        self._batches, self._labels = batches, {"labels", *labels}
+        self.source, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._table = position_table(model)
         self._rows = {key: table.num_embeddings for key, table in _tables(model).items()}
@@ -53,7 +57,7 @@ class ModelBatches:
         self.tokens: int | None = getattr(batches, "tokens", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self.source):
             mask = checked_mask(batch, number)
             if not mask.numel():
                 continue

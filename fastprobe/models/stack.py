@@ -41,6 +41,7 @@ class LayerStack:
     """
 
     masked_head: MaskedHead | None = None
+    step = 1
 
     def __init__(
         self,
