@@ -65,6 +65,7 @@ def _serve(rank: int, size: int, rendezvous: Path, end: Connection) -> None:
     url = f"file://{rendezvous}"
     dist.init_process_group("gloo", init_method=url, rank=rank, world_size=size, timeout=timedelta(seconds=PATIENCE))
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # as torchrun sets them; nothing listens
     while True:
         function, arguments = end.recv()
         try:
