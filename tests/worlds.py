@@ -16,41 +16,54 @@ import torch.distributed as dist
 PATIENCE = 60
 """Seconds that a case may take before the test fails."""
 
+_forks: Any = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(
+    [
+        "fastprobe.cli",
+        "fastprobe.testing.tiny_models",
+        "tests.worlds",
+        *(f"transformers.models.{family}.modeling_{family}" for family in ("bert", "gpt2", "llama")),
+    ]
+)  # the processes are forks of one that has imported these
+
 
 class World:
     """Processes with a process group of gloo. A call runs a function in all of them.
 
-    They are forked, so that they need not import anything again.
-
     Args:
         size: number of processes.
-        folder: an empty folder, for the rendezvous.
+        folder: a folder, for the rendezvous.
     """
 
     def __init__(self, size: int, folder: Path):
-        fork = multiprocessing.get_context("fork")
         self._ends, self._processes = [], []
         for rank in range(size):
-            here, there = fork.Pipe()
-            process = fork.Process(target=_serve, args=(rank, size, folder / "rendezvous", there), daemon=True)
+            here, there = _forks.Pipe()
+            arguments = (rank, size, folder / f"rendezvous-{size}", there)
+            process = _forks.Process(target=_serve, args=arguments, daemon=True)
             process.start()
+            there.close()
             self._ends.append(here)
             self._processes.append(process)
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Return the result of a function of rank and arguments in every process; the error of one that failed."""
+        """Return, for every process, what a function of rank and arguments returns or raises; ``None`` if it is killed.
+
+        Args:
+            function: a function of a module.
+            arguments: what it gets after the rank.
+        """
         for end in self._ends:
             end.send((function, arguments))
         return [self._answer(rank) for rank in range(len(self._ends))]
 
     def _answer(self, rank: int) -> Any:
-        end = self._ends[rank]
-        if not end.poll(PATIENCE):
+        if not self._ends[rank].poll(PATIENCE):
             self.close()
             raise AssertionError(f"process {rank} hangs")
         try:
-            return end.recv()
-        except EOFError:  # it was killed
+            return self._ends[rank].recv()
+        except EOFError:
             return None
 
     def close(self) -> None:

@@ -87,7 +87,8 @@ class Checkpoint:
         def save() -> None:
             if self.path is None:
                 return
-            first_pass.moments.collect_()
+            if ranks.size > 1:
+                first_pass.moments.collect_()
             if ranks.is_first and first_pass.batches and first_pass.complete:
                 done = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
