@@ -145,6 +145,19 @@ def run_with_another_model(rank):
     return fp.commutator(tiny_model("gpt2", seed=rank), tiny_batches(), progress=False)
 
 
+def run_with_another_pooler(rank):
+    model = tiny_model("bert")
+    torch.nn.init.normal_(model.pooler.dense.weight, generator=torch.Generator().manual_seed(rank))
+    return fp.commutator(model, tiny_batches(), progress=False).rows
+
+
+def test_weights_that_do_not_run_may_differ(world_of_two):
+    """Transformers draws a pooler at random in every process if the file has none."""
+    first, second = world_of_two(run_with_another_pooler)
+
+    assert first == second
+
+
 def run_with_another_text(rank, same_beginning):
     batches = tiny_batches(SEQUENCES, batch_size=3, seed=rank)
     return fp.linearity(tiny_model("gpt2"), [*tiny_batches()[:same_beginning], *batches], progress=False)

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 import fastprobe as fp
-from fastprobe.cli.processes import check_shared, is_first_process, processes
+from fastprobe.cli.processes import check_shared, prints, processes
 from fastprobe.errors import FastprobeError, NumericalError, ProcessError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -54,7 +54,7 @@ def register_resumable(path: Path) -> None:
 
 def note(text: str) -> None:
     """Print a remark to standard error, apart from the result. Of several processes the first one prints it."""
-    if is_first_process():
+    if prints():
         typer.echo(text, err=True)
 
 
@@ -85,7 +85,7 @@ def main() -> None:
         note(f"fastprobe: {error}")
         code = 1 if isinstance(error, NumericalError) else 2
     except _UsageError as error:
-        if is_first_process():
+        if prints():
             error.show()
         code = 2
     except OSError as error:

@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 
 from fastprobe.cli.app import VERSIONS, note, stdout
-from fastprobe.cli.processes import is_first_process
+from fastprobe.cli.processes import prints
 from fastprobe.errors import InputError
 from fastprobe.regression.evidence import cannot_be_said, tokens_for_difference, tokens_for_map
 from fastprobe.reordering.rows import HEAD_COLUMNS, STATE_COLUMNS
@@ -78,7 +78,7 @@ def show(
         quiet: print no notes.
         more_files: files in the folder that the command wrote already.
     """
-    if not is_first_process():
+    if not prints():
         return
     result.config.update(provenance | {"versions": VERSIONS})
     result.save(out)

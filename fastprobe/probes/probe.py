@@ -155,7 +155,7 @@ def probe(
         >>> probes.expected_state(), probes.expected_state("0,2,1,3")  # doctest: +SKIP
     """
     points, ranks = resolve(model), Ranks.here()
-    check_same_model(model, ranks)
+    check_same_model(model, points, ranks)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
     check_repeatable(batches, "a probe reads them twice")

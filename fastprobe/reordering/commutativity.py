@@ -153,7 +153,7 @@ def commutativity(
         >>> effects.top(3, "relative_l2")  # doctest: +SKIP
     """
     points, ranks = resolve(model), Ranks.here()
-    check_same_model(model, ranks)
+    check_same_model(model, points, ranks)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
     batches = ModelBatches(model, points, batches)

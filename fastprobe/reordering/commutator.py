@@ -105,7 +105,7 @@ def commutator(
         raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
     batches = ModelBatches(model, points, batches)
     ranks = Ranks.here()
-    check_same_model(model, ranks)
+    check_same_model(model, points, ranks)
     pairs = list(itertools.combinations(range(depth), 2))
     if not pairs:
         raise InputError("commutator: a model of one layer has no two to compare; name one that has more")

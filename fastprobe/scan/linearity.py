@@ -96,7 +96,7 @@ def linearity(
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
     ranks = Ranks.here()
-    check_same_model(model, ranks)
+    check_same_model(model, points, ranks)
     batches = ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
     reader = Reader.of(model, points, shares.head, options.elements)
