@@ -145,6 +145,28 @@ def run_with_another_model(rank):
     return fp.commutator(tiny_model("gpt2", seed=rank), tiny_batches(), progress=False)
 
 
+def run_with_other_arguments(rank, verb, name, values):
+    return VERBS[verb](tiny_model("gpt2"), tiny_batches(), **{name: values[rank]})
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "values"),
+    [
+        ("linearity", "seed", (0, 1)),
+        ("linearity", "score_sequences", (64, "all")),
+        ("linearity", "checkpoint", (None, Checkpoint("out"))),
+        ("commutativity", "depths", (True, False)),
+        ("commutator", "state", ("own", 0)),
+        ("ablation", "alpha", (None, 1.0)),
+        ("probe", "folds", (5, 2)),
+    ],
+)
+def test_processes_with_other_arguments_are_refused(verb, name, values, world_of_two):
+    for error in world_of_two(run_with_other_arguments, verb, name, values):
+        assert isinstance(error, InputError), error
+        assert str(error).startswith(f"{name}: must be the same in all processes, but 0 and 1 differ; ")
+
+
 def run_with_another_pooler(rank):
     model = tiny_model("bert")
     torch.nn.init.normal_(model.pooler.dense.weight, generator=torch.Generator().manual_seed(rank))

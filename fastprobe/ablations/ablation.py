@@ -23,6 +23,7 @@ from fastprobe.data.checks import check_repeatable
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
 from fastprobe.models.inputs import ModelBatches
@@ -160,6 +161,8 @@ def ablation(
     if seed < 0:
         raise InputError(f"seed: must be 0 or more, got {seed}")
     edited = [Element(name, layer, layer + 1) for name in names for layer in sorted({i for s in sets for i in s})]
+    asked = {"elements": names, "mode": modes, "layers": sets, "folds": folds, "alpha": alpha, "seed": seed}
+    check_same_run(model, points, Ranks.here(), **asked)
     check_repeatable(batches, "an ablation reads them more than once")
     batches = ModelBatches(model, points, batches)
     widths = _widths(model, points, batches, edited)

@@ -17,14 +17,22 @@ SAMPLED = 16
 """Numbers of each weight that are compared."""
 
 
-def check_same_model(model: nn.Module, points: ModelPoints, ranks: Ranks) -> None:
-    """Raise if processes have different models.
+def check_same_run(model: nn.Module, points: ModelPoints, ranks: Ranks, **arguments: Any) -> None:
+    """Raise if processes have different models or arguments.
+
+    Args:
+        model: the model.
+        points: its resolved points.
+        ranks: the processes.
+        arguments: other arguments of the run, by name.
 
     Raises:
-        InputError: configuration, names, shapes or a sample of the weights differ.
+        InputError: an argument differs, or the configuration, names, shapes or a sample of the weights.
     """
     if ranks.size > 1:
         ranks.agree("model", _digest(model, points), "load the same weights in every process")
+        for name, value in arguments.items():
+            ranks.agree(name, repr(value), "pass the same value in every process")
 
 
 def _digest(model: nn.Module, points: ModelPoints) -> bytes:

@@ -16,7 +16,7 @@ from fastprobe.data.checks import check_repeatable
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
-from fastprobe.models.digest import check_same_model
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -155,13 +155,14 @@ def probe(
         >>> probes.expected_state(), probes.expected_state("0,2,1,3")  # doctest: +SKIP
     """
     points, ranks = resolve(model), Ranks.here()
-    check_same_model(model, points, ranks)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
     check_repeatable(batches, "a probe reads them twice")
     if folds < 0:
         raise InputError(f"folds: must be 0 or more, got {folds}")
     chosen = _select_tasks(tasks, tokenizer)
+    asked = {"tasks": chosen, "orders": [*map(str, wanted)], "folds": folds, "method": method}
+    check_same_run(model, points, ranks, **asked, score_sequences=score_sequences, seed=seed)
     batches = ModelBatches(model, points, batches, labels=chosen)
     sample = SequenceSample.of(score_sequences, seed)
     method, labels = method or LeastSquares(), TokenLabels(chosen, batches, tokenizer)

@@ -230,18 +230,23 @@ class Moments:
 
     def all_reduce_(self) -> Moments:
         """Replace these moments by their sum over all processes of ``torch.distributed``."""
-        ranks = self._prepared()
-        if ranks.size > 1:
-            ranks.sum_(self._sums())
-            self._whole.clear()
+        ranks = Ranks.here()
+        if ranks.size == 1:
+            return self
+        self.share_origins_()
+        dtypes, precisions, backends = zip(*ranks.gather((self.dtype, self.precision, self.backend)), strict=True)
+        self.dtype, self.precision = _coarsest(*dtypes), _coarsest(*precisions)
+        self.backend = next(filter(None, backends), "")
+        ranks.sum_(self._sums())
+        self._whole.clear()
         return self
 
     def collect_(self) -> Moments:
         """Move the rows of all processes to the first one. The others keep moments of no rows, with its origins."""
-        ranks = self._prepared()
-        if ranks.size > 1:
-            ranks.move_(self._sums())
-            self._whole.clear()
+        self.all_reduce_()
+        if not Ranks.here().is_first:
+            for mine in self._sums():
+                mine.zero_()
         return self
 
     def share_origins_(self) -> None:
@@ -256,16 +261,6 @@ class Moments:
             for mine, moved in zip(self._sums(), list(self._sums_about(origins)), strict=True):
                 mine.copy_(moved)
         self.origins = origins
-
-    def _prepared(self) -> Ranks:
-        """Prepare sums over processes: one origin and one description. Return the processes."""
-        ranks = Ranks.here()
-        self.share_origins_()
-        labels = ranks.gather((self.dtype, self.precision, self.backend))
-        dtypes, precisions, backends = zip(*labels, strict=True)
-        self.dtype, self.precision = _coarsest(*dtypes), _coarsest(*precisions)
-        self.backend = next(filter(None, backends), "")
-        return ranks
 
     def _sums(self) -> list[Tensor]:
         """Return every tensor of sums, in the order of :meth:`_sums_about`."""

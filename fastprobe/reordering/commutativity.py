@@ -14,7 +14,7 @@ from torch import nn
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
-from fastprobe.models.digest import check_same_model
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -153,9 +153,9 @@ def commutativity(
         >>> effects.top(3, "relative_l2")  # doctest: +SKIP
     """
     points, ranks = resolve(model), Ranks.here()
-    check_same_model(model, points, ranks)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
+    check_same_run(model, points, ranks, orders=[*map(str, wanted)], metrics=[*(metrics or ())], depths=depths)
     batches = ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
     metrics, journal = metrics or {}, journal or Journal()

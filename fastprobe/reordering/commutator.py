@@ -20,7 +20,7 @@ from fastprobe.data.checks import checked_mask
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, evaluating, to_device, without_labels
-from fastprobe.models.digest import check_same_model
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -105,7 +105,7 @@ def commutator(
         raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
     batches = ModelBatches(model, points, batches)
     ranks = Ranks.here()
-    check_same_model(model, points, ranks)
+    check_same_run(model, points, ranks, state=state)
     pairs = list(itertools.combinations(range(depth), 2))
     if not pairs:
         raise InputError("commutator: a model of one layer has no two to compare; name one that has more")

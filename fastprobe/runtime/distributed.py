@@ -87,25 +87,12 @@ class Ranks:
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by their sums over all processes."""
-        self._reduce(tensors, lambda tensor, group: dist.all_reduce(tensor, group=group))
-
-    def move_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors by their sums over all processes in the first one, and by zeros in the others."""
-
-        def move(tensor: Tensor, group: Any) -> None:
-            dist.reduce(tensor, 0, group=group)
-            if not self.is_first:
-                tensor.zero_()
-
-        self._reduce(tensors, move)
-
-    def _reduce(self, tensors: Iterable[Tensor], collective: Callable[[Tensor, Any], None]) -> None:
         if self.size == 1:
             return
         self.gather(None)  # so that no process waits for one that failed
         try:
             for tensor in tensors:
-                collective(tensor, self.control if tensor.device.type == "cpu" else None)
+                dist.all_reduce(tensor, group=self.control if tensor.device.type == "cpu" else None)
         except RuntimeError as error:
             raise _lost(error) from None
 

@@ -58,6 +58,7 @@ class Checkpoint:
             InputError: the folder holds the moments of another configuration; the message names what differs.
         """
         ranks = Ranks.here()
+        ranks.agree("checkpoint", self.path is None, "give one to every process; the first writes it")
         moments, done = self._loaded(config, zero) if ranks.is_first else (zero, 0)
         moments.share_origins_()
         return moments, ranks.gather(done)[0]

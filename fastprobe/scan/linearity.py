@@ -12,7 +12,7 @@ from fastprobe.data.batches import Batch, grouped
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Shares
 from fastprobe.models.calling import device_of
-from fastprobe.models.digest import check_same_model
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
@@ -96,7 +96,7 @@ def linearity(
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
     ranks = Ranks.here()
-    check_same_model(model, points, ranks)
+    check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
     batches = ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
     reader = Reader.of(model, points, shares.head, options.elements)
