@@ -1,5 +1,7 @@
 """Every verb in two and four processes, compared with one process. Models are float32, sums float64."""
 
+import os
+import signal
 from pathlib import Path
 
 import datasets
@@ -10,11 +12,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 import fastprobe as fp
-from fastprobe.errors import InputError, NumericalError
+from fastprobe.errors import InputError, NumericalError, ProcessError
 from fastprobe.runtime.journal import FILE as JOURNAL
 from fastprobe.runtime.journal import Journal
 from fastprobe.scan.checkpoint import FILE, Checkpoint
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
+from tests.worlds import World
 
 SEQUENCES = 23  # no multiple of the batches, of the folds, or of the processes
 ORDERS = [(1, 0, 2), (2, 1, 0), (0, 2)]
@@ -185,6 +188,11 @@ def run_with_another_text(rank, same_beginning):
     return fp.linearity(tiny_model("gpt2"), [*tiny_batches()[:same_beginning], *batches], progress=False)
 
 
+def run_with_a_shorter_text(rank):
+    batches = tiny_batches(SEQUENCES, batch_size=3)
+    return fp.linearity(tiny_model("gpt2"), batches[: len(batches) - rank], progress=False)
+
+
 def run_with_a_shuffled_loader(rank):
     rows = [{key: value[0] for key, value in batch.items()} for batch in tiny_batches(SEQUENCES, batch_size=1)]
     torch.manual_seed(rank)
@@ -209,6 +217,7 @@ def run_with_a_dropping_sampler(rank):
         (run_with_another_model, (), "model: must be the same in all processes, but 0 and 1 differ"),
         (run_with_another_text, (0,), "batches: must be the same in all processes, but 0 and 1 differ"),
         (run_with_another_text, (2,), "batches: must be the same in all processes, but processes 0 and 1 read diff"),
+        (run_with_a_shorter_text, (), "batches: must be the same in all processes, but processes 0 and 1 read diff"),
         (run_with_a_shuffled_loader, (), "batches: must be the same in all processes, but 0 and 1 differ"),
         (run_with_a_sampler_of_another_world, (), "batches: their sampler is that of process 0 of 3"),
         (run_with_a_dropping_sampler, (), "batches: their sampler drops 1 of 23 sequences"),
@@ -260,6 +269,31 @@ def test_a_scan_resumes_with_any_number_of_processes(before, after, tmp_path, re
     resumed = run(after, tmp_path, 99, True)
 
     assert difference(resumed, run(1, None, 99, False)) < EXACT
+
+
+def scan_and_be_killed(rank, folder):
+    checkpoint = Checkpoint(folder)
+
+    def batches():
+        for number, batch in enumerate(Interrupted(99, checkpoint)):
+            if (number, rank) == (6, 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    return fp.linearity(tiny_model("gpt2"), batches(), progress=False, checkpoint=checkpoint)
+
+
+def test_a_killed_process_ends_a_scan_and_loses_one_checkpoint(tmp_path):
+    world = World(2, tmp_path)
+    error, killed = world(scan_and_be_killed, tmp_path)
+    world.close()
+
+    assert killed is None
+    assert isinstance(error, ProcessError)
+    done = fp.Moments.load(tmp_path / FILE)[1]["batches_done"]
+    assert done == 5  # the first batch, and two rounds of two
+    resumed = scan_with_a_checkpoint(0, tmp_path, 99, True)
+    assert difference(resumed, scan_with_a_checkpoint(0, None, 99, False)) < EXACT
 
 
 def orders_with_a_journal(rank, folder, after, resume):

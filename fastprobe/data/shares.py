@@ -68,7 +68,8 @@ class Shares:
         stream = iter(batches)
         head = next(stream, None)
         if self._split is None:
-            ranks.agree("batches", _digest([head] if head else []), REMEDY)
+            if ranks.size > 1:
+                ranks.agree("batches", _digest([head] if head else []), REMEDY)
             self._leader, found = 0, head
         else:
             heads = ranks.gather(head and {k: v.cpu() if isinstance(v, Tensor) else v for k, v in head.items()})
@@ -99,13 +100,13 @@ class Shares:
             counts = _Counts(_sequences(mine), tokens, len(mine), seen)
             everyone = self._ranks.gather(counts)
             before = everyone[: self._ranks.rank]
-            if not any(one.batches for one in everyone):
-                return
             if other := next((rank for rank, one in enumerate(everyone) if one.digest != everyone[0].digest), 0):
                 raise InputError(
                     f"batches: must be the same in all processes, but processes 0 and {other} read different ones from "
                     f"batch {done} on; {REMEDY}"
                 )
+            if not any(one.batches for one in everyone):
+                return
             yield Share(
                 mine,
                 sequences + sum(one.sequences for one in before) if self._by_rounds else self._number(),
@@ -163,6 +164,7 @@ def _digest(batches: Iterable[Batch]) -> bytes:
     found = hashlib.blake2b(digest_size=16)
     for batch in batches:
         for key in ("input_ids", "attention_mask"):
-            value = batch[key].detach().cpu().contiguous()
-            found.update(repr((tuple(value.shape), str(value.dtype))).encode() + value.numpy().tobytes())
+            value = batch[key].cpu().contiguous()
+            found.update(repr((tuple(value.shape), str(value.dtype))).encode())
+            found.update(value.view(torch.uint8).numpy().tobytes())
     return found.digest()

@@ -140,23 +140,24 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and all(name in os.environ for name in names)
 
 
+def on_this_machine() -> int:
+    """Return the number of processes that ``torchrun`` has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1
+
+
 @contextmanager
 def process_group() -> Iterator[None]:
     """Join the processes that ``torchrun`` has started, for the time of a block. Does nothing in other processes.
 
-    Raises:
-        InputError: there are GPUs, but fewer than processes on this machine.
+    Each process gets a GPU of its own if there are enough. NCCL needs that; processes that share GPUs use gloo.
     """
     if not launched() or dist.is_initialized():
         yield
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        local, have = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= have:
-            raise InputError(f"torchrun: must be one process a GPU, got process {local} on {have}; --nproc-per-node")
-        torch.cuda.set_device(local)
-        backend = "cpu:gloo,cuda:nccl"
+    backend, gpus = "gloo", torch.cuda.device_count()
+    if gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+        backend = "cpu:gloo,cuda:nccl" if on_this_machine() <= gpus else "gloo"
     dist.init_process_group(backend)
     try:
         yield

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from fastprobe.errors import InputError, NumericalError, ProcessError, UnsupportedModelError
 from fastprobe.runtime.distributed import Ranks, launched, together
+from fastprobe.runtime.memory import free_bytes
 from tests.worlds import World
 
 
@@ -173,3 +174,14 @@ def test_a_new_process_group_gets_a_new_group_for_messages(tmp_path):
 
     assert world(join_again, tmp_path) == [(True, [0, 1])] * 2
     world.close()
+
+
+def test_processes_of_one_machine_divide_its_memory(monkeypatch):
+    alone = free_bytes(torch.device("cpu"))
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+
+    assert alone is not None
+    assert alone / 8 < free_bytes(torch.device("cpu")) < alone / 2
