@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastprobe.errors import FastprobeError, InputError, ProcessError
+from fastprobe.runtime.interrupt import uninterrupted
 
 T = TypeVar("T")
 
@@ -90,18 +91,23 @@ class Ranks:
         if self.size == 1:
             return
         self.gather(None)  # so that no process waits for one that failed
-        try:
-            for tensor in tensors:
-                dist.all_reduce(tensor, group=self.control if tensor.device.type == "cpu" else None)
-        except RuntimeError as error:
-            raise _lost(error) from None
+        with uninterrupted():  # the others wait for all of these sums
+            try:
+                for tensor in tensors:
+                    dist.all_reduce(tensor, group=self.control if tensor.device.type == "cpu" else None)
+            except RuntimeError as error:
+                raise _lost(error) from None
 
     def _exchange(self, failure: bytes | None, value: Any) -> list[tuple[bytes | None, Any]]:
+        """Return the errors and values of all processes. A Ctrl-C waits, and is dropped if an error ends the run."""
         outcomes: list[Any] = [None] * self.size
-        try:
-            dist.all_gather_object(outcomes, (failure, value), group=self.control)
-        except RuntimeError as error:
-            raise _lost(error) from None
+        with uninterrupted() as pressed:
+            try:
+                dist.all_gather_object(outcomes, (failure, value), group=self.control)
+            except RuntimeError as error:
+                raise _lost(error) from None
+            if any(failed is not None for failed, _ in outcomes):
+                pressed.clear()
         return outcomes
 
     def _announce(self, error: BaseException) -> BaseException:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -137,6 +139,32 @@ def fail_unpicklably(rank):
 
 def test_an_error_that_cannot_be_sent_is_sent_as_text(world_of_two):
     assert world_of_two(fail_unpicklably) == ["a text", "UnpicklableError: a text"]
+
+
+def be_interrupted(rank, times):
+    """Press Ctrl-C while processes exchange values, and return what ended this process."""
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    answer = None
+    try:
+        with together() as ranks:
+            if rank in times:
+                timer.start()
+            for _ in range(100_000):
+                ranks.gather(None)
+    except BaseException as error:
+        answer = type(error).__name__
+    if rank in times:
+        with suppress(KeyboardInterrupt):  # of two processes the error of one may come before the other's Ctrl-C
+            timer.join()
+            time.sleep(0.05)
+    return answer
+
+
+@pytest.mark.parametrize("times", [(0,), (1,), (0, 1)])
+def test_ctrl_c_in_any_process_ends_all_of_them(times, world_of_two):
+    for _ in range(3):
+        assert world_of_two(be_interrupted, times) == ["KeyboardInterrupt"] * 2
+    assert world_of_two(gather_and_add)[1][0] == [0, 1]
 
 
 def be_killed(rank, killed):
