@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastprobe.data.batches import grouped, merge, select
 from fastprobe.errors import InputError
-from fastprobe.orders.order import integer
+from fastprobe.orders.arguments import integer
 from fastprobe.runtime.distributed import Ranks
 
 Sequence = tuple[int, dict[str, Tensor]]

@@ -18,6 +18,7 @@ from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops.products import FastLinear
+from fastprobe.orders import Edited
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.classifiers import StateClassifiers
 from fastprobe.probes.sums import ProbeSums
@@ -38,7 +39,7 @@ class StateRows:
         points: the layers of the model.
         labels: the tasks.
         plan: state k is the output of its order k - 1; state 0 is the input of the first layer.
-        edited: some steps are edited layers.
+        edits: the steps that run edited layers.
         memory: bytes that states may take at one time.
     """
 
@@ -46,7 +47,7 @@ class StateRows:
     points: ModelPoints
     labels: TokenLabels
     plan: OrderPlan
-    edited: bool = False
+    edits: Sequence[Edited] = ()
     memory: int | None = None
     make_stack: MakeStack = field(init=False, default=LayerStack.record)
     runner: str = field(init=False, default="none")
@@ -56,7 +57,7 @@ class StateRows:
     def check(self, batch: Mapping[str, Any]) -> int:
         """Check the layers of the model on the first batch, choose how they run, and return the width of states."""
         inputs = to_device(self._inputs(batch), device_of(self.model))
-        self.make_stack, self.runner = check_stack(self.model, self.points, inputs, edited=self.edited)
+        self.make_stack, self.runner = check_stack(self.model, self.points, inputs, edits=self.edits)
         return self.make_stack(self.model, self.points, inputs).stem.shape[-1]
 
     def of(self, batch: Mapping[str, Any], fold: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -21,6 +21,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, wanted_of
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.classifiers import StateClassifiers, solve
 from fastprobe.probes.passes import StateRows, SumPass, count_accuracies
@@ -106,6 +107,7 @@ class Probes(Result):
 
 @renamed_arguments(which="orders", fit="method")
 @together()
+@plain_numbers
 def probe(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -168,8 +170,8 @@ def probe(
     method, labels = method or LeastSquares(), TokenLabels(chosen, batches, tokenizer)
     ranks.agree("labels", getattr(batches.source, "classes", {}), "use integers, or batches that are not split")
     prefixes = list(dict.fromkeys(order.steps[:k] for order in wanted for k in range(1, len(order) + 1)))
-    edited = any(order.is_edited for order in wanted)
-    states = StateRows(model, points, labels, OrderPlan.of(prefixes), edited, memory)
+    edits = list(dict.fromkeys(step for order in wanted for step in order.edits))
+    states = StateRows(model, points, labels, OrderPlan.of(prefixes), edits, memory)
     first_pass = SumPass(states, sample, folds, backend)
     with PassProgress(progress and ranks.is_first) as bars, evaluating(model), torch.no_grad(), FastLinear() as fast:
         sums = first_pass.run(batches, fast, bars)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import InputError, NumericalError
+from fastprobe.orders.arguments import number
 from fastprobe.regression.cross_validation import Folds, HeldOut, centred_products
 from fastprobe.regression.error_bounds import r2_error_bound
 from fastprobe.regression.moments import Moments
@@ -41,6 +42,9 @@ class LeastSquares:
     rcond: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", number(self.alpha, "alpha"))
+        if self.rcond is not None:
+            object.__setattr__(self, "rcond", number(self.rcond, "rcond"))
         if not 0 <= self.alpha < math.inf:
             raise InputError(f"alpha: must be 0 or more and finite, got {self.alpha}")
         if self.rcond is not None and not 0 <= self.rcond < 1:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.errors import InputError, ShapeError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import Factorisation, Fit, LeastSquares, Solution
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
@@ -46,6 +47,7 @@ class LinearFit:
         (1.0, 3)
     """
 
+    @plain_numbers
     def __init__(
         self,
         x_dim: int,
@@ -102,6 +104,7 @@ class LinearFit:
             fold = torch.where(mask.bool(), fold, -1)
         return {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}, fold.flatten()
 
+    @plain_numbers
     def refine(self, rows: Iterable[tuple[Rows, ...]], *, bound: float = MARK) -> LinearFit:
         """Improve the fit by a second pass over its rows, if ``error_bound`` exceeds ``bound``.
 

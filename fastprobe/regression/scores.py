@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.regression.evidence import cannot_be_said, tokens_for_map
+from fastprobe.regression.evidence import NEEDED, cannot_be_said, tokens_for_map
 from fastprobe.regression.least_squares import Factorisation, Fit
 from fastprobe.regression.whitening import Whitening
 
@@ -62,7 +62,7 @@ def current_column(name: str) -> str:
 def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     """Return the columns of the row of one pair (x, y), in order.
 
-    The scores follow from moments. ``tokens``, ``dtype``, ``backend`` and ``note`` say what they are computed from. The
+    The scores follow from moments. ``tokens`` to ``note`` say what they are computed from. The
     cosines need the rows themselves: they are ``None``, for the score pass of a scan to fill in.
     """
     moments, n, whitening = source.moments, int(source.n), source.whitening
@@ -73,6 +73,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     varies = r2 is not None  # where y is constant, fit.tss is exactly 0; held-out and cross sums keep rounding errors
     S_yy = _target_scatter(source, fit, y)
     cv = r2_cv(*held_out) if varies else None
+    needed = tokens_for_map(n, d, nonlinearity(cv))
     return {
         "nonlinearity": nonlinearity(cv),
         "r2": r2,
@@ -93,7 +94,8 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
-        "note": _note(n, d, whitening, fit.error_bound, nonlinearity(cv)),
+        NEEDED: needed,
+        "note": _note(n, needed, whitening, fit.error_bound),
     }
 
 
@@ -280,10 +282,10 @@ def _target_scatter(source: Factorisation, fit: Fit, y: str) -> Tensor | None:
     return S_yy if abs(float(S_yy.trace()) - tss) <= 1e-3 * tss else None
 
 
-def _note(n: int, d: int, whitening: Whitening, error_bound: float, nonlinearity: float | None) -> str:
+def _note(n: int, needed: int, whitening: Whitening, error_bound: float) -> str:
     """Return a warning for the reader of a row; empty for a sound row."""
     notes = []
-    if needed := tokens_for_map(n, d, nonlinearity):
+    if needed:
         notes.append(cannot_be_said(n, needed))
     if error_bound > MARK and (unresolved := int(whitening.spectrum.unresolved.sum())):
         notes.append(f"{unresolved} columns of x vary too little to be told from constant ones and are left out")

@@ -19,6 +19,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, parse, wanted_of
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.reordering import pictures
 from fastprobe.reordering.effects import Metric
@@ -108,6 +109,7 @@ class OrderEffects(Result):
 
 @renamed_arguments(which="orders")
 @together()
+@plain_numbers
 def commutativity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

@@ -25,7 +25,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
-from fastprobe.orders.order import integer
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.reordering import pictures
@@ -73,6 +73,7 @@ class Commutators(Result):
 
 
 @together()
+@plain_numbers
 def commutator(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -100,7 +101,6 @@ def commutator(
     """
     points = resolve(model)
     depth = len(points.layers)
-    state = state if isinstance(state, str) else integer(state, "state")
     if state != FIRST_LAYER_INPUT and not (isinstance(state, int) and 0 <= state <= depth):
         raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
     batches = ModelBatches(model, points, batches)

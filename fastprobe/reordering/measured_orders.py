@@ -104,9 +104,9 @@ class MeasuredOrders:
         """Return the runs of the missing orders on a batch. The first call checks the layers of the model."""
         labels = _take_labels(batch, self._model)
         if self._make_stack is None:
-            edited = any(order.is_edited for order in self._orders)
+            edits = list(dict.fromkeys(step for order in self._orders for step in order.edits))
             head = to_device(self._head, self._device)
-            self._make_stack, self.runner = check_stack(self._model, self._points, head, edited=edited)
+            self._make_stack, self.runner = check_stack(self._model, self._points, head, edits=edits)
         stack = self._make_stack(self._model, self._points, batch, share.first)
         stack.step = share.step
         self._dtype = stack.stem.dtype

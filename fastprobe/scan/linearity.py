@@ -16,6 +16,7 @@ from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
@@ -35,6 +36,7 @@ from fastprobe.scan.shared_fits import gather_rows, shared_fits
 
 @renamed_arguments(fit="method")
 @together()
+@plain_numbers
 def linearity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
