@@ -20,8 +20,10 @@ from fastprobe.ablations.modes import Unedited
 from fastprobe.ablations.picture import picture
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
 from fastprobe.data.checks import check_repeatable
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
 from fastprobe.models.inputs import ModelBatches
@@ -34,6 +36,7 @@ from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
 from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ class Ablations(Result):
         )
 
 
+@together()
 @plain_numbers
 def ablation(
     model: nn.Module,
@@ -167,6 +171,8 @@ def ablation(
         if not points.has(element):
             reason = points.layouts[element.start].reason or f"its layer has {points.layouts[element.start].form}"
             raise InputError(f"elements: this model has no {element}: {reason}; name other layers or elements")
+    asked = {"elements": names, "mode": modes, "layers": sets, "folds": folds, "alpha": alpha, "seed": seed}
+    check_same_run(model, points, Ranks.here(), **asked)
     check_repeatable(batches, "an ablation reads them more than once")
     batches = ModelBatches(model, points, batches)
     widths = _widths(model, points, batches, edited)
@@ -207,12 +213,11 @@ def _widths(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], edited: Sequence[Element]
 ) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
-    for batch in batches:
-        few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
-        checked = check_points(model, points, to_device(few, device_of(model)))
-        checked.require(type(model).__name__, points.read_by(edited))
-        return checked.widths
-    raise InputError("batches: there are none")
+    head = Shares(batches, Ranks.here()).head
+    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in head.items()}
+    checked = check_points(model, points, to_device(few, device_of(model)))
+    checked.require(type(model).__name__, points.read_by(edited))
+    return checked.widths
 
 
 def _step(element: Element, mode: str, replacement: Any, folds: int, alpha: float | None, seed: int) -> Step:

@@ -12,6 +12,7 @@ import fastprobe as fp
 from fastprobe.cli.app import VERSIONS, app, note, register_resumable
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, StackName, scored_sequences
+from fastprobe.cli.processes import prints
 from fastprobe.cli.scan_output import PICTURE, show_scan
 from fastprobe.cli.source import Source
 from fastprobe.models.points import ELEMENTS, parse_range
@@ -75,6 +76,8 @@ def linearity(
         progress=not quiet,
         checkpoint=Checkpoint(out, provenance, resume=resume),
     )
+    if not prints():
+        return
     scan.config.update(provenance | {"device": str(loaded.device), "versions": VERSIONS})
     scan.config["seconds"]["total"] = round(time.perf_counter() - started, 3)
     scan.save(out, moments=False)  # the checkpoint holds them already

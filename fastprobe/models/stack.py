@@ -42,6 +42,7 @@ class LayerStack:
     """
 
     masked_head: MaskedHead | None = None
+    step = 1
 
     def __init__(
         self,

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -26,6 +28,7 @@ from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import CHANGES, EffectSums, changes
 from fastprobe.results.result import BY_DEPTH, Result
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.progress import OrderProgress
 
@@ -105,6 +108,7 @@ class OrderEffects(Result):
 
 
 @renamed_arguments(which="orders")
+@together()
 @plain_numbers
 def commutativity(
     model: nn.Module,
@@ -152,22 +156,22 @@ def commutativity(
         >>> effects = commutativity(model, batches, fp.orders.swaps(12))  # doctest: +SKIP
         >>> effects.top(3, "relative_l2")  # doctest: +SKIP
     """
-    points = resolve(model, stack)
+    points, ranks = resolve(model, stack), Ranks.here()
     model = points.part_of(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
+    check_same_run(model, points, ranks, orders=[*map(str, wanted)], metrics=[*(metrics or ())], depths=depths)
     batches = ModelBatches(model, points, batches)
+    shares = Shares(batches, ranks)
     metrics, journal = metrics or {}, journal or Journal()
     sums = EffectSums(len(wanted), metrics)
-    bar = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
+    bar = OrderProgress(batches.tokens, len(wanted), progress and ranks.is_first)
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
-    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths}
+    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths} | shares.config
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
-        for number, batch in enumerate(batches):
-            for index, found in enumerate(measured.sums(number, batch)):
+        for of_batch in measured.rounds(shares, ranks):
+            for index, found in enumerate(of_batch):
                 sums.add(index, found)
-    if not measured.sequences:
-        raise InputError("batches: there are none")
     rows = [
         {"order": str(order), "name": order.name} | sums.row(index) | changes(order, depth)
         for index, order in enumerate(wanted)
@@ -177,11 +181,11 @@ def commutativity(
         "layers": depth,
         "sequences": measured.sequences,
         "tokens": rows[0]["tokens"],
-        "runner": measured.runner,
+        "runner": next((runner for runner in ranks.gather(measured.runner) if runner != "none"), "none"),
         **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
-        "layer_forwards_run": measured.layer_forwards,
+        "layer_forwards_run": sum(ranks.gather(measured.layer_forwards)),
     }
     return OrderEffects(config, rows)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from fastprobe.data.batches import grouped
+from fastprobe.data.batches import Batch, grouped
 from fastprobe.data.sample import SequenceSample
-from fastprobe.errors import InputError
+from fastprobe.data.shares import Shares
 from fastprobe.models.calling import device_of
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
@@ -20,6 +21,7 @@ from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.progress import Bar
 from fastprobe.scan.checkpoint import Checkpoint
 from fastprobe.scan.memory_check import check_memory
@@ -29,9 +31,11 @@ from fastprobe.scan.reader import Reader
 from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.rows import add_scores, solve_rows
 from fastprobe.scan.score_pass import ScorePass
+from fastprobe.scan.shared_fits import gather_rows, shared_fits
 
 
 @renamed_arguments(fit="method")
+@together()
 @plain_numbers
 def linearity(
     model: nn.Module,
@@ -98,29 +102,38 @@ def linearity(
     numbers = select_layers(layers, len(points.layers))
     options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
+    ranks = Ranks.here()
+    check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
     batches = ModelBatches(model, points, batches)
-    first, stream = _peek(batches)
-    reader = Reader.of(model, points, first, options.elements)
+    shares = Shares(batches, ranks)
+    reader = Reader.of(model, points, shares.head, options.elements)
     plan = ScanPlan.of(points, reader.widths, options)
     check_memory(plan, points, reader.widths, device)
 
     clock = Clock(device)
-    moments, batches_done = checkpoint.resume(plan.config, Moments.zero(plan.moments, device))
+    resumable = plan.config | shares.config
+    moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
-    bar = Bar(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, plan.config):
-        for batch in itertools.islice(stream, batches_done):
-            bar.update(moment_pass.skip(batch))
-        for group in grouped(stream, reader.group_tokens):
-            bar.update(moment_pass.add(group))
+    shown = progress and ranks.is_first
+    bar = Bar(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not shown)
+    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, resumable):
+        for share in shares.rounds(_groups(shares, batches_done, reader.group_tokens)):
+            moment_pass.take(share, batches_done)
+            if share.opens:
+                moments.share_origins_()
+            bar.update(share.tokens)
             checkpoint.tick()
+    moments.all_reduce_()
+    sample.gather_(ranks)
 
+    fits = shared_fits(plan, ranks)
     score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
     with clock("solve"):
         sees_all = len(sample) == moment_pass.sequences
-        rows = solve_rows(plan.fits, moments, method, score_pass if len(sample) else None, refine=sees_all)
+        rows = solve_rows(fits, moments, method, score_pass if len(sample) else None, refine=sees_all)
     if len(sample):
-        add_scores(rows, plan.fits, score_pass, score_pass.run(sample, len(first["input_ids"])))
+        add_scores(rows, fits, score_pass, score_pass.run(sample, len(shares.head["input_ids"])))
+    rows = gather_rows(plan, fits, rows, ranks)
 
     config = plan.config | {
         "alpha": method.alpha,
@@ -152,11 +165,8 @@ def _chosen(
     )
 
 
-def _peek(batches: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
-    """Return the first batch, and an iterator over all of them."""
-    stream = iter(batches)
-    try:
-        first = next(stream)
-    except StopIteration:
-        raise InputError("batches: there are none") from None
-    return first, itertools.chain([first], stream)
+def _groups(shares: Shares, done: int, tokens: int) -> Iterator[list[Batch]]:
+    """Yield the batches of this process in groups that run together. Batches that a resumed run has done stay alone."""
+    if not shares.are_split:
+        yield from ([batch] for batch in itertools.islice(shares.stream, done))
+    yield from grouped(shares.stream, tokens)

@@ -59,7 +59,9 @@ class ScorePass:
         self.refinements[element_fit] = Refinement(source, fit, element_fit.y, self.backend)
 
     def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
-        """Return the mean cosine over the tokens of the sample, by fit and column."""
+        """Return the mean cosine over the tokens of the sample, by fit and column of the maps that were added."""
+        if not self._sources:
+            return {}
         with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size, self.group_tokens):
                 mask = batch["attention_mask"].bool()
@@ -75,7 +77,8 @@ class ScorePass:
         with self.clock("score"), torch.autocast(self._fold.device.type, enabled=False):
             rows_of_fold: dict[int | None, Tensor] = {f: (self._fold == f).nonzero().flatten() for f in self._folds}
             rows_of_fold[None] = (self._fold >= 0).nonzero().flatten()
-            complete = [f for f in self.plan.fits if max(point_of[f.x].layer, point_of[f.y].layer) == layer]
+            added = (f for f in self.plan.fits if f.x in self._sources)
+            complete = [f for f in added if max(point_of[f.x].layer, point_of[f.y].layer) == layer]
             for x in dict.fromkeys(element_fit.x for element_fit in complete):
                 z = self._sources[x].whiten_rows(rows(x))
                 for element_fit in (f for f in complete if f.x == x):
