@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.models.offloaded import execution_device
+
 
 class StopForward(BaseException):
     """End a forward pass early. It is no ``Exception``, so no handler inside a model catches it."""
@@ -49,8 +51,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter."""
-    return next(model.parameters()).device
+    """Return the device of a model's first parameter; for an offloaded one, the device that Accelerate brings it to."""
+    device = next(model.parameters()).device
+    return device if device.type != "meta" else execution_device(model) or device
 
 
 def body_of(model: nn.Module) -> Any:

@@ -14,6 +14,7 @@ from fastprobe.errors import InputError
 from fastprobe.models.calling import (
     arguments_of,
     body_of,
+    device_of,
     evaluating,
     first_tensor,
     to_device,
@@ -126,7 +127,7 @@ class LeftPadding:
         """Return the output of the last layer, ``(batch, length, width)``."""
         found: list[Tensor] = []
         body, last = body_of(self._model), self._points.layers[-1]
-        inputs = to_device(without_labels(batch), next(self._model.parameters()).device)
+        inputs = to_device(without_labels(batch), device_of(self._model))
         with (
             evaluating(self._model),
             torch.no_grad(),

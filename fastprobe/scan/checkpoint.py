@@ -12,6 +12,7 @@ from fastprobe.errors import InputError
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.interrupt import uninterrupted
 from fastprobe.runtime.journal import OPTIONS
+from fastprobe.runtime.memory import human
 from fastprobe.scan.moment_pass import MomentPass
 
 FILE = "moments.safetensors"
@@ -31,6 +32,8 @@ class Checkpoint:
         source: the model, text and sizes of the scan, saved with the moments and compared on resuming.
         resume: start from the moments in the folder, if there are any.
         interval: seconds between two saves; longer where a save takes over a twentieth of that.
+        keep: save the moments of a finished scan, too, for :func:`~fastprobe.scan.merging.merge_scans`, other scores
+            and more tokens. Without it the file only serves to resume, and :meth:`finish` deletes it.
     """
 
     def __init__(
@@ -40,8 +43,11 @@ class Checkpoint:
         *,
         resume: bool = False,
         interval: float = 60.0,
+        keep: bool = True,
     ):
+        self.folder = None if folder is None else Path(folder)
         self.path = None if folder is None else Path(folder) / FILE
+        self.keep = keep
         self.source = dict(source or {})
         self.resuming = resume
         self.interval = interval
@@ -75,13 +81,15 @@ class Checkpoint:
                 done = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
 
-        self._save = save
+        self._save, done = save, False
         try:
             yield
+            done = True
         finally:
             self._save = _nothing  # `save` refers to the moments: they are freed with the scan
             with uninterrupted():  # a second Ctrl-C during this save must not lose it
-                save()
+                if self.keep or not done or time.monotonic() - self._saved_at >= self.interval:
+                    save()
 
     def tick(self) -> None:
         """Save if the last save was long enough ago. Call it between batches."""
@@ -91,6 +99,18 @@ class Checkpoint:
         self._save()
         self._saved_at = time.monotonic()
         self.interval = max(self.interval, 20 * (self._saved_at - start))
+
+    def announcement(self, nbytes: int) -> str:
+        """Say in a clause when moments of a size are written, ``""`` if they are not."""
+        if self.path is None:
+            return ""
+        when = f"every {self.interval:.0f} s for --resume" + (" and kept" if self.keep else ", deleted at the end")
+        return f"; {self.path} ({human(nbytes)}) is written {when}"
+
+    def finish(self) -> None:
+        """Delete the files that only serve to resume. Call it when the result is saved."""
+        if self.path is not None and not self.keep:
+            self.path.unlink(missing_ok=True)
 
 
 def _nothing() -> None:

@@ -13,20 +13,24 @@ from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of
 from fastprobe.models.inputs import ModelBatches
+from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.deprecation import renamed_arguments
-from fastprobe.runtime.progress import Bar
 from fastprobe.scan.checkpoint import Checkpoint
+from fastprobe.scan.layer_checkpoint import LayerCheckpoint
+from fastprobe.scan.layer_scan import LayerScan
 from fastprobe.scan.memory_check import check_memory
 from fastprobe.scan.moment_pass import MomentPass
 from fastprobe.scan.plan import ScanOptions, ScanPlan
-from fastprobe.scan.reader import Reader
+from fastprobe.scan.progress import BatchWork, ScanProgress
+from fastprobe.scan.reader import Reader, first_sequences
 from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.rows import add_scores, solve_rows
+from fastprobe.scan.schedule import Budget, batch_report, check_schedule, goes_by_layer
 from fastprobe.scan.score_pass import ScorePass
 
 
@@ -48,6 +52,8 @@ def linearity(
     seed: int = 0,
     progress: bool = True,
     checkpoint: Checkpoint | None = None,
+    schedule: str = "auto",
+    memory: int | str | None = None,
 ) -> LinearityScan:
     """Score every element of a model by how well an affine map, token by token, replaces it.
 
@@ -75,7 +81,12 @@ def linearity(
             that; on a GPU ``fastprobe._cuda`` if it was built, else torch.
         seed: seed of the hash that chooses the sequences for the cosine columns.
         progress: show a progress bar on standard error.
-        checkpoint: keeps the moments on disk while the scan runs, and resumes from them.
+        checkpoint: keeps the moments on disk while the scan runs, or the finished layers, and resumes from them.
+        schedule: ``"batch"`` runs all layers on one batch after another and holds all sums; ``"layer"`` runs one layer
+            on all batches and holds the sums of that layer and the states of all tokens; ``"auto"`` takes ``"batch"``
+            if all sums fit. The rows are the same; a scan layer by layer keeps no ``moments``.
+        memory: bytes that the scan may take beyond the weights of the model, like ``8_000_000_000`` or ``"8GB"``; by
+            default the memory that is free.
 
     Raises:
         InputError: an argument cannot be used, or the moments would not fit in memory.
@@ -88,44 +99,76 @@ def linearity(
     """
     method, checkpoint = method or LeastSquares(), checkpoint or Checkpoint()
     sample = SequenceSample.of(score_sequences, seed)
+    check_schedule(schedule)
     points, device = resolve(model), device_of(model)
+    budget, clock = Budget.of(memory, device), Clock(device)
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
     batches = ModelBatches(model, points, batches)
     first, stream = _peek(batches)
-    reader = Reader.of(model, points, first, options.elements)
+    with clock("check"):
+        reader = Reader.of(model, points, first, options.elements)
     plan = ScanPlan.of(points, reader.widths, options)
-    check_memory(plan, points, reader.widths, device)
-
-    clock = Clock(device)
-    moments, batches_done = checkpoint.resume(plan.config, Moments.zero(plan.moments, device))
-    moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
-    bar = Bar(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, plan.config):
-        for batch in itertools.islice(stream, batches_done):
-            bar.update(moment_pass.skip(batch))
-        for group in grouped(stream, reader.group_tokens):
-            bar.update(moment_pass.add(group))
-            checkpoint.tick()
-
-    score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
-    with clock("solve"):
-        sees_all = len(sample) == moment_pass.sequences
-        rows = solve_rows(plan.fits, moments, method, score_pass if len(sample) else None, refine=sees_all)
-    if len(sample):
-        add_scores(rows, plan.fits, score_pass, score_pass.run(sample, len(first["input_ids"])))
-
-    config = plan.config | {
+    by_layer, why = goes_by_layer(
+        schedule,
+        plan,
+        budget,
+        reader.rows(first["input_ids"].shape),
+        sample.size != 0,
+        model,
+        checkpoint,
+        lambda: one_by_one_refusal(model, points, first_sequences(first, device), layer_reader_for(reader.recorder)),
+    )
+    bar = ScanProgress(progress)
+    facts = plan.config | {
         "alpha": method.alpha,
         "rcond": method.rcond,
         "seed": seed,
-        "tokens": moments.tokens,
         "columns": max(plan.moments.widths[f.x] for f in plan.fits),
+        "schedule": "layer" if by_layer else "batch",
+        "runner": reader.runner,
+    }
+    if by_layer:
+        kept = LayerCheckpoint(checkpoint)
+        scan = LayerScan(model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar)
+        with bar:
+            rows = scan.run(stream, first["input_ids"].shape, facts | {"score_sequences": score_sequences})
+        bar.finish()
+        config = facts | scan.config | {"seconds": clock.rounded}
+        return LinearityScan(config, rows)
+    check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
+
+    bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
+    moments, batches_done = checkpoint.resume(plan.config, Moments.zero(plan.moments, device))
+    moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
+    work = BatchWork.of(plan, points.layers, bar, getattr(batches, "tokens", None), sample.size)
+    stream = clock.timed("read", stream)
+    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, plan.config):
+        for batch in itertools.islice(stream, batches_done):
+            work.read(moment_pass.skip(batch))
+        for group in grouped(stream, reader.group_tokens):
+            work.read(moment_pass.add(group))
+            with clock("save"):
+                checkpoint.tick()
+
+    score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
+    work.begin_solve(sample)
+    with bar, clock("solve"):
+        sees_all = len(sample) == moment_pass.sequences
+        scored = score_pass if len(sample) else None
+        rows = solve_rows(plan.fits, moments, method, scored, refine=sees_all, advance=work.solved)
+    if len(sample):
+        bar.part("score")
+        with bar:
+            add_scores(rows, plan.fits, score_pass, score_pass.run(sample, len(first["input_ids"]), work.scored))
+    bar.finish()
+
+    config = facts | {
+        "tokens": moments.tokens,
         "sequences": moment_pass.sequences,
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
-        "runner": reader.runner,
-        "seconds": {part: round(seconds, 3) for part, seconds in clock.seconds.items()},
+        "seconds": clock.rounded,
     }
     return LinearityScan(config, rows, moments)
 

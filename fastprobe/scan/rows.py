@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ def solve_rows(
     score_pass: ScorePass | None = None,
     *,
     refine: bool = False,
+    advance: Callable[[str], object] = str,
 ) -> list[dict[str, Any]]:
     """Fit the linear maps of a scan, and fill in the columns of its rows that follow from moments.
 
@@ -33,6 +34,7 @@ def solve_rows(
         method: ridge penalty and rank threshold.
         score_pass: gets the fitted maps, to score them token by token later.
         refine: the score pass will see all tokens; have it refine fits with a large error bound.
+        advance: called with the name of each source when all its rows are solved.
     """
     dtype = torch.float64 if moments.precision == "float64" else torch.float32
     rows: dict[ElementFit, dict[str, Any]] = {}
@@ -47,6 +49,7 @@ def solve_rows(
                 score_pass.refine(source, solved, f)
             if f.unit:
                 score_pass.add_fit(source, source.fit(f.unit), f, "cosine_objective", dtype)
+        advance(source.x)
     return [rows[f] for f in fits]
 
 

@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_former_files(scan, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("fastprobe.regression.moments_file.save_file", full)
+    monkeypatch.setattr("fastprobe.runtime.tensor_file.save_file", full)
     code, _, err = scan("--tokens", "500", "--overwrite")
 
     assert code == 2
