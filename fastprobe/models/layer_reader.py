@@ -90,9 +90,8 @@ class ModuleLayerReader:
     def embedding(self) -> AbstractContextManager[Any]:
         """Bring in all weights of the model's body that are outside its layers; see ``LayerReader.embedding``."""
         inside = {module for layer in self.points.layers for module in layer.modules()}
-        own = [
-            module for module in body_of(self.model).modules() if not any(part in inside for part in module.modules())
-        ]
+        parts = body_of(self.model).modules()
+        outside = [module for module in parts if inside.isdisjoint(module.modules())]
         return weights_present(*outside)
 
     @torch.no_grad()

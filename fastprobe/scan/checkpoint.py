@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from fastprobe.runtime.memory import human
 from fastprobe.scan.moment_pass import MomentPass
 
 FILE = "moments.safetensors"
+ROWS = "layers.jsonl"
+"""File of the finished rows of a scan layer by layer."""
+STATES = "states-{:04d}"
+"""Folder of the states of a depth in a scan layer by layer."""
 
 
 class Checkpoint:
@@ -109,8 +114,13 @@ class Checkpoint:
 
     def finish(self) -> None:
         """Delete the files that only serve to resume. Call it when the result is saved."""
-        if self.path is not None and not self.keep:
-            self.path.unlink(missing_ok=True)
+        if self.folder is None:
+            return
+        (self.folder / ROWS).unlink(missing_ok=True)
+        for states in self.folder.glob(STATES.format(0).replace("0000", "*")):
+            shutil.rmtree(states, ignore_errors=True)
+        if not self.keep:
+            (self.folder / FILE).unlink(missing_ok=True)
 
 
 def _nothing() -> None:

@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastprobe.runtime.journal import Journal
-from fastprobe.scan.checkpoint import Checkpoint
+from fastprobe.scan.checkpoint import ROWS, STATES, Checkpoint
 from fastprobe.scan.state_store import StateStore
 from fastprobe.scan.state_stream import StateStream
-
-ROWS = "layers.jsonl"
-"""File of the finished rows. It is deleted when the scan is done, as ``scores.json`` holds them."""
-
-STATES = "states-{:04d}"
-"""Folder of the states of a depth."""
 
 
 class LayerCheckpoint:

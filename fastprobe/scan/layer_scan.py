@@ -52,6 +52,7 @@ class LayerScan:
     why: str  # for the report
     checkpoint: LayerCheckpoint
     progress: ScanProgress
+    most: int  # tokens, padding included, that all batches have at most
     sequences: int = field(init=False, default=0)
     tokens: int = field(init=False, default=0)
     sums: int = field(init=False, default=0)  # bytes of the largest sums held at one time
@@ -99,16 +100,17 @@ class LayerScan:
     def _plans(self, batch_shape: torch.Size) -> LayerPlans:
         """Divide the elements without rows into groups that fit in the budget.
 
-        Batches are merged to fewer tokens where their rows would take more than a quarter of it.
+        Batches are merged to fewer tokens than batch by batch only where their rows would not fit alone.
         """
 
         def plan_of(some: Sequence[Element]) -> ScanPlan:
             return ScanPlan.of(self.points, self.reader.widths, replace(self.plan.options, elements=tuple(some)))
 
         for element in self._number:
-            while self._merged and row_bytes(plan_of([element]), self._merged) > self.budget.nbytes // 4:
+            while self._merged and row_bytes(plan_of([element]), min(self._merged, self.most)) > self.budget.nbytes:
                 self._merged //= 2
-        needs = partial(working_bytes, rows=self._merged + batch_shape.numel(), scored=self.sample.size != 0)
+        rows = min(self._merged + batch_shape.numel(), self.most)
+        needs = partial(working_bytes, rows=rows, scored=self.sample.size != 0)
         return LayerPlans.of(list(self._number), plan_of, needs, self.budget.nbytes)
 
     def _streams(

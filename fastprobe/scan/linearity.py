@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 from torch import nn
@@ -104,8 +105,10 @@ def linearity(
     budget, clock = Budget.of(memory, device), Clock(device)
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
+    count = len(batches) if isinstance(batches, Sized) else None
     batches = ModelBatches(model, points, batches)
     first, stream = _peek(batches)
+    most = batches.tokens or (sys.maxsize if count is None else count * first["input_ids"].numel())
     with clock("check"):
         reader = Reader.of(model, points, first, options.elements)
     plan = ScanPlan.of(points, reader.widths, options)
@@ -113,7 +116,7 @@ def linearity(
         schedule,
         plan,
         budget,
-        reader.rows(first["input_ids"].shape),
+        min(most, reader.rows(first["input_ids"].shape)),
         sample.size != 0,
         model,
         checkpoint,
@@ -130,7 +133,9 @@ def linearity(
     }
     if by_layer:
         kept = LayerCheckpoint(checkpoint)
-        scan = LayerScan(model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar)
+        scan = LayerScan(
+            model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most
+        )
         with bar:
             rows = scan.run(stream, first["input_ids"].shape, facts | {"score_sequences": score_sequences})
         bar.finish()

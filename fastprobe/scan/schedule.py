@@ -12,8 +12,7 @@ from torch import nn
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.offloaded import offload_hooks
 from fastprobe.runtime.memory import free_bytes, human, parse_bytes
-from fastprobe.scan.checkpoint import FILE, Checkpoint
-from fastprobe.scan.layer_checkpoint import ROWS
+from fastprobe.scan.checkpoint import FILE, ROWS, Checkpoint
 from fastprobe.scan.layer_plans import LayerPlans
 from fastprobe.scan.memory_needs import working_bytes
 from fastprobe.scan.plan import ScanPlan
