@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -68,8 +69,8 @@ def linearity(
     check_not_replaced(
         out, fp.LinearityScan.kind, (FILE, ROWS, PICTURE), progress_file=begun, resume=resume, overwrite=overwrite
     )
-    room = 0 if memory is None else parse_bytes(memory)
-    loaded, tokenizer = source.load_model(device_map=device_map, offload_folder=out / "offload", room=room)
+    room, offload = 0 if memory is None else parse_bytes(memory), out / ".offload"
+    loaded, tokenizer = source.load_model(device_map=device_map, offload_folder=offload, room=room)
     batches, provenance = source.load_batches(loaded, tokenizer)
     if resume and not quiet and not (out / begun).exists():
         note(f"--resume: there is nothing in {out} to resume from; this is a first run")
@@ -101,6 +102,7 @@ def linearity(
     scan.config["seconds"] = {"load": round(loading, 3), **scan.config["seconds"], "total": total}
     scan.save(out, moments=False)  # the checkpoint holds them already
     checkpoint.finish()
+    shutil.rmtree(offload, ignore_errors=True)
     show_scan(scan, out, full=full, json=json, quiet=quiet)
     if not quiet:
         note("time: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in scan.config["seconds"].items()))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fastprobe.errors import InputError
 from fastprobe.results.result import load
-from fastprobe.runtime.journal import FILE as JOURNAL
 
 SCORES = "scores.json"
 FILES = (SCORES, "scores.csv")
@@ -73,7 +72,7 @@ def _exists(path: Path) -> bool:
     """Return True for a file with something to lose. A journal that has only its head holds no finished order."""
     if not path.exists():
         return False
-    if path.name != JOURNAL:
+    if path.suffix != ".jsonl":
         return True
     with path.open(encoding="utf-8", errors="replace") as lines:
         return len([line for line, _ in zip(lines, range(2), strict=False)]) > 1

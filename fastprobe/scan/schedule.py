@@ -108,10 +108,13 @@ def goes_by_layer(
 
 
 def _begun(folder: Path | None) -> str:
-    """Return the schedule of the run that a folder holds, ``""`` if it holds none."""
-    if folder is None:
-        return ""
-    return "layer" if (folder / ROWS).exists() else "batch" if (folder / FILE).exists() else ""
+    """Return the schedule of the last run that a folder holds, ``""`` if it holds none."""
+    files = {} if folder is None else {"layer": folder / ROWS, "batch": folder / FILE}
+    return max(
+        (name for name, path in files.items() if path.exists()),
+        key=lambda name: files[name].stat().st_mtime,
+        default="",
+    )
 
 
 def batch_report(plan: ScanPlan, model: nn.Module, scored: bool, why: str, checkpoint: Checkpoint) -> str:

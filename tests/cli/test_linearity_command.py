@@ -17,7 +17,7 @@ def test_a_scan_writes_its_files_and_prints_a_summary(scan, tmp_path):
 
     assert code == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"scores.json", "scores.csv", "moments.safetensors", "linearity.png"}
+    assert written == {"scores.json", "scores.csv", "linearity.png"}
     head, *lines = out.splitlines()
     assert head.split()[:3] == ["nonlinearity", "rows", "mean"]
     assert [line.split()[0] for line in lines] == list(ELEMENTS)
@@ -91,8 +91,19 @@ def test_a_resumed_scan_equals_an_uninterrupted_one(scan, tmp_path, monkeypatch)
             assert parts[column] == (pytest.approx(value, abs=1e-12) if isinstance(value, float) else value), column
 
 
+def test_moments_are_kept_if_asked_for_and_announced_with_their_size(scan, tmp_path):
+    code, _, err = scan("--keep-moments")
+
+    assert code == 0
+    kept = tmp_path / "out" / "moments.safetensors"
+    assert f"{kept} (" in err.splitlines()[0]
+    assert "is written every 60 s for --resume and kept" in err.splitlines()[0]
+    assert "moments.safetensors" in err.splitlines()[-2]
+    assert fp.Moments.load(kept)[0].tokens == fp.load(tmp_path / "out").config["tokens"]
+
+
 def test_a_scan_does_not_resume_with_other_options(scan, tmp_path):
-    scan()
+    scan("--keep-moments")
     before = (tmp_path / "out" / "moments.safetensors").read_bytes()
 
     code, _, err = scan("--resume", "--folds", "3")
@@ -138,14 +149,14 @@ def test_unusable_linearity_arguments_get_one_line(scan, tmp_path, arguments, me
 
 
 def test_a_full_disk_leaves_the_former_files(scan, tmp_path, monkeypatch):
-    scan()
+    scan("--keep-moments")
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
     def full(*arguments, **options):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("fastprobe.runtime.tensor_file.save_file", full)
-    code, _, err = scan("--tokens", "500", "--overwrite")
+    code, _, err = scan("--tokens", "500", "--overwrite", "--keep-moments")
 
     assert code == 2
     assert "moments.safetensors: No space left on device; no file is half written" in err
