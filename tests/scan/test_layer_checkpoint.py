@@ -122,7 +122,8 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(*args, **options)
     group_rows.solve_rows = solve
-    fp.linearity(tiny_model("llama"), tiny_batches(sequences=24, batch_size=6), checkpoint=Checkpoint(FOLDER), **OPTIONS)
+    batches = tiny_batches(sequences=24, batch_size=6)
+    fp.linearity(tiny_model("llama"), batches, checkpoint=Checkpoint(FOLDER), **OPTIONS)
 """
 
 

@@ -60,8 +60,13 @@ def test_a_full_disk_is_an_error_of_the_system_with_the_file(randn, tmp_path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr("fastprobe.scan.state_store.write_tensors", full)
-    with pytest.raises(OSError, match="No space left on device") as raised, StateStore(CPU, 0) as store:
-        for number in range(5):
-            store.put(f"k{number}", tensors(randn))
+
+    def put_all():
+        with StateStore(CPU, 0) as store:
+            for number in range(5):
+                store.put(f"k{number}", tensors(randn))
+
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        put_all()
 
     assert "k0" in raised.value.filename
