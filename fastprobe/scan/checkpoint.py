@@ -19,6 +19,8 @@ from fastprobe.scan.moment_pass import MomentPass
 FILE = "moments.safetensors"
 ROWS = "layers.jsonl"
 """File of the finished rows of a scan layer by layer."""
+BUDGET = "token_budget"
+"""Entry of the source with the number of tokens to read."""
 STATES = "states-{:04d}"
 """Folder of the states of a depth in a scan layer by layer."""
 
@@ -53,6 +55,7 @@ class Checkpoint:
         self.folder = None if folder is None else Path(folder)
         self.path = None if folder is None else Path(folder) / FILE
         self.keep = keep
+        self.earlier_tokens: int | None = None
         self.source = dict(source or {})
         self.resuming = resume
         self.interval = interval
@@ -62,6 +65,8 @@ class Checkpoint:
     def resume(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         """Return the moments to start from, and the number of batches that they hold.
 
+        A run with fewer tokens of the same text may be extended: ``earlier_tokens`` is then their number.
+
         Raises:
             InputError: the folder holds the moments of another configuration; the message names what differs.
         """
@@ -69,7 +74,9 @@ class Checkpoint:
             return zero, 0
         moments, saved = Moments.load(self.path, zero.counts.device)
         for key, value in (self.source | dict(config)).items():
-            if saved.get(key) != value:
+            if key == BUDGET and value > saved.get(key, value):
+                self.earlier_tokens = saved[key]
+            elif saved.get(key) != value:
                 name = OPTIONS.get(key, key)
                 raise InputError(
                     f"--resume: {self.path.parent} holds a run with {name}={_short(saved.get(key))}, this one has "

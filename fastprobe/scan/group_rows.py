@@ -103,7 +103,7 @@ class GroupSolver:
         self.progress.part("score")
 
         def add(batch: StoredBatch, held: Mapping[Point, Tensor]) -> None:
-            score_pass.add({point: tensor.to(self.device) for point, tensor in held.items()}, batch.fold, batch.tokens)
+            score_pass.add(held, batch.fold, batch.tokens)
             self.progress.ran(batch.tokens * work)
 
         score(add)

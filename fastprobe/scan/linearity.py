@@ -11,6 +11,7 @@ from torch import nn
 
 from fastprobe.data.batches import grouped
 from fastprobe.data.sample import SequenceSample
+from fastprobe.data.token_batches import TokenBatches
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of
 from fastprobe.models.inputs import ModelBatches
@@ -22,6 +23,7 @@ from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.scan.checkpoint import Checkpoint
+from fastprobe.scan.extension import extended
 from fastprobe.scan.layer_checkpoint import LayerCheckpoint
 from fastprobe.scan.layer_scan import LayerScan
 from fastprobe.scan.memory_check import check_memory
@@ -105,7 +107,7 @@ def linearity(
     budget, clock = Budget.of(memory, device), Clock(device)
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
-    count = len(batches) if isinstance(batches, Sized) else None
+    count, given = len(batches) if isinstance(batches, Sized) else None, batches
     batches = ModelBatches(model, points, batches)
     first, stream = _peek(batches)
     most = batches.tokens or (sys.maxsize if count is None else count * first["input_ids"].numel())
@@ -149,6 +151,10 @@ def linearity(
     work = BatchWork.of(plan, points.layers, bar, getattr(batches, "tokens", None), sample.size)
     stream = clock.timed("read", stream)
     with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, plan.config):
+        if checkpoint.earlier_tokens and isinstance(given, TokenBatches):
+            earlier = ModelBatches(model, points, given.up_to(checkpoint.earlier_tokens))
+            stream = extended(moment_pass, itertools.islice(earlier, batches_done), stream, work.read)
+            batches_done = 0
         for batch in itertools.islice(stream, batches_done):
             work.read(moment_pass.skip(batch))
         for group in grouped(stream, reader.group_tokens):

@@ -93,7 +93,7 @@ class ScorePass:
         self._score_fits(held, fold, self.plan.fits)
 
     def _score_fits(self, held: Mapping[Point, Tensor], fold: Tensor, fits: Sequence[ElementFit]) -> None:
-        rows = partial(block_rows, self.plan, held)
+        rows = partial(block_rows, self.plan, {point: tensor.to(fold.device) for point, tensor in held.items()})
         with self.clock("score"), torch.autocast(fold.device.type, enabled=False):
             valid = fold >= 0
             rows_of_fold: dict[int | None, Tensor] = {
