@@ -15,6 +15,7 @@ from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, scored_sequences
 from fastprobe.cli.scan_output import PICTURE, show_scan
 from fastprobe.cli.source import Source
+from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of
 from fastprobe.models.points import ELEMENTS, parse_range
 from fastprobe.results.kept import check_not_replaced
@@ -69,6 +70,8 @@ def linearity(
     check_not_replaced(
         out, fp.LinearityScan.kind, (FILE, ROWS, PICTURE), progress_file=begun, resume=resume, overwrite=overwrite
     )
+    if keep_moments and schedule == "layer":
+        raise InputError("--keep-moments: a scan layer by layer lets its sums go; use --schedule batch")
     room, offload = 0 if memory is None else parse_bytes(memory), out / ".offload"
     loaded, tokenizer = source.load_model(device_map=device_map, offload_folder=offload, room=room)
     batches, provenance = source.load_batches(loaded, tokenizer)

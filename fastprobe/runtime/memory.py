@@ -53,7 +53,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed() -> None:
-    """Return freed memory to the system, where the C library can: for measurements of peak memory.
+    """Return freed memory to the system, where the C library can.
 
     No setting changes. Pages that are used again are then counted again.
     """

@@ -16,6 +16,7 @@ from fastprobe.models.resolve import ModelPoints
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
+from fastprobe.runtime.memory import give_back_freed
 from fastprobe.scan.block_rows import block_rows
 from fastprobe.scan.plan import ScanPlan
 from fastprobe.scan.progress import ScanProgress
@@ -57,6 +58,7 @@ class GroupSolver:
         moments = self._filled(plan, fill, forward)
         score_pass = ScorePass(self.model, self.points, plan, self.clock, self.backend)
         work = solve_work(plan)
+        give_back_freed()  # the C library would hold what every step leaves beside what the next one takes
         self.progress.part("solve")
         with self.clock("solve"):
             rows = solve_rows(
@@ -68,9 +70,12 @@ class GroupSolver:
                 advance=lambda x: self.progress.ran(work[x]),
             )
         del moments  # before the scores; a refinement keeps them
+        give_back_freed()
         if score is not None:
             self._score(plan, score_pass, score, forward)
             add_scores(rows, plan.fits, score_pass, score_pass.cosines())
+        del score_pass
+        give_back_freed()
         return rows
 
     def _filled(self, plan: ScanPlan, fill: Pass, forward: int) -> Moments:

@@ -42,14 +42,15 @@ def solve_rows(
         for f in (f for f in fits if f.x == source.x):
             solved = source.fit(f.y)
             rows[f] = _place(f.element) | moment_columns(source, solved, f.y)
-            if score_pass is None:
-                continue
-            score_pass.add_fit(source, solved, f, "cosine", dtype)
-            if refine and solved.error_bound > MARK:
-                score_pass.refine(source, solved, f)
-            if f.unit:
+            if score_pass is not None:
+                score_pass.add_fit(source, solved, f, "cosine", dtype)
+                if refine and solved.error_bound > MARK:
+                    score_pass.refine(source, solved, f)
+            del solved  # before the next one is computed: its fold maps are as large as all sums of its pair
+            if score_pass is not None and f.unit:
                 score_pass.add_fit(source, source.fit(f.unit), f, "cosine_objective", dtype)
         advance(source.x)
+        del source
     return [rows[f] for f in fits]
 
 
