@@ -176,7 +176,9 @@ class LayerScan:
             for layer in range(main.depth, plans.depth):
                 forward, groups = layer_work([self.points.layers[layer]]), plans.layers.get(layer, ())
                 goes_on = layer + 1 < plans.depth or layer + 1 in plans.kept
-                with layers.layer(layer) as run:
+                with ExitStack() as on_exit:
+                    with self.clock("weights"):
+                        run = on_exit.enter_context(layers.layer(layer))
                     if layer + 1 < plans.depth:
                         thread.submit(read_ahead, self.points.layers[layer + 1])
                     for plan in groups:

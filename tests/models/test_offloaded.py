@@ -10,6 +10,7 @@ from fastprobe.models.calling import device_of
 from fastprobe.models.offloaded import offload_hooks, read_ahead, weights_present
 from fastprobe.models.placement import placement
 from fastprobe.models.resolve import resolve
+from fastprobe.testing.peak_memory import peak_memory
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 
 pytest.importorskip("accelerate")
@@ -102,3 +103,21 @@ def test_auto_leaves_room(tmp_path):
 
     assert full["device_map"] == less["device_map"] == "auto"
     assert 0.5e9 < full["max_memory"]["cpu"] - less["max_memory"]["cpu"] < 1.5e9
+
+
+def test_a_scan_holds_less_than_the_weights_of_a_model_on_disk(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 8192, "num_attention_heads": 4, "vocab_size": 100}
+    config = transformers.LlamaConfig(num_hidden_layers=10, **sizes)
+    transformers.LlamaModel(config).save_pretrained(tmp_path)
+    weights = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    batches = tiny_batches(sequences=8, batch_size=4)
+    options = {"elements": ["layer"], "folds": 0, "score_sequences": 2, "progress": False}
+    fp.linearity(tiny_model("llama"), batches, schedule="layer", **options)  # libraries load what they need
+    kind = transformers.AutoModel
+
+    def scan():
+        placed = placement(kind, str(tmp_path), CPU, "disk")
+        model = kind.from_pretrained(tmp_path, offload_folder=tmp_path / "offload", **placed).eval()
+        assert len(fp.linearity(model, batches, memory="10MB", **options).rows) == 10
+
+    assert peak_memory(scan) < weights / 2
