@@ -18,7 +18,7 @@ from fastprobe.cli.source import Source
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of
 from fastprobe.models.points import ELEMENTS, parse_range
-from fastprobe.results.kept import check_not_replaced
+from fastprobe.results.kept import SCORES, check_not_replaced
 from fastprobe.runtime.files import make_folder
 from fastprobe.runtime.memory import parse_bytes
 from fastprobe.scan.checkpoint import FILE, ROWS, Checkpoint
@@ -79,7 +79,8 @@ def linearity(
         note(f"--resume: there is nothing in {out} to resume from; this is a first run")
     for file in (FILE, ROWS):
         register_resumable(make_folder(out) / file)
-    checkpoint = Checkpoint(out, provenance, resume=resume, keep=keep_moments)
+    extends = resume and (out / SCORES).exists()  # a finished scan, whose moments were kept
+    checkpoint = Checkpoint(out, provenance, resume=resume, keep=keep_moments or extends)
     loading = time.perf_counter() - started
     scan = fp.linearity(
         loaded,

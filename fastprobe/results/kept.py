@@ -42,7 +42,7 @@ def check_not_replaced(
     if overwrite or not present or (resume and _can_continue(folder, kind, progress_file)):
         return
     proposals = ["replace it with --overwrite", "name another folder with --out"]
-    if progress_file and not resume:
+    if not resume and _can_continue(folder, kind, progress_file):
         proposals.insert(0, "continue it with --resume")
     held = description(folder, present) + (f", and no {kind} run to continue" if resume else "")
     raise InputError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastprobe.data.batches import grouped
 from fastprobe.data.sample import SequenceSample
@@ -107,23 +107,25 @@ def linearity(
     budget, clock = Budget.of(memory, device), Clock(device)
     options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
 
-    count, given = len(batches) if isinstance(batches, Sized) else None, batches
-    batches = ModelBatches(model, points, batches)
+    given, batches = batches, ModelBatches(model, points, batches)
     first, stream = _peek(batches)
-    most = batches.tokens or (sys.maxsize if count is None else count * first["input_ids"].numel())
+    most = _most_tokens(given)
     with clock("check"):
         reader = Reader.of(model, points, first, options.elements)
     plan = ScanPlan.of(points, reader.widths, options)
-    by_layer, why = goes_by_layer(
-        schedule,
-        plan,
-        budget,
-        min(most, reader.rows(first["input_ids"].shape)),
-        sample.size != 0,
-        model,
-        checkpoint,
-        lambda: one_by_one_refusal(model, points, first_sequences(first, device), layer_reader_for(reader.recorder)),
-    )
+    with clock("check"):
+        by_layer, why = goes_by_layer(
+            schedule,
+            plan,
+            budget,
+            min(most, reader.rows(first["input_ids"].shape)),
+            sample.size != 0,
+            model,
+            checkpoint,
+            lambda: one_by_one_refusal(
+                model, points, first_sequences(first, device), layer_reader_for(reader.recorder)
+            ),
+        )
     bar = ScanProgress(progress)
     facts = plan.config | {
         "alpha": method.alpha,
@@ -198,6 +200,14 @@ def _chosen(
         *(Element(name, layer, layer + 1) for name in names for layer in numbers),
         *(Element("span", start, stop) for start, stop in select_spans(spans, depth)),
     )
+
+
+def _most_tokens(batches: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of tokens of some batches, padding included, or a larger one where it is not known."""
+    if isinstance(batches, list | tuple):
+        ids = (batch.get("input_ids") for batch in batches if isinstance(batch, Mapping))
+        return sum(tensor.numel() for tensor in ids if isinstance(tensor, Tensor))
+    return getattr(batches, "tokens", None) or sys.maxsize
 
 
 def _peek(batches: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:

@@ -96,8 +96,7 @@ def goes_by_layer(
         needs = working_bytes(plan, rows, scored) if budget.given else plan.moments.nbytes * 4 // 5
         fits = needs <= budget.nbytes
         schedule = "batch" if fits else "layer"
-        what = f"the sums of all layers {'fit' if fits else 'do not fit'} in {human(budget.nbytes)}"
-        why = f"because {what}"
+        why = f"because the sums of all layers {'fit' if fits else 'do not fit'} in {human(budget.nbytes)}"
     if schedule == "batch":
         return False, why
     if reason := refusal():
