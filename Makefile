@@ -1,5 +1,7 @@
 # demo       install fastprobe and scan the demo model
+# real       download four trained models and a tagged text (0.7 GB), and check them
 # test       run all tests
+# oldest     run a fast part of the tests with the oldest supported versions of all libraries but torch
 # check      run linters and the type checker
 # bench      run the benchmarks on this machine
 # compile    compile the C++ kernels after a change in csrc/
@@ -11,13 +13,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check compile sanitize bench resources gpu
+.PHONY: demo real test oldest check compile sanitize bench resources gpu
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
 
+real: $(VENV)/real
+	$(BIN)/fastprobe download
+
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
+
+oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -m 'not slow and not gpu' $(OLDEST_TESTS)
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -29,8 +37,24 @@ $(VENV)/demo: pyproject.toml constraints.txt setup.py
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
+$(VENV)/real: $(VENV)/demo
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,real]'
+	touch $@
+
 $(VENV)/dev: $(VENV)/demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,dev]'
+	touch $@
+
+# The C++ kernels are those of the other environment, or none.
+OLDEST ?= .venv-oldest
+OLDEST_TESTS = tests/cli/test_app.py tests/cli/test_pretrain_command.py tests/models/test_points.py \
+	tests/models/test_permute.py tests/models/test_stack.py tests/models/test_linear_mlp.py \
+	tests/models/unpadded/test_refusals.py tests/pretraining/test_costs.py tests/results tests/scan/test_linearity.py \
+	tests/test_odd_batches.py tests/regression/test_linear_fit.py
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	FASTPROBE_BUILD=none $(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[demo,data,train]' pytest pytest-benchmark hypothesis scikit-learn concept-erasure
 	touch $@
 
 # Each kind of build has its own folder, because setuptools does not compile again when only flags change.

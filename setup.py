@@ -23,6 +23,7 @@ from pathlib import Path
 import pybind11
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 try:
@@ -74,6 +75,16 @@ def compile_with_nvcc(sources, library):
         raise CompileError("nvcc failed")
 
 
+class BuildPython(build_py):
+    """The build command of setuptools for Python files. A wheel has the Triton kernels inside ``fastprobe.kernels``."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for path in sources("kernels", ".py"):
+                self.copy_file(path, str(Path(self.build_lib, "fastprobe", path)))
+
+
 class Build(build_ext):
     """The build command of setuptools, with ninja for C++ if it is installed, and nvcc for CUDA."""
 
@@ -113,4 +124,4 @@ def extensions():
     return [] if build == "none" else [CPU, CUDA] if cuda and nvcc() else [CPU]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
+setup(ext_modules=extensions(), cmdclass={"build_py": BuildPython, "build_ext": Build})

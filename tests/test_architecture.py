@@ -21,6 +21,7 @@ FLOORS = [
     {"kernels", "_cpu", "_cuda"},
     {"ops"},
     {"data"},
+    {"trained_models"},
     {"regression"},
     {"results"},
     {"models"},
@@ -145,7 +146,8 @@ def test_no_drawers():
 
 def test_kernels_never_becomes_a_package_of_its_own():
     assert not (ROOT / "kernels" / "__init__.py").exists()
-    assert (PACKAGE / "kernels").is_symlink()
+    tracked = subprocess.run(["git", "ls-files", "-s"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not [line for line in tracked.splitlines() if line.startswith("120000")]  # links, which some systems lack
 
 
 def test_importing_fastprobe_costs_no_optional_or_slow_library():

@@ -89,6 +89,19 @@ def test_our_kernels_do_not_shadow_a_foreign_package(install, where, environment
     assert printed.split() == ["42", "foreign", "True"]
 
 
+def test_a_checkout_without_links_has_the_kernels(tmp_path):
+    run("git", "clone", "-q", "-c", "core.symlinks=false", ROOT, tmp_path / "clone", cwd=tmp_path)
+    printed = run(
+        sys.executable,
+        "-c",
+        "import fastprobe.kernels._table as table; print(table.__name__, table.__file__)",
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path / "clone"),
+    )
+
+    assert printed.split() == ["fastprobe.kernels._table", str(tmp_path / "clone" / "kernels" / "_table.py")]
+
+
 @pytest.mark.slow
 def test_a_wheel_contains_every_module(checkout, tmp_path):
     run(
@@ -108,7 +121,7 @@ def test_a_wheel_contains_every_module(checkout, tmp_path):
     (wheel,) = tmp_path.glob("fastprobe-*.whl")
     contained = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".jinja"))}
     modules = {path.relative_to(checkout).as_posix() for path in (checkout / "fastprobe").rglob("*.py")}
-    kernels = {f"fastprobe/kernels/{path.name}" for path in (checkout / "kernels").glob("*.py")}  # through the link
+    kernels = {f"fastprobe/kernels/{path.name}" for path in (checkout / "kernels").glob("*.py")}
     assert contained == modules | kernels | {"fastprobe/replication/page.html.jinja"}
 
 

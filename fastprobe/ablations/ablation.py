@@ -28,6 +28,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, Point, parse_range, range_text
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import Solution
 from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
@@ -94,6 +95,7 @@ class Ablations(Result):
         )
 
 
+@plain_numbers
 def ablation(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -143,8 +145,9 @@ def ablation(
             are fitted again.
 
     Raises:
-        InputError: an unusable argument, or batches that can be read only once.
-        UnsupportedModelError: the points of the model cannot be found, or their identities fail.
+        InputError: an unusable argument, batches that can be read only once, or a model in another order.
+        UnsupportedModelError: the points of the model cannot be found, or their identities fail; or an edit does not
+            reach what the layer computes (see :mod:`fastprobe.models.edit_checks`).
 
     Example:
         >>> damage = ablation(model, batches, elements=["mlp"], mode=["zero", "linear"])  # doctest: +SKIP

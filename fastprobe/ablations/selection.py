@@ -8,7 +8,7 @@ from typing import Any
 from fastprobe.errors import InputError
 from fastprobe.models.edits import EDITABLE
 from fastprobe.models.points import ELEMENTS, select_elements, select_layers
-from fastprobe.orders.order import iterable
+from fastprobe.orders.arguments import iterable
 
 MODES = ("zero", "mean", "resample", "random_init", "linear", "identity")
 SWEEPS = ("each", "forward", "backward")

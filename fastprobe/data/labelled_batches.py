@@ -11,6 +11,7 @@ from torch import Tensor
 from fastprobe.data.documents import checked_text, rows
 from fastprobe.data.token_batches import TokenBatches, default_batch_size
 from fastprobe.errors import InputError
+from fastprobe.orders.arguments import plain_numbers
 
 WORDS = "tokens"
 """The column with the words of a row, as in CoNLL-2003."""
@@ -134,6 +135,7 @@ def _as_list(values: Any) -> Any:
     return values.tolist() if hasattr(values, "tolist") else values
 
 
+@plain_numbers
 def labelled_batches(
     text: Any,
     tokenizer: Any,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastprobe.data.batches import grouped, merge, select
 from fastprobe.errors import InputError
-from fastprobe.orders.order import integer
+from fastprobe.orders.arguments import integer
 
 Sequence = tuple[int, dict[str, Tensor]]
 """(fold, the arguments of the model for one sequence: tensors without their batch dimension)."""

@@ -14,7 +14,7 @@ from fastprobe.data.batches import batch_tokens
 from fastprobe.data.documents import documents
 from fastprobe.data.unknown_tokens import known_tokens
 from fastprobe.errors import InputError
-from fastprobe.orders.order import integer
+from fastprobe.orders.arguments import plain_numbers
 
 
 class TokenBatches:
@@ -32,8 +32,6 @@ class TokenBatches:
     """
 
     def __init__(self, text: Any, tokenizer: Any, *, tokens: int, max_seq_len: int, batch_size: int, text_column: str):
-        tokens, batch_size = integer(tokens, "tokens"), integer(batch_size, "batch_size")
-        max_seq_len = integer(max_seq_len, "max_seq_len")
         if tokens < 1:
             raise InputError(f"tokens: must be 1 or more, got {tokens}")
         if batch_size < 1:
@@ -92,6 +90,7 @@ class TokenBatches:
         return {"input_ids": ids, "attention_mask": mask}
 
 
+@plain_numbers
 def token_batches(
     text: Any,
     tokenizer: Any,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.offloaded import execution_device
+from fastprobe.errors import InputError
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a layer besides the hidden states: positional ones and those by name."""
 
 
 class StopForward(BaseException):
@@ -24,8 +27,9 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
     """
     compiled = any(
         hasattr(module, "_orig_mod")
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+        or any(
+            hasattr(vars(module).get(name), "_torchdynamo_orig_callable") for name in ("_compiled_call_impl", "forward")
+        )
         for module in model.modules()
     )
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
@@ -51,9 +55,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter; for an offloaded one, the device that Accelerate brings it to."""
-    device = next(model.parameters()).device
-    return device if device.type != "meta" else execution_device(model) or device
+    """Return the device that a model takes its batches on: that of its first parameter which is somewhere.
+
+    Accelerate keeps offloaded weights on ``meta`` between calls. The device is then the one that it runs them on.
+
+    Raises:
+        InputError: all weights are on ``meta``, and nothing loads them.
+    """
+    devices = {parameter.device: None for parameter in model.parameters() if parameter.device.type != "meta"}
+    if devices:
+        return next(iter(devices))
+    for module in model.modules():
+        if (device := _execution_device(getattr(module, "_hf_hook", None))) is not None:
+            return device
+    if any(True for _ in model.parameters()):
+        raise InputError(f"model: the weights of {type(model).__name__} are on meta, without numbers; load them first")
+    return torch.device("cpu")
+
+
+def _execution_device(hook: Any) -> torch.device | None:
+    """Return the device on which a hook of Accelerate runs its module, or ``None`` if it names none."""
+    for one in getattr(hook, "hooks", [hook]):
+        if (device := getattr(one, "execution_device", None)) is not None:
+            return torch.device(device)
+    return None
 
 
 def body_of(model: nn.Module) -> Any:
@@ -111,3 +136,20 @@ def first_tensor(result: Any) -> Tensor:
     Layers of Transformers 5 return a tensor, layers of Transformers 4 a tuple that starts with it.
     """
     return result if isinstance(result, Tensor) else result[0]
+
+
+def never_ran(model: nn.Module, ran: Collection[int], depth: int) -> str:
+    """Return which of the first ``depth`` layers of a model never ran in its forward pass, as a text; ``""`` if none.
+
+    Args:
+        model: for its name.
+        ran: numbers of the layers that ran.
+        depth: number of layers that should run.
+    """
+    missing = [str(layer) for layer in range(depth) if layer not in ran]
+    if not missing:
+        return ""
+    return (
+        f"{type(model).__name__}: layer{'s' * (len(missing) > 1)} {', '.join(missing)} never ran in its forward pass; "
+        "turn off what skips layers (early exit, layer drop, a smaller num_hidden_layers)"
+    )

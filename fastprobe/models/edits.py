@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,12 +75,30 @@ class Reweighted:
 
     def apply(self, stack: LayerStack, state: Tensor, copies: int) -> Tensor:
         """Run the edited layer; see ``Stack.apply``."""
-        parameters = dict(stack.points.layers[self.layer].named_parameters())
-        before = {name: parameters[name].data for name in self.weights}
-        try:
-            for name, value in self.weights.items():
-                parameters[name].data = value
+        with other_weights(stack.points.layers[self.layer], self.weights):
             return stack.apply(self.layer, state, copies)
-        finally:
-            for name, value in before.items():
-                parameters[name].data = value
+
+
+@contextmanager
+def other_weights(layer: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give a layer other parameters inside the block.
+
+    Only the named modules get them: a parameter that other modules share stays theirs. The new parameters record no
+    gradient, so autocast does not take a copy of the old ones from its cache.
+
+    Args:
+        layer: the layer.
+        weights: path of a parameter in the layer -> its value.
+    """
+    slots = []
+    for path, value in weights.items():
+        owner, _, name = path.rpartition(".")
+        slots.append((layer.get_submodule(owner)._parameters, name, value))
+    before = [parameters[name] for parameters, name, _ in slots]
+    try:
+        for parameters, name, value in slots:
+            parameters[name] = nn.Parameter(value, requires_grad=False)
+        yield
+    finally:
+        for (parameters, name, _), parameter in zip(slots, before, strict=True):
+            parameters[name] = parameter

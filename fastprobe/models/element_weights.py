@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.layouts import Layout
 
 
@@ -16,7 +17,7 @@ def initial_weights(
 ) -> dict[str, Tensor]:
     """Draw weights of an element as before training: normal, truncated at two ``std``; biases are zero.
 
-    Norms are not drawn.
+    Norms are not drawn. A weight that several modules share is drawn once.
 
     Args:
         layer: the layer that holds the element.
@@ -27,27 +28,44 @@ def initial_weights(
 
     Returns:
         name of each parameter in the layer -> its value, of the shape, dtype and device of the layer's.
+
+    Raises:
+        UnsupportedModelError: a weight is quantised, or Accelerate keeps it elsewhere between calls.
     """
     # A torch generator takes 32 bits of seed; SeedSequence hashes all bits into them.
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     weights: dict[str, Tensor] = {}
+    drawn: dict[nn.Parameter, Tensor] = {}
     for path in linear_modules(layer, layout, element):
         for name, parameter in layer.get_submodule(path).named_parameters(recurse=False):
-            value = torch.zeros(parameter.shape)
-            if parameter.ndim > 1:
-                nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
-            weights[f"{path}.{name}"] = value.to(parameter)
+            if parameter.is_meta or type(parameter) is not nn.Parameter:
+                kind = "offloaded" if parameter.is_meta else f"a {type(parameter).__name__}"
+                raise UnsupportedModelError(
+                    f"random_init: the weight {path}.{name} is {kind}, and other values would not reach it; load the "
+                    "model on one device and without quantisation"
+                )
+            if parameter not in drawn:
+                value = torch.zeros(parameter.shape)
+                if parameter.ndim > 1:
+                    nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
+                drawn[parameter] = value.to(device=parameter.device, dtype=parameter.dtype)
+            weights[f"{path}.{name}"] = drawn[parameter]
     return weights
 
 
 def linear_modules(layer: nn.Module, layout: Layout, element: str) -> list[str]:
     """Return the paths in a layer of an element's modules that multiply by a matrix."""
-    attention = layout.attn_proj.split(".")[0] + "."
-    paths = [
+    return [
         path
-        for path, module in layer.named_modules()
-        if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+        for path in element_modules(layer, layout, element)
+        if any(parameter.ndim > 1 for parameter in layer.get_submodule(path).parameters(recurse=False))
     ]
+
+
+def element_modules(layer: nn.Module, layout: Layout, element: str) -> list[str]:
+    """Return the paths in a layer of all modules of an element, without the layer itself."""
+    attention = layout.attn_proj.split(".")[0] + "."
+    paths = [path for path, _ in layer.named_modules() if path]
     if element in ("attn", "attention", "attn_heads"):
         paths = [path for path in paths if path.startswith(attention)]
     elif element in ("mlp", "ffn", "mlp_act"):

@@ -1,18 +1,17 @@
-"""Replace the ``forward`` of modules for the time of a block. Weights and hooks stay where they are."""
+"""Replace calls of modules for the time of a block. Weights and hooks stay where they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import first_input
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""Arguments of a layer besides the hidden states: positional ones and those by name."""
+from fastprobe.models.caches import fresh_caches
+from fastprobe.models.calling import Call, first_input
+from fastprobe.runtime.random_state import random_state_kept
 
 Run = Callable[[int, Tensor, Call], Tensor]
 """Replacement of a layer: from its number, the hidden states and its other arguments to its output."""
@@ -21,17 +20,24 @@ Run = Callable[[int, Tensor, Call], Tensor]
 @contextmanager
 def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Give modules another ``forward`` inside the block and restore theirs on exit."""
-    before: dict[nn.Module, Any] = {module: vars(module).get("forward") for module in forwards}
+    with _replaced("forward", forwards):
+        yield
+
+
+@contextmanager
+def _replaced(name: str, values: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Give modules an attribute inside the block and restore theirs on exit."""
+    before: dict[nn.Module, Any] = {module: vars(module).get(name) for module in values}
     try:
-        for module, forward in forwards.items():
-            module.forward = forward
+        for module, value in values.items():
+            vars(module)[name] = value
         yield
     finally:
-        for module, forward in before.items():
-            if forward is None:
-                vars(module).pop("forward", None)
+        for module, value in before.items():
+            if value is None:
+                vars(module).pop(name, None)
             else:
-                module.forward = forward
+                vars(module)[name] = value
 
 
 @contextmanager
@@ -47,46 +53,69 @@ def intercepted_layers(
 ) -> Iterator[None]:
     """Call ``run`` instead of each layer inside the block, except for calls that are to run the layer itself.
 
+    Calls are intercepted before the hooks of a layer, so its hooks see only the calls that run the layer itself.
+
     Args:
         layers: the layers of a model.
         run: the replacement.
         as_is: context manager around each call of a layer; the layer itself runs if its value is true.
     """
 
-    def forward_of(index: int, layer: nn.Module) -> Callable[..., Any]:
-        original = layer.forward
+    def call_of(index: int, layer: Any) -> Callable[..., Any]:
+        original = layer._compiled_call_impl or layer._call_impl
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             with as_is(index) as unchanged:
                 if unchanged:
                     return original(*args, **kwargs)
-            if type(layer) not in _EXTRAS:
-                _EXTRAS[type(layer)] = _extras(original, args, kwargs)
-            extras = _EXTRAS[type(layer)]
+            extras = _extras(layer, args, kwargs)
             state = first_input(args, kwargs)
             others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
             out = run(index, state, (args[1:], others))
             return out if extras is None else (out, *[None] * extras)
 
-        return forward
+        return call
 
-    with replaced_forwards({layer: forward_of(index, layer) for index, layer in enumerate(layers)}):
+    # torch.nn.Module calls this attribute first; torch.compile uses it too, and copies of a module do not get it.
+    with _replaced("_compiled_call_impl", {layer: call_of(index, layer) for index, layer in enumerate(layers)}):
         yield
 
 
-_EXTRAS: dict[type[nn.Module], int | None] = {}
-"""Class of a layer -> number of values that it returns after the hidden states; ``None`` if it returns a tensor.
+@contextmanager
+def without_hooks(module: nn.Module) -> Iterator[None]:
+    """Take the forward hooks off a module and all modules inside it for the time of a block."""
+    hooks: list[dict[int, Any]] = [
+        found for inner in module.modules() for found in (inner._forward_pre_hooks, inner._forward_hooks) if found
+    ]
+    kept = [dict(found) for found in hooks]
+    try:
+        for found in hooks:
+            found.clear()
+        yield
+    finally:
+        for found, before in zip(hooks, kept, strict=True):
+            found.update(before)
+
+
+_EXTRAS: dict[Hashable, int | None] = {}
+"""Class and options of a layer -> number of values that it returns after the hidden states; ``None`` for a tensor.
 
 Measured, as versions and families differ.
 """
 
 
-def _extras(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Run a layer once, without its cache so that the cache does not change, and count the extra values it returns."""
-    args, kwargs = without_caches((args, kwargs))
-    with torch.no_grad():
-        found = forward(*args, **kwargs)
-    return None if isinstance(found, Tensor) else len(found) - 1
+def _extras(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Return how many values a layer returns after the hidden states.
+
+    The first call for a class runs the layer once, with copies of its caches and without hooks.
+    """
+    options = tuple((key, value) for key, value in kwargs.items() if isinstance(value, bool))
+    if (key := (type(layer), options)) not in _EXTRAS:
+        args, kwargs = fresh_caches((args, kwargs))
+        with random_state_kept(), without_hooks(layer), torch.no_grad():
+            found = layer.forward(*args, **kwargs)
+        _EXTRAS[key] = None if isinstance(found, Tensor) else len(found) - 1
+    return _EXTRAS[key]
 
 
 def without_caches(call: Call) -> Call:

@@ -87,6 +87,11 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     mask = batch["attention_mask"].bool()
 
     def check(layer: int, equation: str, left: Tensor, right: Tensor, inside: frozenset[Point] = frozenset()) -> None:
+        if right.shape[:2] != mask.shape:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers receive states of shape {tuple(right.shape)} for a batch of "
+                f"{tuple(mask.shape)}; points need one state for each token, (batch, length, width)"
+            )
         error = (left - right)[mask].double().norm() / right[mask].double().norm().clamp(min=1e-30)
         identities.append(Identity(layer, equation, float(error), TOLERANCE.get(right.dtype, 1e-5), inside))
 

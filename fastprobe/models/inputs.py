@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
 from fastprobe.models.calling import arguments_of, body_of
-from fastprobe.models.positions import LeftPadding, most_tokens, position_table
+from fastprobe.models.layer_order import is_reordered
+from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.wrappers import check_wrapper
 
 
 class ModelBatches:
     """Batches that a model can run. Every verb reads the batches of its user through this class.
 
-    A batch without sequences is left out. A batch that is padded on the left gets ``position_ids`` where the model
+    A batch without tokens is left out. A batch that is padded on the left gets ``position_ids`` where the model
     needs them. All other batches stay as they are.
 
     Args:
@@ -44,10 +46,16 @@ class ModelBatches:
             raise InputError(
                 f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
             )
+        if is_reordered(points):
+            raise InputError(
+                "model: its layers run in another order now, and points and orders are numbered by the layers of the "
+                "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
+            )
         self._batches, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
+        self._points, self._checked = points, False
         self._table = position_table(model)
-        self._rows = {key: table.num_embeddings for key, table in _tables(model).items()}
+        self._rows = {key: position_rows(table) for key, table in _tables(model).items()}
         names, takes_all = arguments_of(body_of(model))
         self._known = None if takes_all else names
         self.tokens: int | None = getattr(batches, "tokens", None)
@@ -55,10 +63,14 @@ class ModelBatches:
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for number, batch in enumerate(self._batches):
             mask = checked_mask(batch, number)
-            if not mask.numel():
+            if not mask.any():
                 continue
             self._check(batch, number)
-            yield self._left.filled(batch, mask, number)
+            filled = self._left.filled(batch, mask, number)
+            if not self._checked:
+                check_wrapper(self._model, self._points, filled)
+                self._checked = True
+            yield filled
 
     def _check(self, batch: Mapping[str, Any], number: int) -> None:
         """Raise if the model cannot run a batch."""

@@ -13,6 +13,7 @@ import transformers
 from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import BackendError, InputError
 from fastprobe.models.placement import placement
+from fastprobe.trained_models.catalogue import TRAINED_MODELS, model_folder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -30,7 +31,7 @@ def load_model(
     """Return a model in evaluation mode and its tokenizer.
 
     Args:
-        name: a hub name or a folder; ``None`` for the demo encoder.
+        name: a folder, a name of ``fastprobe download`` or a hub name; ``None`` for the demo encoder.
         dtype: one of ``DTYPES``; ``"auto"`` is the dtype of the stored weights.
         device: a device of torch; ``"auto"`` is a GPU if there is one, else the CPU.
         head: load the language-model head, too, if the weights have one.
@@ -45,7 +46,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    path = str(demo_model_path()) if name is None else name
+    path = str(demo_model_path()) if name is None else _folder_of(name)
     where = pick_device(device)
     tokenizer = load_tokenizer(path)
     try:
@@ -57,6 +58,22 @@ def load_model(
     except _LOADING_ERRORS as error:
         raise InputError(f"model: {path!r} could not be loaded: {_first_line(error)}") from None
     return (model if device_map else model.to(where)).eval(), tokenizer
+
+
+def _folder_of(name: str) -> str:
+    """Return the folder of a model of ``fastprobe download``, and any other name as it is.
+
+    A folder in the current directory comes before a downloaded model of the same name.
+
+    Raises:
+        InputError: the model has not been downloaded.
+    """
+    if name not in TRAINED_MODELS or Path(name).exists():
+        return name
+    folder = model_folder(name)
+    if not folder.is_dir():
+        raise InputError(f"model: {name} is not on this machine yet; run fastprobe download {name}")
+    return str(folder)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -88,7 +105,7 @@ def _first_line(error: Exception) -> str:
 
 def _register_variants(path: str) -> None:
     """Register the model classes of ``fastprobe pretrain`` if this is one of them. The import takes a second or two."""
-    if transformers.PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "bert-variant":
+    if transformers.PretrainedConfig.get_config_dict(path)[0].get("model_type") == "bert-variant":
         importlib.import_module("fastprobe.models.bert_variants")
 
 

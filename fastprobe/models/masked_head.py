@@ -28,7 +28,11 @@ class MaskedHead:
             return None
         head, decoder = _HEADS.get(family, "lm_head"), model.get_output_embeddings()
         parts = dict(model.named_modules())
-        return cls(parts[head], decoder) if head in parts and type(decoder) is nn.Linear else None
+        if head not in parts or type(decoder) is not nn.Linear:
+            return None
+        weight: Tensor = decoder.weight
+        plain = type(weight) is nn.Parameter and not weight.is_meta  # neither quantised nor offloaded
+        return cls(parts[head], decoder) if plain else None
 
     def features(self, states: Tensor) -> Tensor:
         """Return the input of the product with the vocabulary, ``(N, D)``, for final hidden states ``(N, width)``."""

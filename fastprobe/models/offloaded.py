@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 
@@ -21,14 +20,6 @@ def offload_hooks(module: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
         for one in getattr(hook, "hooks", (hook,)):  # a SequentialHook holds several
             if getattr(one, "offload", False) and getattr(one, "weights_map", None) is not None:
                 yield part, one
-
-
-def execution_device(model: nn.Module) -> torch.device | None:
-    """Return the device that the first offloaded module of a model runs on, or ``None`` if no module is offloaded."""
-    for _, hook in offload_hooks(model):
-        if hook.execution_device is not None:
-            return torch.device(hook.execution_device)
-    return None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.errors import FastprobeError
+from fastprobe.errors import FastprobeError, UnsupportedModelError
 from fastprobe.models.calling import body_of, evaluating, first_tensor, without_cache, without_labels
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.layer_reader import LayerReader, ModuleLayerReader
@@ -76,7 +76,10 @@ def _one_by_one(
         (state, arguments), (other_state, other_arguments) = reader.stem(batch), reader.stem(other)
         for layer, expected in enumerate(outputs):
             with reader.layer(layer) as run:
+                before = state.clone()
                 yield run(state, arguments, ())[0]
+                if not torch.equal(before, state):  # the state may be read again, for another group of elements
+                    raise UnsupportedModelError(f"layer {layer} writes into its input")
                 other_state = run(other_state, other_arguments, ())[0]
             state = expected
 
@@ -95,8 +98,9 @@ def _outputs(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) ->
             handed_on.append(len(outputs) - 1)
 
     def after(_: nn.Module, __: Any, result: Any) -> None:
-        outputs.append(first_tensor(result))
-        others[:] = [tensor for tensor in _tensors(result) if tensor is not outputs[-1]]
+        state = first_tensor(result)
+        outputs.append(state.clone())  # the next layer may write into it
+        others[:] = [tensor for tensor in _tensors(result) if tensor is not state]
 
     handles = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in points.layers]
     handles += [layer.register_forward_hook(after) for layer in points.layers]

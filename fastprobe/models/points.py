@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastprobe.errors import InputError
-from fastprobe.orders.order import in_one_line, integer, integers, iterable
+from fastprobe.orders.arguments import in_one_line, integer, integers, iterable
 
 POINTS = (
     "resid_pre",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
-from fastprobe.errors import InputError
+from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import (
     arguments_of,
     body_of,
@@ -32,9 +32,14 @@ def position_table(model: nn.Module) -> nn.Embedding | None:
     rows = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     for name, module in model.named_modules():
         named = re.search(r"pos|wpe", name.rpartition(".")[2])
-        if named and isinstance(module, nn.Embedding) and module.num_embeddings == rows:
+        if named and isinstance(module, nn.Embedding) and position_rows(module) == rows:
             return module
     return None
+
+
+def position_rows(table: nn.Embedding) -> int:
+    """Return the number of positions in a table. OPT's table has two unused rows before that of position 0."""
+    return table.num_embeddings - getattr(table, "offset", 0)
 
 
 def most_tokens(model: nn.Module) -> int | None:
@@ -45,7 +50,7 @@ def most_tokens(model: nn.Module) -> int | None:
     table = position_table(model)
     if table is None:
         return None
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return position_rows(table) - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 class LeftPadding:
@@ -75,6 +80,7 @@ class LeftPadding:
 
         Raises:
             InputError: padding on the left changes the states of this model, also with ``position_ids``.
+            UnsupportedModelError: the states of this model have another shape than the batch.
         """
         if self._as_is or batch.get("position_ids") is not None or mask[:, 0].all():
             return batch
@@ -124,7 +130,11 @@ class LeftPadding:
             yield table.padding_idx + 1
 
     def _states(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the output of the last layer, ``(batch, length, width)``."""
+        """Return the output of the last layer, ``(batch, length, width)``.
+
+        Raises:
+            UnsupportedModelError: the output has another shape.
+        """
         found: list[Tensor] = []
         body, last = body_of(self._model), self._points.layers[-1]
         inputs = to_device(without_labels(batch), device_of(self._model))
@@ -134,6 +144,13 @@ class LeftPadding:
             last.register_forward_hook(lambda *call: found.append(first_tensor(call[2]))),
         ):
             body(**inputs, **without_cache(body))
+        shape = batch["attention_mask"].shape
+        if not found or found[0].ndim != 3 or found[0].shape[:2] != shape:
+            got = f"states of shape {tuple(found[0].shape)}" if found else "no states"
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__}: its last layer has {got} for a batch of {tuple(shape)}, so padding on "
+                "the left cannot be checked; pad on the right (tokenizer.padding_side = 'right')"
+            )
         return found[0].to(batch["attention_mask"].device)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import StopForward, body_of, evaluating, without_cache, without_labels
+from fastprobe.errors import UnsupportedModelError
+from fastprobe.models.calling import StopForward, body_of, evaluating, never_ran, without_cache, without_labels
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
 from fastprobe.models.resolve import ModelPoints
@@ -35,6 +36,7 @@ class ModuleRecorder:
         self.model, self.points, self.wanted, self.on_layer = model, points, dict(wanted), on_layer
         self.last_layer = max(wanted.values())
         self.held: dict[Point, Tensor] = {}
+        self._ran: set[int] = set()
         self._body = body_of(model)
         self._options = without_cache(self._body)
         self._fast = FastLinear()
@@ -61,6 +63,7 @@ class ModuleRecorder:
     def run(self, batch: Mapping[str, Any]) -> None:
         """Run the model without its head up to the last layer that is needed; see ``Recorder.run``."""
         self.held.clear()
+        self._ran.clear()
         batch = without_labels(batch)
         try:
             with torch.no_grad(), self._fast:
@@ -69,9 +72,12 @@ class ModuleRecorder:
             pass
         finally:
             self.held.clear()
+        if missing := never_ran(self.model, self._ran, self.last_layer + 1):
+            raise UnsupportedModelError(missing)
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
+            self._ran.add(layer)
             with self._fast.suspended():
                 self.on_layer(layer, self.held)
             for point in [point for point in self.held if self.wanted[point] <= layer]:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import body_of, cache_options, first_tensor, without_cache
+from fastprobe.models.calling import Call, body_of, cache_options, first_tensor, never_ran, without_cache
 from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequences
-from fastprobe.models.forwards import Call, output_for, replaced_layers, without_caches
+from fastprobe.models.forwards import output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.short_batches import put_back, short_batch
 from fastprobe.models.sublayers import run_sublayer
 from fastprobe.orders import Parallel, Step, Sublayer
 
@@ -80,8 +81,10 @@ class LayerStack:
         batch = {**{key: value for key, value in batch.items() if key != "use_cache"}, **without_cache(body)}
         calls: list[Call] = []
         states: list[Tensor] = []
+        ran: list[int] = []
 
         def store(layer: int, state: Tensor, call: Call) -> Tensor:
+            ran.append(layer)
             states.append(state)
             calls.append(without_caches(call))
             return state
@@ -95,16 +98,36 @@ class LayerStack:
                 except TypeError as error:
                     if "use_cache" not in str(error):
                         raise
-                calls.clear()
-                states.clear()
+                for found in (calls, states, ran):
+                    found.clear()
             else:
                 body(**batch | last)
-        if len(states) != len(points.layers):
+        if missing := never_ran(model, ran, len(points.layers)):
+            raise UnsupportedModelError(missing)
+        if ran != list(range(len(points.layers))):
             raise UnsupportedModelError(
-                f"{type(model).__name__}: each layer must run once in a forward pass, but {len(states)} layers ran and "
-                f"the model has {len(points.layers)}"
+                f"{type(model).__name__}: each layer must run once in a forward pass, in turn, but they ran in the "
+                f"order {', '.join(map(str, ran))}"
             )
         return cls(model, points, batch, states[0], calls, first, checked)
+
+    @classmethod
+    def record_short(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> LayerStack | None:
+        """Return the stack of two sequences of a batch, cut to a few tokens.
+
+        Returns:
+            the stack; ``None`` if the batch has one sequence or is as short, or if the model does not run so short a
+            batch as it runs others.
+        """
+        short = short_batch(batch)
+        if short is None:
+            return None
+        with put_back(model) as changes:
+            try:
+                stack = cls.record(model, points, short)
+            except Exception:  # of the model's code, which may raise anything
+                return None
+        return None if changes.found or stack.stem.shape[:2] != short["attention_mask"].shape else stack
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -147,14 +170,22 @@ class LayerStack:
         if (pattern := self._pattern) is None:
             return False
         if pattern not in self._checked:
-            stack = self
-            if len(self.stem) > 2:
-                few = select(self.batch, two_sequences(self.batch["attention_mask"].bool()))
-                smaller = LayerStack.record(self.model, self.points, few)
-                stack = smaller if smaller._pattern == pattern else self
+            stack = self._smaller(pattern)
             mask = stack.batch["attention_mask"].bool()
             self._checked[pattern] = copies_agree(stack._run, len(stack), stack.stem, mask)
         return self._checked[pattern]
+
+    def _smaller(self, pattern: Hashable) -> LayerStack:
+        """Return the stack of a short batch whose arguments have the same pattern; if there is none, a longer one."""
+        short = LayerStack.record_short(self.model, self.points, self.batch)
+        if short is not None and short._pattern == pattern:
+            return short
+        if len(self.stem) > 2:
+            few = select(self.batch, two_sequences(self.batch["attention_mask"].bool()))
+            longer = LayerStack.record(self.model, self.points, few)
+            if longer._pattern == pattern:
+                return longer
+        return self
 
     @cached_property
     def _pattern(self) -> Hashable | None:

@@ -7,7 +7,7 @@ attention adds nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -67,16 +67,24 @@ def _ffn(points: ModelPoints, layer: nn.Module, state: Tensor, run_layer: RunLay
     """Run a layer whose attention adds nothing to the state, and return its output."""
     layout = points.layout
     name = layout.attn_proj.partition(".")[0]
-    attention, forwards = layer.get_submodule(name), {}
-    result: Any = torch.zeros_like(state)
+    attention, norm = layer.get_submodule(name), layer.get_submodule(layout.attn_norm)
+    alone, norm_inside = _returns_tensor(attention, run_layer), layout.attn_norm.startswith(f"{name}.")
+
+    def attend(*_: Any, **__: Any) -> Any:
+        out = norm(state) if norm_inside and layout.post_ln else torch.zeros_like(state)  # the norm has hooks
+        return out if alone else (out, None)
+
+    forwards: dict[nn.Module, Any] = {attention: attend}
     if layout.post_ln:  # the norm after the attention returns the input of the layer
-        forwards[layer.get_submodule(layout.attn_norm)] = lambda *args, **kwargs: state
-        if layout.attn_norm.startswith(f"{name}."):
-            result = state
-    if not _returns_tensor(attention, run_layer):
-        result = (result, None)
-    forwards[attention] = lambda *args, **kwargs: result
-    with replaced_forwards(forwards):
+        forwards[norm] = lambda *_, **__: state
+
+    def nothing(_: nn.Module, __: Any, out: Any) -> Any:
+        return torch.zeros_like(state) if isinstance(out, Tensor) else (torch.zeros_like(state), *out[1:])
+
+    with replaced_forwards(forwards), ExitStack() as hooks:
+        if not layout.post_ln:  # after the hooks of a scaled skip connection, which add to the output of the attention
+            added = layer.get_submodule(layout.attn_post_norm or layout.attn)
+            hooks.enter_context(added.register_forward_hook(nothing))
         return run_layer()
 
 

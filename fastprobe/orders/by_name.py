@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fastprobe.errors import InputError
 from fastprobe.orders import families, published, sublayers
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.order import Order, check
 from fastprobe.orders.text import load, parse
 
@@ -33,6 +34,7 @@ FAMILIES: dict[str, Callable[..., list[Order]]] = {
 """Name -> family. Options are written ``shuffle:fixed=4,count=100``."""
 
 
+@plain_numbers
 def named(text: str, n: int) -> list[Order]:
     """Return the orders of n layers that a text names.
 

@@ -12,9 +12,11 @@ import random
 from collections.abc import Iterable
 
 from fastprobe.errors import InputError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.order import Order, Parallel, identity
 
 
+@plain_numbers
 def swaps(n: int, adjacent: bool = False) -> list[Order]:
     """Swap two layers i < j: ``0 .. j .. i .. n-1``. There are n (n - 1) / 2 orders.
 
@@ -33,6 +35,7 @@ def swaps(n: int, adjacent: bool = False) -> list[Order]:
     ]
 
 
+@plain_numbers
 def replacements(n: int) -> list[Order]:
     """Run layer j in the place of layer i as well as in its own. There are n (n - 1) orders."""
     return [
@@ -41,6 +44,7 @@ def replacements(n: int) -> list[Order]:
     ]
 
 
+@plain_numbers
 def moves(n: int) -> list[Order]:
     """Take one layer out and insert it at another place. There are (n - 1)^2 different orders."""
     orders = []
@@ -50,6 +54,7 @@ def moves(n: int) -> list[Order]:
     return _distinct(orders, n)
 
 
+@plain_numbers
 def drops(n: int, width: int = 1) -> list[Order]:
     """Leave out ``width`` layers. There are C(n, width) orders."""
     check_argument(n, width=width, least=1, most=n - 1)
@@ -59,6 +64,7 @@ def drops(n: int, width: int = 1) -> list[Order]:
     ]
 
 
+@plain_numbers
 def skips(n: int) -> list[Order]:
     """Leave out a span of neighbouring layers, but not all of them. There are n (n + 1) / 2 - 1 orders."""
     return [
@@ -68,6 +74,7 @@ def skips(n: int) -> list[Order]:
     ]
 
 
+@plain_numbers
 def repeats(n: int, times: int = 2) -> list[Order]:
     """Run one layer ``times`` times in a row. There are n orders."""
     check_argument(n, times=times, least=2)
@@ -76,6 +83,7 @@ def repeats(n: int, times: int = 2) -> list[Order]:
     ]
 
 
+@plain_numbers
 def blocks(n: int, times: int = 2) -> list[Order]:
     """Run a span of layers ``times`` times before the layers after it, as RYS does. There are n (n + 1) / 2 orders."""
     check_argument(n, times=times, least=2)
@@ -85,6 +93,7 @@ def blocks(n: int, times: int = 2) -> list[Order]:
     ]
 
 
+@plain_numbers
 def reversals(n: int, width: int | None = None) -> list[Order]:
     """Run a span of two or more layers backwards. There are n (n - 1) / 2 orders, or n - width + 1 with a ``width``."""
     check_argument(n, width=2 if width is None else width, least=2, most=n)
@@ -95,6 +104,7 @@ def reversals(n: int, width: int | None = None) -> list[Order]:
     ]
 
 
+@plain_numbers
 def shuffles(n: int, fixed: int = 0, count: int = 100, seed: int = 0) -> list[Order]:
     """Draw permutations in which exactly ``fixed`` layers keep their places.
 
@@ -126,6 +136,7 @@ def shuffles(n: int, fixed: int = 0, count: int = 100, seed: int = 0) -> list[Or
     return [_order(f"shuffle {i}, {fixed} fixed", order) for i, order in enumerate(found)]
 
 
+@plain_numbers
 def groups(n: int, size: int) -> list[Order]:
     """Permute groups of ``size`` neighbouring layers. There are m! - 1 orders of m = ceil(n / size) groups.
 
@@ -139,6 +150,7 @@ def groups(n: int, size: int) -> list[Order]:
     ][1:]
 
 
+@plain_numbers
 def cycles(n: int, size: int = 1) -> list[Order]:
     """Run one span of ``size`` layers again and again, n layers in all, as ALBERT shares one layer.
 
@@ -152,6 +164,7 @@ def cycles(n: int, size: int = 1) -> list[Order]:
     ]
 
 
+@plain_numbers
 def parallel(n: int, start: int, stop: int, times: int = 1) -> list[Order]:
     """Run layers ``start`` to ``stop`` (half-open) on the same state and average their outputs. One order.
 

@@ -2,53 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fastprobe.errors import InputError
-
-
-def integer(value: Any, name: str) -> int:
-    """Return an integer of Python, NumPy or torch as an ``int``.
-
-    Args:
-        value: what a user passed.
-        name: name of the argument, for the message.
-
-    Raises:
-        InputError: the value is none.
-    """
-    try:
-        return operator.index(value)
-    except (TypeError, ValueError, RuntimeError):  # torch raises all three
-        raise InputError(f"{name}: must be an integer, got {in_one_line(value)}") from None
-
-
-def integers(values: Any, name: str) -> list[int]:
-    """Return an iterable of integers of Python, NumPy or torch as a list of ``int``.
-
-    Raises:
-        InputError: it is not an iterable, or an entry is not an integer.
-    """
-    return [integer(value, name) for value in iterable(values, name, "integers")]
-
-
-def iterable(values: Any, name: str, of: str) -> Iterable[Any]:
-    """Return the values if they are an iterable that is not a string.
-
-    Args:
-        values: what a user passed.
-        name: name of the argument, for the message.
-        of: plural of what the iterable must hold, for the message.
-
-    Raises:
-        InputError: they are not.
-    """
-    if isinstance(values, str | bytes) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
-        raise InputError(f"{name}: must be a list of {of}, got {in_one_line(values)}")
-    return values
+from fastprobe.orders.arguments import integer, integers, iterable, plain_numbers
 
 
 @dataclass(frozen=True)
@@ -145,7 +104,12 @@ class Order:
     @property
     def is_edited(self) -> bool:
         """True if a step runs a modified layer."""
-        return not all(isinstance(step, int | Sublayer | Parallel) for step in self.steps)
+        return bool(self.edits)
+
+    @property
+    def edits(self) -> list[Edited]:
+        """The steps that run a modified layer."""
+        return [step for step in self.steps if not isinstance(step, int | Sublayer | Parallel)]
 
     @property
     def layers(self) -> list[int]:
@@ -160,11 +124,13 @@ def layers_of(step: Step) -> tuple[int, ...]:
     return (step,) if isinstance(step, int) else (step.layer,)
 
 
+@plain_numbers
 def identity(n: int) -> Order:
     """Return the baseline order ``0, 1, ..., n - 1``."""
     return Order(tuple(range(n)), "identity")
 
 
+@plain_numbers
 def wanted_of(orders: Iterable[Order | Iterable[Step]], n: int) -> list[Order]:
     """Return the baseline order of n layers, followed by every other order once.
 
@@ -184,6 +150,7 @@ def wanted_of(orders: Iterable[Order | Iterable[Step]], n: int) -> list[Order]:
     return wanted
 
 
+@plain_numbers
 def check(order: Order, n: int) -> None:
     """Raise an error if a model of n layers cannot run an order.
 
@@ -203,9 +170,3 @@ def _step(step: Any) -> Step:
     if isinstance(step, Sublayer | Parallel) or hasattr(step, "apply"):
         return step
     return integer(step, "order")
-
-
-def in_one_line(value: Any) -> str:
-    """Return a value as one line of at most 60 characters."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from fastprobe.errors import InputError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.families import check_argument, cycles, groups, reversals, shuffles, swaps
 from fastprobe.orders.order import Order, Parallel, Step
 
@@ -14,6 +15,7 @@ PAINTERS = ("skip", "reverse", "middle_repeat", "random", "parallel", "looped_pa
 """Modes of :func:`painters`."""
 
 
+@plain_numbers
 def painters(n: int, mode: str, start: int, *, seed: int = 0, loops: int = 3) -> list[Order]:
     """Modify the layers from ``start`` to ``n - start`` as in "Transformer Layers as Painters" (Sun et al., 2024).
 
@@ -57,6 +59,7 @@ PAPER = {
 """Protocols of Zhao et al. (2021) by name. ``fix0`` to ``fix10`` are shuffles with that many layers in place."""
 
 
+@plain_numbers
 def paper(name: str, n: int = 12) -> list[Order]:
     """Return the orders of a protocol of Zhao et al. (2021).
 

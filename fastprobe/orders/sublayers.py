@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 from fastprobe.errors import InputError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.order import Order, Step, Sublayer
 
 
+@plain_numbers
 def sublayer_swaps(n: int, part: str) -> list[Order]:
     """Swap the attentions or the FFNs of two layers. There are n (n - 1) / 2 orders.
 
@@ -30,6 +32,7 @@ def sublayer_swaps(n: int, part: str) -> list[Order]:
     return orders
 
 
+@plain_numbers
 def attentions_first(n: int) -> list[Order]:
     """Run all attentions, then all FFNs. One order."""
     steps = [Sublayer(part, layer) for part in ("attention", "ffn") for layer in range(n)]

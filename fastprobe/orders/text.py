@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastprobe.errors import InputError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.order import Order, Parallel, Step, Sublayer, check
 
 
@@ -42,6 +43,7 @@ def parse(text: str, name: str = "") -> Order:
     return Order(tuple(steps), name)
 
 
+@plain_numbers
 def load(path: str | Path, *, layers: int | None = None, first: int = 0) -> list[Order]:
     """Read a text file with one order a line. Empty lines and comments (``#``) are ignored.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fastprobe.errors import InputError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.costs import Costs
 from fastprobe.pretraining.matching import BERT, match_bert
@@ -31,6 +32,7 @@ from fastprobe.runtime.random_state import random_state_kept
 
 
 @random_state_kept()
+@plain_numbers
 def pretrain(
     text: Any,
     out: str | Path,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastprobe.errors import InputError, NumericalError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.result import Pretraining
 from fastprobe.pretraining.resume import can_resume
@@ -50,6 +51,7 @@ class TrainedVariant:
     """Reason of the failure; empty if the training succeeded."""
 
 
+@plain_numbers
 def pretrain_variants(
     text: Any,
     folder: str | Path,

@@ -18,6 +18,7 @@ from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops.products import FastLinear
+from fastprobe.orders import Edited
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.classifiers import StateClassifiers
 from fastprobe.probes.sums import ProbeSums
@@ -37,7 +38,7 @@ class StateRows:
         points: the layers of the model.
         labels: the tasks.
         plan: state k is the output of its order k - 1; state 0 is the input of the first layer.
-        edited: some steps are edited layers.
+        edits: the steps that run edited layers.
         memory: bytes that states may take at one time.
     """
 
@@ -45,7 +46,7 @@ class StateRows:
     points: ModelPoints
     labels: TokenLabels
     plan: OrderPlan
-    edited: bool = False
+    edits: Sequence[Edited] = ()
     memory: int | None = None
     make_stack: MakeStack = field(init=False, default=LayerStack.record)
     runner: str = field(init=False, default="none")
@@ -55,7 +56,7 @@ class StateRows:
     def check(self, batch: Mapping[str, Any]) -> None:
         """Check the layers of the model on the first batch, and choose how they run."""
         inputs = to_device(self._inputs(batch), device_of(self.model))
-        self.make_stack, self.runner = check_stack(self.model, self.points, inputs, edited=self.edited)
+        self.make_stack, self.runner = check_stack(self.model, self.points, inputs, edits=self.edits)
 
     def of(self, batch: Mapping[str, Any], fold: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield every state as its number and ``(rows, width)``, state 0 first. Sets ``classes`` and ``fold``.

@@ -19,6 +19,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, wanted_of
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.classifiers import solve
 from fastprobe.probes.passes import StateRows, SumPass, count_accuracies
@@ -102,6 +103,7 @@ class Probes(Result):
 
 
 @renamed_arguments(which="orders", fit="method")
+@plain_numbers
 def probe(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -161,8 +163,8 @@ def probe(
     sample = SequenceSample.of(score_sequences, seed)
     method, labels = method or LeastSquares(), TokenLabels(chosen, batches, tokenizer)
     prefixes = list(dict.fromkeys(order.steps[:k] for order in wanted for k in range(1, len(order) + 1)))
-    edited = any(order.is_edited for order in wanted)
-    states = StateRows(model, points, labels, OrderPlan.of(prefixes), edited, memory)
+    edits = list(dict.fromkeys(step for order in wanted for step in order.edits))
+    states = StateRows(model, points, labels, OrderPlan.of(prefixes), edits, memory)
     first_pass = SumPass(states, sample, folds, backend)
     with PassProgress(progress) as bars, evaluating(model), torch.no_grad(), FastLinear() as fast:
         sums = first_pass.run(batches, fast, bars)

@@ -17,17 +17,18 @@ predicts worse than the mean."""
 NOISE = 2
 """A difference of at most so many standard errors is undecided."""
 
-CANNOT = "cannot be said with"
+NEEDED = "tokens_needed"
+"""Column of a row: tokens that its map needs, 0 if the tokens suffice. Files of version 0.1.0 do not have it."""
 
 
 def cannot_be_said(tokens: int, needed: int) -> str:
     """Return the text for a reader of a number from too few tokens."""
-    return f"{CANNOT} {tokens:,} tokens; at least {needed:,} would do"
+    return f"cannot be said with {tokens:,} tokens; at least {needed:,} would do"
 
 
 def is_undecided(row: Mapping[str, Any]) -> bool:
-    """Return True if the note of a row says that its scores come from too few tokens."""
-    return CANNOT in (row.get("note") or "")
+    """Return True if the scores of a row come from too few tokens. Rows without the column are taken as they are."""
+    return bool(row.get(NEEDED))
 
 
 def tokens_for_map(tokens: int, columns: int, nonlinearity: float | None = None) -> int:

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.errors import InputError, ShapeError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import Factorisation, Fit, LeastSquares, Solution
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.refinement import Refinement
 from fastprobe.regression.scores import COLUMNS, MARK, current_column, moment_columns
+from fastprobe.runtime.cores import side_by_side
 
 Rows = Tensor | np.ndarray
 """Rows of a user."""
@@ -46,6 +48,7 @@ class LinearFit:
         (1.0, 3)
     """
 
+    @plain_numbers
     def __init__(
         self,
         x_dim: int,
@@ -102,6 +105,7 @@ class LinearFit:
             fold = torch.where(mask.bool(), fold, -1)
         return {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}, fold.flatten()
 
+    @plain_numbers
     def refine(self, rows: Iterable[tuple[Rows, ...]], *, bound: float = MARK) -> LinearFit:
         """Improve the fit by a second pass over its rows, if ``error_bound`` exceeds ``bound``.
 
@@ -159,9 +163,12 @@ class LinearFit:
 
     def _solve(self) -> tuple[Factorisation, Fit]:
         if self._solved is None:
-            source = Factorisation.of(self.moments, "x", self.method)
-            self._solved = source, source.fit("y")
+            (self._solved,) = side_by_side(self._factorised, ["x"], self.moments.counts.device)
         return self._solved
+
+    def _factorised(self, x: str) -> tuple[Factorisation, Fit]:
+        source = Factorisation.of(self.moments, x, self.method)
+        return source, source.fit("y")
 
     def score(self, column: str = "r2_cv") -> float:
         """Return one column of :meth:`scores`.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprobe.regression.evidence import cannot_be_said, tokens_for_map
+from fastprobe.regression.evidence import NEEDED, cannot_be_said, tokens_for_map
 from fastprobe.regression.least_squares import Factorisation, Fit
 from fastprobe.regression.whitening import Whitening
 
@@ -62,17 +62,18 @@ def current_column(name: str) -> str:
 def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     """Return the columns of the row of one pair (x, y), in order.
 
-    The scores follow from moments. ``tokens``, ``dtype``, ``backend`` and ``note`` say what they are computed from. The
+    The scores follow from moments. ``tokens`` to ``note`` say what they are computed from. The
     cosines need the rows themselves: they are ``None``, for the score pass of a scan to fill in.
     """
     moments, n, whitening = source.moments, int(source.n), source.whitening
     d, k = fit.coef.shape
-    S_xx, S_xy = whitening.spectrum.scatter, fit.cross_scatter
+    S_xx, S_xy = whitening.source.scatter, fit.cross_scatter
     r2 = r2_score(fit.rss, fit.tss)
     held_out = (fit.held_out.rss, fit.held_out.tss)
     varies = r2 is not None  # where y is constant, fit.tss is exactly 0; held-out and cross sums keep rounding errors
     S_yy = _target_scatter(source, fit, y)
     cv = r2_cv(*held_out) if varies else None
+    needed = tokens_for_map(n, d, nonlinearity(cv))
     return {
         "nonlinearity": nonlinearity(cv),
         "r2": r2,
@@ -93,7 +94,9 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
-        "note": _note(n, d, whitening, fit.error_bound, nonlinearity(cv)),
+        "factorisation": whitening.method,
+        NEEDED: needed,
+        "note": _note(n, needed, whitening, fit.error_bound),
     }
 
 
@@ -260,9 +263,10 @@ def cka(S_xx: Tensor, S_xy: Tensor, S_yy: Tensor) -> float | None:
         S_yy: ``(k, k)``.
     """
     a, b = _exponent(S_xx), _exponent(S_yy)  # of the scatters: those of x and y are half as large
-    S_xx, S_xy, S_yy = S_xx * 2.0 ** (-2 * a), S_xy * 2.0 ** (-a - b), S_yy * 2.0 ** (-2 * b)
+    if max(abs(a), abs(b)) > 100:  # squares of what is smaller are far from the limits
+        S_xx, S_xy, S_yy = S_xx * 2.0 ** (-2 * a), S_xy * 2.0 ** (-a - b), S_yy * 2.0 ** (-2 * b)
     norms = S_xx.norm() * S_yy.norm()
-    return float(S_xy.square().sum() / norms) if norms > 0 else None
+    return float(torch.linalg.vector_norm(S_xy).square() / norms) if norms > 0 else None
 
 
 def _exponent(scatter: Tensor) -> int:
@@ -280,12 +284,12 @@ def _target_scatter(source: Factorisation, fit: Fit, y: str) -> Tensor | None:
     return S_yy if abs(float(S_yy.trace()) - tss) <= 1e-3 * tss else None
 
 
-def _note(n: int, d: int, whitening: Whitening, error_bound: float, nonlinearity: float | None) -> str:
+def _note(n: int, needed: int, whitening: Whitening, error_bound: float) -> str:
     """Return a warning for the reader of a row; empty for a sound row."""
     notes = []
-    if needed := tokens_for_map(n, d, nonlinearity):
+    if needed:
         notes.append(cannot_be_said(n, needed))
-    if error_bound > MARK and (unresolved := int(whitening.spectrum.unresolved.sum())):
+    if error_bound > MARK and (unresolved := int(whitening.source.unresolved.sum())):
         notes.append(f"{unresolved} columns of x vary too little to be told from constant ones and are left out")
     if error_bound > MARK:
         notes.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,54 +11,81 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastprobe.data.batches import select
-from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
+from fastprobe.models.edit_checks import check_edits
 from fastprobe.models.identities import TOLERANCE, why_not_finite
-from fastprobe.models.layer_order import is_reordered
-from fastprobe.models.memoryless import check_memoryless, states_of
+from fastprobe.models.memoryless import check_memoryless, run_backwards, states_of
 from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import stack_for
 from fastprobe.models.stack import LayerStack
+from fastprobe.orders import Edited
 
 
 def check_stack(
-    model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], *, edited: bool = False
+    model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], *, edits: Sequence[Edited] = ()
 ) -> tuple[MakeStack, str]:
     """Return the constructor of a model's stacks, and a description of it for the configuration.
 
     The fastest runner is Fastprobe's own encoder. It is used if it gives the model's output on the first two sequences
-    of the batch. Otherwise the model's own layers are used, after the same check.
+    of the batch. Otherwise the model's own layers are used. Their check runs the model once and every layer twice on
+    the longest sequence of the batch, and both once on two sequences of 16 tokens (benchmarks/NOTES.md).
 
     Args:
         model: in evaluation mode.
         points: the layers and points of the model.
-        batch: the first batch of a run.
-        edited: some steps are edited layers. These edits need the model's own layers.
+        batch: the first batch of a run, with tokens.
+        edits: the steps that run edited layers. They need the model's own layers.
 
     Raises:
-        UnsupportedModelError: the layers, run one after another, do not give the model's output, or a layer gives
-            another output when it runs again.
-        InputError: the batch has no token.
+        UnsupportedModelError: the layers, run one after another, do not give the model's output; or a layer gives
+            another output when it runs again; or an edit does not reach what its layer computes.
     """
     present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
-    if not len(present):
-        raise InputError("batches: the first one has padding only; leave such batches out")
     few = select(without_labels(batch), present)
-    make, reason = (LayerStack.record, "a layer is edited") if edited else stack_for(model, points, few)
+    make, reason = (LayerStack.record, "a layer is edited") if edits else stack_for(model, points, few)
     if not reason:
         return make, "encoder"
-    stack = LayerStack.record(model, points, few)
-    mask = few["attention_mask"].bool()
+    longest = batch["attention_mask"].bool().sum(1).argmax()[None]
+    stack = LayerStack.record(model, points, select(without_labels(batch), longest))
+    mask = stack.batch["attention_mask"].bool()
     if stack.stem.ndim != 3 or stack.stem.shape[:2] != mask.shape:
         raise UnsupportedModelError(
             f"{type(model).__name__}: its layers receive states of shape {tuple(stack.stem.shape)} for a batch of "
             f"{tuple(mask.shape)}; orders need one state for each token, (batch, length, width)"
         )
     states = states_of(stack)
-    if not is_reordered(model):
-        check_memoryless(stack, states, mask)
-    found, expected = stack.head(states[-1])[0], model(**stack.batch)[0]
+    few_stack, few_states = stack, states
+    if len(present) > 1:  # masks of several sequences
+        short = LayerStack.record_short(model, points, without_labels(batch))
+        few_stack = LayerStack.record(model, points, few) if short is None else short
+        few_states = states_of(few_stack)
+    else:
+        run_backwards(stack, states[-1].clone())
+    check_memoryless(stack, states, mask)
+    found = _checked_output(stack, states[-1])
+    if few_stack is not stack:
+        found = _checked_output(few_stack, few_states[-1])
+    mask = few_stack.batch["attention_mask"].bool()
+    if has_language_head(model):
+        _check_head(few_stack, few_states[-1][mask], found[mask], mask.shape[1])
+    check_edits(few_stack, edits, few_states, mask)
+    return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
+
+
+def _checked_output(stack: LayerStack, state: Tensor) -> Tensor:
+    """Return the output of a model for its final state, which must be the output of its own forward pass.
+
+    Args:
+        stack: the model on a few sequences.
+        state: ``(sequences, length, width)``, the output of the last layer.
+
+    Raises:
+        UnsupportedModelError: the outputs differ, or are not finite.
+    """
+    model, mask = stack.model, stack.batch["attention_mask"].bool()
+    found, expected = stack.head(state)[0], model(**stack.batch)[0]
     error = float((found - expected)[mask].norm() / expected[mask].norm())
     if math.isnan(error):
         raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
@@ -67,9 +94,7 @@ def check_stack(
             f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of its "
             "norm; the model does something between its layers that fastprobe does not know"
         )
-    if has_language_head(model):
-        _check_head(stack, states[-1][mask], found[mask], mask.shape[1])
-    return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
+    return found
 
 
 def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int) -> None:

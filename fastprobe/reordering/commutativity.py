@@ -17,6 +17,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, parse, wanted_of
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.reordering import pictures
 from fastprobe.reordering.effects import Metric
@@ -104,6 +105,7 @@ class OrderEffects(Result):
 
 
 @renamed_arguments(which="orders")
+@plain_numbers
 def commutativity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

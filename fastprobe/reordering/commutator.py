@@ -23,7 +23,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order
-from fastprobe.orders.order import integer
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.reordering import pictures
@@ -33,6 +33,7 @@ from fastprobe.reordering.order_runs import OrderRuns
 from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import ratio, root
 from fastprobe.results.result import Result
+from fastprobe.runtime.cores import side_by_side
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.progress import OrderProgress
 from fastprobe.scan.result import LinearityScan
@@ -69,6 +70,7 @@ class Commutators(Result):
         return pictures.pairs(self.title, metric, self.matrix(metric), "and layer", path)
 
 
+@plain_numbers
 def commutator(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -96,7 +98,6 @@ def commutator(
     """
     points = resolve(model)
     depth = len(points.layers)
-    state = state if isinstance(state, str) else integer(state, "state")
     if state != FIRST_LAYER_INPUT and not (isinstance(state, int) and 0 <= state <= depth):
         raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
     batches = ModelBatches(model, points, batches)
@@ -184,10 +185,13 @@ def linear_commutator(scan: LinearityScan, method: LeastSquares | None = None) -
     if scan.moments is None or len(layers) < 2:
         raise InputError('linear_commutator: needs a scan of element "layer" of two layers or more, with its moments')
     fits = {start: (x, y) for name, start, _, x, y, _ in scan.config["fits"] if name == "layer"}
-    maps = {
-        layer: Factorisation.of(scan.moments, fits[layer][0], method or LeastSquares()).fit(fits[layer][1]).coef.mT
-        for layer in layers
-    }
+    moments = scan.moments
+
+    def linear_map(layer: int) -> Tensor:
+        x, y = fits[layer]
+        return Factorisation.of(moments, x, method or LeastSquares()).fit(y).coef.mT
+
+    maps = dict(zip(layers, side_by_side(linear_map, list(layers), moments.counts.device), strict=True))
     rows = []
     for i, j in itertools.combinations(sorted(maps), 2):
         baseline, swapped = maps[j] @ maps[i], maps[i] @ maps[j]

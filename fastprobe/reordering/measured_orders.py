@@ -86,8 +86,8 @@ class MeasuredOrders:
         """Return the runs of the missing orders on a batch. The first call checks the layers of the model."""
         labels = _take_labels(batch, self._model)
         if self._make_stack is None:
-            edited = any(order.is_edited for order in self._orders)
-            self._make_stack, self.runner = check_stack(self._model, self._points, batch, edited=edited)
+            edits = list(dict.fromkeys(step for order in self._orders for step in order.edits))
+            self._make_stack, self.runner = check_stack(self._model, self._points, batch, edits=edits)
         stack = self._make_stack(self._model, self._points, batch, self.sequences)
         self._dtype = stack.stem.dtype
         targets = None if labels is None else self._targets(stack.batch, mask, labels)

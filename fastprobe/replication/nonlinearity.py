@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastprobe.regression.evidence import is_undecided, tokens_for_map
+from fastprobe.regression.evidence import NEEDED, cannot_be_said, is_undecided, tokens_for_map
 from fastprobe.replication.evidence import (
     Estimate,
     column_estimate,
@@ -105,7 +105,14 @@ def _table(results: Results) -> Table:
         [
             (row["element"], row["layer"], *(row[key] for key in keys))
             if not is_undecided(row)
-            else (row["element"], row["layer"], row["note"], None, None, row["anisotropy"])
+            else (
+                row["element"],
+                row["layer"],
+                cannot_be_said(row["tokens"], row[NEEDED]),
+                None,
+                None,
+                row["anisotropy"],
+            )
             for row in results[NAME].rows
         ],
     )

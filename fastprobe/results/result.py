@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fastprobe.errors import InputError
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.evidence import cannot_be_said, tokens_for_map
 from fastprobe.regression.scores import RENAMED, current_column
 from fastprobe.runtime.files import write_text
@@ -85,6 +86,7 @@ class Result(ABC):
             raise InputError(f"metric: no row has {metric!r}; the rows have {', '.join(numbers)}")
         return have
 
+    @plain_numbers
     def top(self, k: int, metric: str, ascending: bool = False) -> list[dict[str, Any]]:
         """Return the ``k`` rows with the largest or smallest numbers in a column, the most extreme row first.
 

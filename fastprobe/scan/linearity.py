@@ -18,6 +18,7 @@ from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
+from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
@@ -38,6 +39,7 @@ from fastprobe.scan.score_pass import ScorePass
 
 
 @renamed_arguments(fit="method")
+@plain_numbers
 def linearity(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],

@@ -25,7 +25,9 @@ def solve_bytes(plan: ScanPlan) -> int:
 def map_bytes(plan: ScanPlan) -> int:
     """Return the bytes of all fitted maps that the score pass holds, in float32, or float64 if the plan is exact."""
     w, F = plan.moments.widths, plan.moments.folds
-    maps = sum(w[f.x] * (w[f.y] * (1 + (F if F > 1 else 0)) + (w[f.unit] if f.unit else 0)) for f in plan.fits)
+    maps = sum(
+        w[f.x] * (w[f.y] * (1 + (F if F > 1 else 0)) + (w[f.unit] if f.unit else 0)) for f in plan.different_fits
+    )
     return (8 if plan.options.exact else 4) * (maps + sum(w[x] ** 2 for x in {f.x for f in plan.fits}))
 
 

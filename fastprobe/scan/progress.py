@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,6 +32,7 @@ class ScanProgress:
         self._show = show
         self._bar: Bar | None = None
         self._done = self._total = 0.0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> ScanProgress:
         return self
@@ -73,12 +75,13 @@ class ScanProgress:
             work: the work.
             tokens: tokens read so far, to be shown; 0 leaves them as they are.
         """
-        self._done += work
-        if self._total:
-            self._done = min(self._done, 0.999 * self._total)
-        if tokens and self._bar is not None:
-            self._bar.set_postfix_str(f"{tokens:,} tokens", refresh=False)
-        self._show_done()
+        with self._lock:  # sources are solved side by side
+            self._done += work
+            if self._total:
+                self._done = min(self._done, 0.999 * self._total)
+            if tokens and self._bar is not None:
+                self._bar.set_postfix_str(f"{tokens:,} tokens", refresh=False)
+            self._show_done()
 
     def _show_done(self) -> None:
         if self._bar is not None:

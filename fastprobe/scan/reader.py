@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from fastprobe.data.batches import batch_tokens, select
-from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.identities import check_points
 from fastprobe.models.points import Element, Point
@@ -35,11 +34,10 @@ class Reader:
         Args:
             model: a Hugging Face model.
             points: its resolved points.
-            batch: the first one.
+            batch: the first one, with tokens.
             elements: what will be read.
 
         Raises:
-            InputError: the batch has no token.
             UnsupportedModelError: an identity fails.
         """
         device = device_of(model)
@@ -59,6 +57,4 @@ class Reader:
 def first_sequences(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return the first two sequences of a batch that have tokens, on the model's device."""
     present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
-    if not len(present):
-        raise InputError("batches: the first one has padding only; leave such batches out")
     return to_device(select(batch, present), device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from fastprobe.models.points import ELEMENTS
-from fastprobe.regression.evidence import is_undecided
+from fastprobe.regression.evidence import NEEDED, cannot_be_said, is_undecided
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.scores import current_column
 from fastprobe.results.result import Result
@@ -76,8 +76,11 @@ class LinearityScan(Result):
     @property
     def remark(self) -> str:
         """Remark on rows from too few tokens; empty if the tokens suffice for all rows."""
-        remarks = [row["note"] for row in self.rows if is_undecided(row)]
-        return f"{len(remarks)} of {len(self.rows)} rows: {remarks[0]}" if remarks else ""
+        undecided = [row for row in self.rows if is_undecided(row)]
+        if not undecided:
+            return ""
+        first = undecided[0]
+        return f"{len(undecided)} of {len(self.rows)} rows: {cannot_be_said(first['tokens'], first[NEEDED])}"
 
     def save(self, folder: str | Path, *, moments: bool = True) -> None:
         """Write ``scores.json``, ``scores.csv`` and ``moments.safetensors`` into a folder.

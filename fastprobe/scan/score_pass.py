@@ -124,7 +124,7 @@ class ScorePass:
             rows_of_fold: indices of the tokens of each fold in the batch, and of all tokens under ``None``.
         """
         scoring = score.on_if_implemented(self.backend)
-        for (column, fold), (coef, intercept) in self._sources[element_fit.x].maps[element_fit].items():
+        for (column, fold), (coef, intercept) in self._sources[element_fit.x].maps.get(element_fit, {}).items():
             index = rows_of_fold.get(fold)
             if index is None or not len(index):
                 continue

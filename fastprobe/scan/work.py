@@ -27,7 +27,7 @@ def solve_work(plan: ScanPlan) -> dict[str, int]:
     """
     w, F = plan.moments.widths, plan.moments.folds
     work: dict[str, int] = {}
-    for f in plan.fits:
+    for f in plan.different_fits:
         work.setdefault(f.x, (10 + 3 * F) * w[f.x] ** 3)
         work[f.x] += sum((2 * F + 3) * w[f.x] ** 2 * w[y] for y in f.targets)
     return work
@@ -37,4 +37,4 @@ def score_work(plan: ScanPlan) -> int:
     """Return the work of one token in the scores of a plan: whitened coordinates, two maps a fit or three."""
     w, maps = plan.moments.widths, 2 if plan.moments.folds > 1 else 1
     whitening = sum(w[x] ** 2 for x in {f.x for f in plan.fits})
-    return whitening + sum(w[f.x] * (maps * w[f.y] + (w[f.unit] if f.unit else 0)) for f in plan.fits)
+    return whitening + sum(w[f.x] * (maps * w[f.y] + (w[f.unit] if f.unit else 0)) for f in plan.different_fits)

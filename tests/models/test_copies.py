@@ -117,8 +117,8 @@ def test_each_pattern_of_arguments_is_checked_once_a_run():
     for layer in model.layers:
         layer.register_forward_hook(lambda *_: runs.append(1))
 
-    # A check is three runs of a layer; of more than two sequences it takes two, and records their arguments.
-    for sequences, expected in ((4, 6 + 2 + 2), (5, 2), (1, 6 + 2), (1, 2)):
+    # A check is three runs of a layer.
+    for sequences, expected in ((4, 6 + 2), (5, 2), (1, 6 + 2), (1, 2)):
         stack = LayerStack.record(model, points, batch_of(sequences), checked=checked)
         runs.clear()
         for layer in range(2):

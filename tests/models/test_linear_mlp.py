@@ -177,3 +177,72 @@ def test_an_ffn_of_three_matrices_is_refused_by_their_shapes(randn):
 
     with pytest.raises(UnsupportedModelError, match=r"must be one matrix \(32, 64\) before output.dense, but there is"):
         fp.write_linear_mlp_(model, 0, some_map(32, randn))
+
+
+def copied(module):
+    weight, bias = module.weight.detach().clone(), module.bias.detach().clone()
+    module.forward = lambda x: torch.nn.functional.linear(x, weight, bias)
+
+
+@pytest.mark.parametrize("where", ["intermediate", "output"])
+def test_a_map_that_would_not_run_is_refused_and_changes_no_weight(where, randn):
+    model = tiny_model("bert")
+    layer = resolve(model).layers[1]
+    copied(getattr(layer, where).dense)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    with pytest.raises(UnsupportedModelError, match="a Linear of its FFN does not multiply by its own weight"):
+        fp.write_linear_mlp_(model, 1, some_map(32, randn))
+
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_map_runs_at_once_under_autocast(randn):
+    model, batch = tiny_model("bert"), tiny_batches()[0]
+    solution = some_map(32, randn)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch)
+        fp.write_linear_mlp_(model, 1, solution)
+        found = model(**batch)[0]
+        torch.clear_autocast_cache()
+        assert torch.equal(found, model(**batch)[0])
+
+
+def tied_to_a_head(model):
+    model.cls.predictions.transform.dense.weight = torch.nn.Parameter(
+        resolve(model).layers[1].intermediate.dense.weight[:32]
+    )
+
+
+def tied_to_a_layer(model):
+    layers = resolve(model).layers
+    layers[0].output.dense.bias = layers[1].output.dense.bias
+
+
+def fused(model):
+    layer = resolve(model).layers[1]
+    both = torch.cat([layer.intermediate.dense.weight, layer.output.dense.weight.mT]).detach()
+    layer.intermediate.dense.weight = torch.nn.Parameter(both[:64])
+    layer.intermediate.register_buffer("both", both, persistent=False)
+
+
+@pytest.mark.parametrize(
+    ("tie", "message"),
+    [
+        (tied_to_a_head, "cls.predictions.transform.dense.weight shares its weights with this FFN"),
+        (tied_to_a_layer, "its layers share their weights"),
+        (fused, "its layers share their weights"),
+    ],
+)
+def test_a_map_that_would_change_another_weight_is_refused(tie, message, randn):
+    model = tiny_model("bert-mlm")
+    tie(model)
+
+    with pytest.raises(UnsupportedModelError, match=message):
+        fp.write_linear_mlp_(model, 1, some_map(32, randn))
+
+
+def test_a_map_for_offloaded_weights_is_refused(randn):
+    with pytest.raises(UnsupportedModelError, match=r"whose weight is offloaded.*without quantisation"):
+        fp.write_linear_mlp_(tiny_model("bert").to("meta"), 1, some_map(32, randn))

@@ -92,6 +92,19 @@ def two_states(body):
     return forward
 
 
+def test_a_layer_that_writes_into_its_input_is_refused():
+    model = tiny_model("llama")
+
+    def forward_of(index, plain):
+        def forward(hidden_states, **kwargs):
+            out = plain(hidden_states, **kwargs)
+            return hidden_states.copy_(out) if index == 1 else out
+
+        return forward
+
+    assert replaced(model, model.model.layers, forward_of) == "layer 1 writes into its input"
+
+
 def test_layers_that_cannot_run_alone_give_their_error_as_the_reason():
     model = tiny_model("llama")
 

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+import transformers
 
 import fastprobe as fp
 from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.models.resolve import resolve
+from fastprobe.models.stack import LayerStack
+from fastprobe.orders import Sublayer
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 
 SERIAL = [family for family in FAMILIES if family != "neox"]
@@ -95,3 +99,66 @@ def test_unknown_layers_parts_and_scales_are_refused():
             pass
     with pytest.raises(UnsupportedModelError, match="share one skip"), fp.skip_scale(tiny_model("neox"), 0):
         pass
+
+
+def repeated(model):
+    """Give all layers of an encoder the output module of the first."""
+    for layer in model.encoder.layer[1:]:
+        layer.output = model.encoder.layer[0].output
+    return model
+
+
+@pytest.mark.parametrize("scale", [0.0, {1: 0.5}], ids=str)
+def test_a_layer_that_shares_its_module_is_refused(scale):
+    model = repeated(tiny_model("bert"))
+    with (
+        pytest.raises(UnsupportedModelError, match=r"layers . and ., . share one Linear.*cannot be scaled alone"),
+        fp.skip_scale(model, scale, parts="ffn"),
+    ):
+        model(**tiny_batches()[0])
+
+
+def test_a_skip_connection_that_is_no_plain_sum_is_refused():
+    model = tiny_model("bert").train()
+    with (
+        fp.skip_scale(model, 0.5),
+        pytest.raises(UnsupportedModelError, match=r"the attention of layer 0 is no plain sum.*use evaluation mode"),
+    ):
+        model(**tiny_batches()[0])
+
+
+def test_a_layer_that_multiplies_its_parts_is_refused():
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.GraniteConfig(vocab_size=100, num_key_value_heads=4, residual_multiplier=0.3, **size)
+    model = transformers.GraniteForCausalLM(config).eval()
+    with (
+        fp.skip_scale(model, 0.5),
+        pytest.raises(UnsupportedModelError, match="the attention of layer 0 is no plain sum"),
+    ):
+        model(**tiny_batches()[0])
+
+
+def test_a_layer_that_does_not_call_its_module_is_refused():
+    model = tiny_model("bert")
+    output = model.encoder.layer[1].output
+    weight = output.dense.weight
+    output.forward = lambda x, state: output.LayerNorm(x @ weight.mT + state)
+    with (
+        fp.skip_scale(model, 0.5),
+        pytest.raises(UnsupportedModelError, match=r"layer 1 does not call output.dense"),
+    ):
+        model(**tiny_batches()[0])
+
+
+@pytest.mark.parametrize("parts", ["attention", "ffn"])
+@pytest.mark.parametrize("family", SERIAL)
+@torch.no_grad()
+def test_the_two_halves_of_a_scaled_layer_give_the_layer(family, parts):
+    model = tiny_model(family, dtype=torch.float64)
+    with fp.skip_scale(model, 0.5, parts=parts):
+        stack = LayerStack.record(model, resolve(model), tiny_batches()[0])
+        whole = stack.apply(1, stack.stem)
+        middle = stack.apply(Sublayer("attention", 1), stack.stem)
+        halves = stack.apply(Sublayer("ffn", 1), middle)
+
+    torch.testing.assert_close(halves, whole, rtol=0, atol=1e-10)

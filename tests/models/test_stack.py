@@ -108,12 +108,18 @@ def test_parallel_layers_are_averaged():
 
 
 @torch.no_grad()
+def hooks(layer):
+    """Return the hooks of a layer and of the modules in it."""
+    return [hook for module in layer.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+
+
 def test_a_model_is_restored_if_a_layer_fails(monkeypatch):
     model, _, points, stack = recorded("gpt2")
+    before = hooks(points.layers[1])  # some versions of Transformers leave theirs
     monkeypatch.setattr(points.layers[1].mlp, "forward", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stack.apply(Sublayer("ffn", 1), stack.stem)
     monkeypatch.undo()
 
     assert not any("forward" in vars(module) for module in model.modules())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in points.layers[1].modules())
+    assert hooks(points.layers[1]) == before

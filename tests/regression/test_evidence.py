@@ -41,8 +41,9 @@ def test_more_tokens_than_there_are_are_proposed():
             assert tokens_for_difference(tokens, difference, 1.0) > tokens
 
 
-def test_the_note_of_a_row_says_that_its_tokens_are_too_few():
+def test_a_row_says_how_many_tokens_it_needs_and_old_rows_are_taken_as_they_are():
     assert cannot_be_said(1_000, 1_920) == "cannot be said with 1,000 tokens; at least 1,920 would do"
-    assert is_undecided({"note": cannot_be_said(1, 2)})
-    assert not is_undecided({"note": "error bound over 0.001"})
+    assert is_undecided({"tokens_needed": 2, "note": ""})
+    assert not is_undecided({"tokens_needed": 0, "note": cannot_be_said(1, 2)})
+    assert not is_undecided({"note": "a row of version 0.1.0"})
     assert not is_undecided({})

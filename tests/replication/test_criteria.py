@@ -232,7 +232,7 @@ def test_a_criterion_is_undecided_within_its_noise(claim, results, holds):
 def test_the_page_and_the_table_say_what_the_tokens_cannot(capsys):
     few = scan([0.6] * 5 + [117.364], tokens=1_000)
     for row in few.rows:
-        row["note"] = "cannot be said with 1,000 tokens; at least 1,920 would do"
+        row.update(tokens=1_000, tokens_needed=1_920)
     section = SECTIONS[0]
     answer = Answer(section, {"nonlinearity": few}, [""], "")
 

@@ -223,7 +223,7 @@ def test_fewer_tokens_than_columns_are_scored_and_marked():
     assert ffn["r2"] == pytest.approx(1, abs=1e-6)
     assert ffn["r2_adjusted"] is None
     assert ffn["r2_cv"] < 0.9
-    assert ffn["note"].startswith("cannot be said with ")
+    assert ffn["note"] == f"cannot be said with {ffn['tokens']} tokens; at least {ffn['tokens_needed']} would do"
 
 
 def test_the_runner_finds_a_nan_of_a_weight():

@@ -95,8 +95,8 @@ def test_large_numbers_have_fewer_decimals(value, text):
 
 
 def test_no_table_shows_a_score_from_too_few_tokens(capsys):
-    few = "cannot be said with 1,000 tokens; at least 1,920 would do"
-    rows = [row("mlp", 0, 1, 0.2), row("mlp", 1, 2, 117.364, note=few), row("ffn", 0, 1, 0.7, note=few)]
+    few = {"note": "few tokens", "tokens": 1_000, "tokens_needed": 1_920}
+    rows = [row("mlp", 0, 1, 0.2), row("mlp", 1, 2, 117.364, **few), row("ffn", 0, 1, 0.7, **few)]
 
     _, mlp, ffn = printed(summary_table(rows), capsys)
     full = printed(linearity_table(rows), capsys)
@@ -109,7 +109,7 @@ def test_no_table_shows_a_score_from_too_few_tokens(capsys):
 
 def test_the_picture_of_a_scan_says_which_rows_have_too_few_tokens():
     few = "cannot be said with 1,000 tokens; at least 1,920 would do"
-    rows = [row("mlp", 0, 1, 0.2), row("mlp", 1, 2, 117.364, note=few)]
+    rows = [row("mlp", 0, 1, 0.2), row("mlp", 1, 2, 117.364, tokens=1_000, tokens_needed=1_920)]
 
     assert LinearityScan({"model": "a/b", "tokens": 1000}, rows).title == f"b  ·  1,000 tokens\n1 of 2 rows: {few}"
     assert LinearityScan({"model": "a/b", "tokens": 1000}, rows[:1]).title == "b  ·  1,000 tokens"

@@ -46,7 +46,7 @@ def encoder_refusal(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
     parts = {name: module for name, module in body.named_modules() if name.partition(".")[0] != "pooler"}
     if reason := _unknown_module(parts, type(body).__module__):
         return reason
-    return _mixed(parameter for name, module in parts.items() for parameter in module.parameters(recurse=False))
+    return _unusable(parameter for name, module in parts.items() for parameter in module.parameters(recurse=False))
 
 
 def _unknown_module(parts: Mapping[str, nn.Module], file: str) -> str | None:
@@ -68,8 +68,12 @@ def _unknown_module(parts: Mapping[str, nn.Module], file: str) -> str | None:
     return None
 
 
-def _mixed(parameters: Iterable[nn.Parameter]) -> str | None:
-    """Return why parameters of several dtypes or devices are refused, else ``None``."""
+def _unusable(parameters: Iterable[nn.Parameter]) -> str | None:
+    """Return why parameters of another class or of several dtypes or devices are refused, else ``None``."""
+    parameters = [*parameters]
+    # A quantised or distributed weight is a subclass, whose memory is not the matrix that its shape and dtype promise.
+    if special := {type(one).__name__ for one in parameters if type(one) is not nn.Parameter}:
+        return f"it has weights of class {', '.join(sorted(special))}"
     kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
     if len(kinds) > 1 or any(device.type == "meta" for _, device in kinds):
         return f"its weights are of several kinds: {', '.join(sorted(f'{d} on {where}' for d, where in kinds))}"
