@@ -12,7 +12,8 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import VERSIONS, app, note, register_resumable
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, scored_sequences
+from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, StackName, scored_sequences
+from fastprobe.cli.processes import prints
 from fastprobe.cli.scan_output import PICTURE, show_scan
 from fastprobe.cli.source import Source
 from fastprobe.errors import InputError
@@ -55,6 +56,7 @@ def linearity(
     keep_moments: Annotated[
         bool, typer.Option("--keep-moments", help=f"Keep {FILE}, for merge and for more tokens.")
     ] = False,
+    stack: StackName = None,
     out: Out = Path("fastprobe-out/linearity"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the last checkpoint in --out; also with more --tokens.")
@@ -96,11 +98,14 @@ def linearity(
         backend=backend,
         exact=exact,
         seed=seed,
+        stack=stack,
         progress=not quiet,
         checkpoint=checkpoint,
         schedule=schedule,
         memory=memory,
     )
+    if not prints():
+        return
     scan.config.update(provenance | {"device": str(device_of(loaded)), "versions": VERSIONS})
     total = round(time.perf_counter() - started, 3)
     scan.config["seconds"] = {"load": round(loading, 3), **scan.config["seconds"], "total": total}

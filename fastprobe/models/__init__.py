@@ -1,6 +1,8 @@
 """Hugging Face models: their points, and their layers in any order. No other package knows their modules.
 
-Names and places of points      points, layouts (the table of families), places, resolve
+Layers by running               trace, stacks
+Attention and FFN of a layer    steps (equations decide), inspection, layouts
+Names and places of points      points, places, layer_points, resolve
 Checks of the resolved points   equations, identities
 Contracts of a runner           protocols (``Recorder``, ``Stack``), runner (selects one)
 Runner of any model             recorder, stack, sublayers, forwards, calling

@@ -16,9 +16,7 @@ from fastprobe.models.equations import equations_of
 from fastprobe.models.points import Point
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
-
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-"""Largest relative Frobenius error of an identity, by the dtype the model computes in."""
+from fastprobe.models.steps import TOLERANCE as TOLERANCE
 
 ENDS = ("resid_pre", "resid_post")
 """Points that are the input and the output of a layer, so that they are found without its modules."""
@@ -102,14 +100,13 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
             return states[points.canonical(Point(name, index))]
 
         widths.update({point: tensor.shape[-1] for point, tensor in states.items()})
-        for equation in equations_of(points, points.layers[index], at):
+        for equation in equations_of(points.found[index], points.layers[index], at):
             inside = {points.canonical(Point(name, index)) for name in equation.inside}
             inside = {point for point in inside if point.name not in ENDS}
             check(index, equation.text, equation.left, equation.right, frozenset(inside))
 
     depth = len(points.layers)
-    canonical = {points.canonical(Point(name, layer)) for name in points.places for layer in range(depth)}
-    wanted = {point: min(point.layer + 1, depth - 1) for point in canonical}
+    wanted = {point: min(point.layer + 1, depth - 1) for point in points.read_points()}
     with ModuleRecorder(model, points, wanted, on_layer) as recorder, _LayerInputs(points) as inputs:
         recorder.run(batch)
     for index, (left, right) in enumerate(inputs.neighbours):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
-from fastprobe.models.calling import arguments_of, body_of
+from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
 from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
 from fastprobe.models.resolve import ModelPoints
@@ -28,6 +28,10 @@ class ModelBatches:
         points: its resolved points.
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``.
         labels: keys of the batches that the model does not get.
+
+    Attributes:
+        source: the batches of the user.
+        tokens: number of their tokens, if it is known.
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
@@ -51,7 +55,7 @@ class ModelBatches:
                 "model: its layers run in another order now, and points and orders are numbered by the layers of the "
                 "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
             )
-        self._batches, self._labels = batches, {"labels", *labels}
+        self.source, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
         self._table = position_table(model)
@@ -61,12 +65,12 @@ class ModelBatches:
         self.tokens: int | None = getattr(batches, "tokens", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self.source):
             mask = checked_mask(batch, number)
             if not mask.any():
                 continue
             self._check(batch, number)
-            filled = self._left.filled(batch, mask, number)
+            filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
             if not self._checked:
                 check_wrapper(self._model, self._points, filled)
                 self._checked = True

@@ -18,6 +18,7 @@ from fastprobe.models.calling import body_of, evaluating, first_tensor, without_
 from fastprobe.models.offloaded import weights_present
 from fastprobe.models.packed_calls import packed, unpacked
 from fastprobe.models.points import Point
+from fastprobe.models.recorder import by_token
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops.products import FastLinear
@@ -109,15 +110,17 @@ class ModuleLayerReader:
         layer, before = self.points.layers[index], self.points.canonical(Point("resid_pre", index))
         held: dict[Point, Tensor] = {}
         asked: set[Point] = set()
+        shape: list[torch.Size] = []  # (batch, length)
 
         def hold(point: Point, tensor: Tensor) -> None:
             if point in asked:
-                held[point] = tensor
+                held[point] = by_token(self.model, point, tensor, shape[0])
 
         @torch.no_grad()
         def run(state: Tensor, arguments: Arguments, wanted: Collection[Point]) -> tuple[Tensor, dict[Point, Tensor]]:
             args, kwargs = unpacked(arguments.rest[index], arguments.tensors)
             asked.update(wanted)
+            shape[:] = [state.shape[:-1]]
             with self._fast:
                 out = first_tensor(layer(state, *args, **kwargs))
             found = {before: state, **held} if before in wanted else dict(held)
@@ -127,8 +130,8 @@ class ModuleLayerReader:
 
         with ExitStack() as on_exit:
             on_exit.enter_context(weights_present(layer))
-            for name, place in self.points.places.items():
+            for name, place in self.points.found[index].places.items():
                 point = self.points.canonical(Point(name, index))
-                if point != before:
+                if point != before and point.layer == index:
                     on_exit.enter_context(place.read(layer, partial(hold, point)))
             yield run

@@ -10,7 +10,6 @@ import transformers
 from torch import nn
 
 from fastprobe.errors import InputError
-from fastprobe.models.resolve import resolve
 from fastprobe.runtime.memory import free_bytes
 
 DEVICE_MAPS = ("auto", "disk")
@@ -43,10 +42,20 @@ def placement(kind: Any, path: str, device: torch.device, device_map: str, room:
 
 
 def _layers_on_disk(kind: Any, path: str, where: Any) -> dict[str, Any]:
-    """Return a device map with the layers of a model on disk and everything else on a device."""
+    """Return a device map with the layers of a model on disk and everything else on a device.
+
+    The layers are the list of modules with the most weights. The model is on ``meta`` here and cannot run.
+    """
     with torch.device("meta"):
         model = kind.from_config(transformers.AutoConfig.from_pretrained(path))
-    layers = set(resolve(model).layers)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise InputError(f"device_map: {type(model).__name__} has no list of layers to leave on disk; use auto")
+
+    def weights(layers: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in layers.parameters())
+
+    layers = {*max(lists, key=weights)}
     places: dict[str, Any] = {}
 
     def place(module: nn.Module, prefix: str) -> None:

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import StopForward, body_of, evaluating, never_ran, without_cache, without_labels
+from fastprobe.models.calling import (
+    StopForward,
+    body_of,
+    evaluating,
+    named_errors,
+    never_ran,
+    without_cache,
+    without_labels,
+)
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
 from fastprobe.models.resolve import ModelPoints
@@ -45,10 +53,10 @@ class ModuleRecorder:
         self._on_exit = ExitStack()
         self._on_exit.enter_context(evaluating(self.model))
         for index, layer in enumerate(self.points.layers[: self.last_layer + 1]):
-            for name, place in self.points.places.items():
+            for name, place in self.points.found[index].places.items():
                 point = self.points.canonical(Point(name, index))
                 if point in self.wanted and point.layer == index:
-                    self._on_exit.enter_context(place.read(layer, partial(self.held.__setitem__, point)))
+                    self._on_exit.enter_context(place.read(layer, partial(self._hold, point)))
             self._on_exit.enter_context(layer.register_forward_hook(self._end_of(index)))
         return self
 
@@ -65,8 +73,9 @@ class ModuleRecorder:
         self.held.clear()
         self._ran.clear()
         batch = without_labels(batch)
+        self._shape = batch["attention_mask"].shape
         try:
-            with torch.no_grad(), self._fast:
+            with named_errors(self.model), torch.no_grad(), self._fast:
                 self._body(**batch, **self._options)
         except StopForward:
             pass
@@ -74,6 +83,10 @@ class ModuleRecorder:
             self.held.clear()
         if missing := never_ran(self.model, self._ran, self.last_layer + 1):
             raise UnsupportedModelError(missing)
+
+    def _hold(self, point: Point, tensor: Tensor) -> None:
+        """Keep a point."""
+        self.held[point] = by_token(self.model, point, tensor, self._shape)
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
@@ -86,3 +99,26 @@ class ModuleRecorder:
                 raise StopForward
 
         return on_output
+
+
+def by_token(model: nn.Module, point: Point, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return a point as ``(batch, length, width)`` also where its module works on rows.
+
+    Args:
+        model: the model, for the error message.
+        point: the point.
+        tensor: as the module has it.
+        shape: (batch, length).
+
+    Raises:
+        UnsupportedModelError: the tensor has another number of rows.
+    """
+    if tensor.shape[:-1] != shape and tensor.shape[:-1] == (shape.numel(),):
+        tensor = tensor.view(*shape, tensor.shape[-1])
+    if tensor.shape[:-1] != shape:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of "
+            f"{tuple(shape)}; points need one row for each token. A model that pads its input itself takes "
+            "batches whose length needs no padding"
+        )
+    return tensor

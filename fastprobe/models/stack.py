@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import Call, body_of, cache_options, first_tensor, never_ran, without_cache
+from fastprobe.models.calling import Call, body_of, cache_options, first_tensor, named_errors, never_ran, without_cache
 from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequences
-from fastprobe.models.forwards import output_for, replaced_layers, without_caches
+from fastprobe.models.forwards import observed_layers, output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.short_batches import put_back, short_batch
@@ -42,6 +42,7 @@ class LayerStack:
     """
 
     masked_head: MaskedHead | None = None
+    step = 1
 
     def __init__(
         self,
@@ -89,7 +90,13 @@ class LayerStack:
             calls.append(without_caches(call))
             return state
 
-        with replaced_layers(points.layers, store):
+        if points.carries == "another":
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers hand on a second state besides the hidden states, so they cannot "
+                "run in another order"
+            )
+        note = observed_layers if points.carries else replaced_layers
+        with named_errors(model), note(points.layers, store):
             *options, last = cache_options(body)
             for option in options:
                 try:
@@ -146,7 +153,8 @@ class LayerStack:
 
     def head(self, state: Tensor) -> Any:
         """Return the output of the model for final hidden states; see ``Stack.head``."""
-        return output_for(self.model, self.points.layers, self.batch, state)
+        with named_errors(self.model):
+            return output_for(self.model, self.points.layers, self.batch, state)
 
     def rows(self, state: Tensor, at: Tensor) -> Tensor:
         """Return the rows of a state at some tokens; see ``Stack.rows``."""

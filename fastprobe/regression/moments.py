@@ -26,6 +26,7 @@ from fastprobe.ops.unit_sum import UnitSum, unit_sum
 from fastprobe.regression.moment_plan import MomentPlan, Stage
 from fastprobe.regression.moments_file import reading_moments_file, write_moments_file
 from fastprobe.runtime import memory
+from fastprobe.runtime.distributed import Ranks
 
 
 class Moments:
@@ -235,13 +236,37 @@ class Moments:
 
     def all_reduce_(self) -> Moments:
         """Replace these moments by their sum over all processes of ``torch.distributed``."""
-        origins = {block: _agreed(self.origin(block), bool(self.origins)) for block in self.sums}
-        for mine, shifted in zip(self._sums(), list(self._sums_about(origins)), strict=True):
-            torch.distributed.all_reduce(shifted)
-            mine.copy_(shifted)
+        ranks = Ranks.here()
+        if ranks.size == 1:
+            return self
+        self.share_origins_()
+        dtypes, precisions, backends = zip(*ranks.gather((self.dtype, self.precision, self.backend)), strict=True)
+        self.dtype, self.precision = _coarsest(*dtypes), _coarsest(*precisions)
+        self.backend = next(filter(None, backends), "")
+        ranks.sum_(self._sums())
         self._whole.clear()
-        self.origins = origins
         return self
+
+    def collect_(self) -> Moments:
+        """Move the rows of all processes to the first one. The others keep moments of no rows, with its origins."""
+        self.all_reduce_()
+        if not Ranks.here().is_first:
+            for mine in self._sums():
+                mine.zero_()
+        return self
+
+    def share_origins_(self) -> None:
+        """Move the sums of all processes to the origins of the first one that has some. A collective call."""
+        ranks = Ranks.here()
+        if ranks.size == 1:
+            return
+        origins: dict[str, Tensor] = {}
+        for of_process in ranks.gather({block: origin.cpu() for block, origin in self.origins.items()}):
+            origins = {block: origin.to(self.counts.device) for block, origin in of_process.items()} | origins
+        if any(not torch.equal(self.origin(block), origin) for block, origin in origins.items()):
+            for mine, moved in zip(self._sums(), list(self._sums_about(origins)), strict=True):
+                mine.copy_(moved)
+        self.origins = origins
 
     def _sums(self) -> list[Tensor]:
         """Return every tensor of sums, in the order of :meth:`_sums_about`."""
@@ -317,16 +342,6 @@ class Moments:
 def _coarsest(*dtypes: str) -> str:
     """Return the dtype with the fewest digits; ``""`` for none."""
     return max(dtypes, key=("", "float64", "float32", "float16", "bfloat16").index)
-
-
-def _agreed(origin: Tensor, mine_counts: bool) -> Tensor:
-    """Return, on every process of ``torch.distributed``, the origin of the first process that has one."""
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    first = torch.tensor(rank if mine_counts else world, device=origin.device)
-    torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
-    agreed = origin.clone() if rank == int(first) else torch.zeros_like(origin)
-    torch.distributed.all_reduce(agreed)
-    return agreed
 
 
 def unit_sums(rows: Mapping[str, Tensor], valid: Tensor, backend: str, *, exact: bool = False) -> dict[str, UnitSum]:

@@ -14,6 +14,7 @@ from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
 from fastprobe.models.edit_checks import check_edits
+from fastprobe.models.forwards import final_state
 from fastprobe.models.identities import TOLERANCE, why_not_finite
 from fastprobe.models.memoryless import check_memoryless, run_backwards, states_of
 from fastprobe.models.protocols import MakeStack
@@ -64,18 +65,18 @@ def check_stack(
     else:
         run_backwards(stack, states[-1].clone())
     check_memoryless(stack, states, mask)
-    found = _checked_output(stack, states[-1])
+    logits = _checked_output(stack, states[-1])
     if few_stack is not stack:
-        found = _checked_output(few_stack, few_states[-1])
+        logits = _checked_output(few_stack, few_states[-1])
     mask = few_stack.batch["attention_mask"].bool()
-    if has_language_head(model):
-        _check_head(few_stack, few_states[-1][mask], found[mask], mask.shape[1])
+    if logits is not None:
+        _check_head(few_stack, few_states[-1][mask], logits[mask], mask.shape[1])
     check_edits(few_stack, edits, few_states, mask)
     return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
 
 
-def _checked_output(stack: LayerStack, state: Tensor) -> Tensor:
-    """Return the output of a model for its final state, which must be the output of its own forward pass.
+def _checked_output(stack: LayerStack, state: Tensor) -> Tensor | None:
+    """Check the final state of a model and its logits against its own forward pass, and return the logits.
 
     Args:
         stack: the model on a few sequences.
@@ -85,16 +86,18 @@ def _checked_output(stack: LayerStack, state: Tensor) -> Tensor:
         UnsupportedModelError: the outputs differ, or are not finite.
     """
     model, mask = stack.model, stack.batch["attention_mask"].bool()
-    found, expected = stack.head(state)[0], model(**stack.batch)[0]
-    error = float((found - expected)[mask].norm() / expected[mask].norm())
-    if math.isnan(error):
-        raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
-    if not error <= TOLERANCE[expected.dtype]:
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of its "
-            "norm; the model does something between its layers that fastprobe does not know"
-        )
-    return found
+    expected, out = final_state(model, stack.points.layers, stack.batch)
+    logits = stack.head(state).logits if has_language_head(model) else None
+    for found, right in ((state, expected), *([] if logits is None else [(logits, out.logits)])):
+        error = float((found - right)[mask].norm() / right[mask].norm())
+        if math.isnan(error):
+            raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
+        if not error <= TOLERANCE[right.dtype]:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of "
+                "its norm; the model does something between its layers that fastprobe does not know"
+            )
+    return logits
 
 
 def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int) -> None:
@@ -110,7 +113,7 @@ def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int
     """
     moved = F.pad(tokens.flip(0), (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
     try:
-        found = stack.head(moved)[0].flatten(0, 1)[: len(tokens)].flip(0)
+        found = stack.head(moved).logits.flatten(0, 1)[: len(tokens)].flip(0)
     except (RuntimeError, ValueError, IndexError):
         return
     error = float((found - expected).norm() / expected.norm())

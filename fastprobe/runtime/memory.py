@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.errors import InputError
+from fastprobe.runtime.distributed import on_this_machine
 
 _LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
@@ -21,7 +22,10 @@ _HUGE_PAGE = 2**21
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that are free on a device, or ``None`` where the system does not report them."""
+    """Return the bytes that are free on a device, or ``None`` where the system does not report them.
+
+    Processes of ``torchrun`` get an equal part each of the memory of their machine.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -35,8 +39,8 @@ def free_bytes(device: torch.device) -> int | None:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
     except (OSError, ValueError):
-        return free
-    return min(free, limit - used)
+        return free // on_this_machine()
+    return min(free, limit - used) // on_this_machine()
 
 
 def keep_freed_memory() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastprobe.errors import InputError
 from fastprobe.regression.moments import Moments
+from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.interrupt import uninterrupted
 from fastprobe.runtime.journal import OPTIONS
 from fastprobe.runtime.memory import human
@@ -66,15 +67,23 @@ class Checkpoint:
         """Return the moments to start from, and the number of batches that they hold.
 
         A run with fewer tokens of the same text may be extended: ``earlier_tokens`` is then their number.
+        Of several processes the first one reads the moments, and the others start from moments of no rows.
 
         Raises:
             InputError: the folder holds the moments of another configuration; the message names what differs.
         """
+        ranks = Ranks.here()
+        ranks.agree("checkpoint", self.path is None, "give one to every process; the first writes it")
+        moments, done = self._loaded(config, zero) if ranks.is_first else (zero, 0)
+        moments.share_origins_()
+        return moments, ranks.gather(done)[0]
+
+    def _loaded(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         if not self.resuming or self.path is None or not self.path.exists():
             return zero, 0
         moments, saved = Moments.load(self.path, zero.counts.device)
         for key, value in (self.source | dict(config)).items():
-            if key == BUDGET and value > saved.get(key, value):
+            if key == BUDGET and Ranks.here().size == 1 and value > saved.get(key, value):
                 self.earlier_tokens = saved[key]
             elif saved.get(key) != value:
                 name = OPTIONS.get(key, key)
@@ -86,10 +95,18 @@ class Checkpoint:
 
     @contextmanager
     def keeping(self, first_pass: MomentPass, config: Mapping[str, Any]) -> Iterator[None]:
-        """Save the moments of a pass on leaving the block, also by an error, and when :meth:`tick` finds it is time."""
+        """Save the moments of a pass on leaving the block, also by an error, and when :meth:`tick` finds it is time.
+
+        After an error of one of several processes nothing is saved, because it takes all of them.
+        """
+        ranks = Ranks.here()
 
         def save() -> None:
-            if self.path is not None and first_pass.batches and first_pass.complete:
+            if self.path is None:
+                return
+            if ranks.size > 1:
+                first_pass.moments.collect_()
+            if ranks.is_first and first_pass.batches and first_pass.complete:
                 done = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
 
@@ -99,13 +116,14 @@ class Checkpoint:
             done = True
         finally:
             self._save = _nothing  # `save` refers to the moments: they are freed with the scan
-            with uninterrupted():  # a second Ctrl-C during this save must not lose it
-                if self.keep or not done or time.monotonic() - self._saved_at >= self.interval:
-                    save()
+            if done or ranks.size == 1:
+                with uninterrupted():  # a second Ctrl-C during this save must not lose it
+                    if not done or self.keep or ranks.from_first(self._is_due):
+                        save()
 
     def tick(self) -> None:
         """Save if the last save was long enough ago. Call it between batches."""
-        if self.path is None or time.monotonic() - self._saved_at < self.interval:
+        if self.path is None or not Ranks.here().from_first(self._is_due):
             return
         start = time.monotonic()
         self._save()
@@ -128,6 +146,9 @@ class Checkpoint:
             shutil.rmtree(states, ignore_errors=True)
         if not self.keep:
             (self.folder / FILE).unlink(missing_ok=True)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.interval
 
 
 def _nothing() -> None:

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from fastprobe.scan.moment_pass import MomentPass
 
-Batch = Mapping[str, Any]
 
+def remove_last(moment_pass: MomentPass, shorter: Iterable[Mapping[str, Any]], done: int) -> int:
+    """Subtract the last batch of a shorter run from its moments, and return the number of batches that they then hold.
 
-def extended(
-    moment_pass: MomentPass, earlier: Iterable[Batch], stream: Iterator[Batch], read: Callable[[int], object]
-) -> Iterator[Batch]:
-    """Yield the batches that the moments do not hold yet.
-
-    The last batch of the shorter run may end early, with a sequence that was cut. It is subtracted, and the batch of
-    the longer run in its place is yielded.
+    That batch may have ended early, with a sequence that was cut. The longer run has another one in its place.
 
     Args:
-        moment_pass: its moments hold the batches of the shorter run.
-        earlier: these batches.
-        stream: the batches of the longer run.
-        read: called with the tokens of each batch that the moments hold.
+        moment_pass: its moments hold the shorter run.
+        shorter: the batches of the shorter run.
+        done: number of batches that the moments hold.
     """
-    for old in earlier:
-        new = next(stream, None)
-        if new is not None and _same(old, new):
-            read(moment_pass.skip(new))
-            continue
-        moment_pass.remove(old)
-        if new is not None:
-            yield new
-    yield from stream
-
-
-def _same(old: Batch, new: Batch) -> bool:
-    """Return True if two batches have the same tokens."""
-    pairs = [(value, new.get(key)) for key, value in old.items() if isinstance(value, Tensor)]
-    return all(isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+    last = None
+    for batch in itertools.islice(shorter, done):
+        last = batch
+        moment_pass.sequences += len(batch["input_ids"])
+    if last is None:
+        return 0
+    moment_pass.sequences -= len(last["input_ids"])
+    moment_pass.batches = done - 1
+    moment_pass.remove(last)
+    return done - 1

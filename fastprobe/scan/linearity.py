@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastprobe.data.batches import grouped
+from fastprobe.data.batches import Batch, grouped
 from fastprobe.data.sample import SequenceSample
+from fastprobe.data.shares import Shares
 from fastprobe.data.token_batches import TokenBatches
-from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
@@ -23,8 +24,9 @@ from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.scan.checkpoint import Checkpoint
-from fastprobe.scan.extension import extended
+from fastprobe.scan.extension import remove_last
 from fastprobe.scan.layer_checkpoint import LayerCheckpoint
 from fastprobe.scan.layer_scan import LayerScan
 from fastprobe.scan.memory_check import check_memory
@@ -36,9 +38,11 @@ from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.rows import add_scores, solve_rows
 from fastprobe.scan.schedule import Budget, batch_report, check_schedule, goes_by_layer
 from fastprobe.scan.score_pass import ScorePass
+from fastprobe.scan.shared_fits import gather_rows, shared_fits
 
 
 @renamed_arguments(fit="method")
+@together()
 @plain_numbers
 def linearity(
     model: nn.Module,
@@ -47,6 +51,7 @@ def linearity(
     elements: Sequence[str] | None = None,
     layers: Iterable[int] | None = None,
     spans: str | Iterable[tuple[int, int]] | None = None,
+    stack: str | None = None,
     folds: int = 5,
     score_sequences: int | str = 64,
     objective: str = "least-squares",
@@ -74,6 +79,7 @@ def linearity(
         layers: 0-based layers to score; by default all.
         spans: ``"all"``, ``"2-5,0-3"`` or half-open pairs: also score from the input of one layer to the output of
             another.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         folds: folds of ``r2_cv``; 0 for none. Each fold has its own sums, so memory grows with them.
         score_sequences: number of sequences for the cosine columns; ``"all"``, or 0 for no such columns. With all
             sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass.
@@ -105,30 +111,35 @@ def linearity(
     method, checkpoint = method or LeastSquares(), checkpoint or Checkpoint()
     sample = SequenceSample.of(score_sequences, seed)
     check_schedule(schedule)
-    points, device = resolve(model), device_of(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
+    device = device_of(model)
     budget, clock = Budget.of(memory, device), Clock(device)
-    options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
+    numbers = select_layers(layers, len(points.layers))
+    options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
+    ranks = Ranks.here()
+    check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
     given, batches = batches, ModelBatches(model, points, batches)
-    first, stream = _peek(batches)
-    most = _most_tokens(given)
+    shares = Shares(batches, ranks)
+    shape, most = shares.head["input_ids"].shape, _most_tokens(given)
     with clock("check"):
-        reader = Reader.of(model, points, first, options.elements)
-    plan = ScanPlan.of(points, reader.widths, options)
-    with clock("check"):
+        reader = Reader.of(model, points, shares.head, options.elements)
+        plan = ScanPlan.of(points, reader.widths, options)
+        few, kind = first_sequences(shares.head, device), layer_reader_for(reader.recorder)
         by_layer, why = goes_by_layer(
             schedule,
             plan,
             budget,
-            min(most, reader.rows(first["input_ids"].shape)),
+            min(most, reader.rows(shape)),
             sample.size != 0,
             model,
             checkpoint,
-            lambda: one_by_one_refusal(
-                model, points, first_sequences(first, device), layer_reader_for(reader.recorder)
-            ),
+            ranks,
+            lambda: one_by_one_refusal(model, points, few, kind),
         )
-    bar = ScanProgress(progress)
+    stream = clock.timed("read", shares.stream)
+    bar = ScanProgress(progress and ranks.is_first)
     facts = plan.config | {
         "alpha": method.alpha,
         "rcond": method.rcond,
@@ -136,6 +147,7 @@ def linearity(
         "columns": max(plan.moments.widths[f.x] for f in plan.fits),
         "schedule": "layer" if by_layer else "batch",
         "runner": reader.runner,
+        **points.description(dict.fromkeys(e.name for e in options.elements if not e.is_span), numbers),
     }
     if by_layer:
         kept = LayerCheckpoint(checkpoint)
@@ -143,39 +155,42 @@ def linearity(
             model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most
         )
         with bar:
-            rows = scan.run(stream, first["input_ids"].shape, facts | {"score_sequences": score_sequences})
+            rows = scan.run(stream, shape, facts | {"score_sequences": score_sequences})
         bar.finish()
-        config = facts | scan.config | {"seconds": clock.rounded}
-        return LinearityScan(config, rows)
+        return LinearityScan(facts | scan.config | {"seconds": clock.rounded}, rows)
     check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
 
     bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
-    moments, batches_done = checkpoint.resume(plan.config, Moments.zero(plan.moments, device))
+    resumable = plan.config | shares.config
+    moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
     work = BatchWork.of(plan, points.layers, bar, getattr(batches, "tokens", None), sample.size)
-    stream = clock.timed("read", stream)
-    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, plan.config):
+    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, resumable):
         if checkpoint.earlier_tokens and isinstance(given, TokenBatches):
-            earlier = ModelBatches(model, points, given.up_to(checkpoint.earlier_tokens))
-            stream = extended(moment_pass, itertools.islice(earlier, batches_done), stream, work.read)
-            batches_done = 0
-        for batch in itertools.islice(stream, batches_done):
-            work.read(moment_pass.skip(batch))
-        for group in grouped(stream, reader.group_tokens):
-            work.read(moment_pass.add(group))
+            shorter = ModelBatches(model, points, given.up_to(checkpoint.earlier_tokens))
+            batches_done = remove_last(moment_pass, shorter, batches_done)
+        for share in shares.rounds(_groups(shares, stream, batches_done, reader.group_tokens)):
+            moment_pass.take(share, batches_done)
+            if share.opens:
+                moments.share_origins_()
+            work.read(share.tokens)
             with clock("save"):
                 checkpoint.tick()
+    moments.all_reduce_()
+    sample.gather_(ranks)
 
+    fits = shared_fits(plan, ranks)
     score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
     work.begin_solve(sample)
     with bar, clock("solve"):
         sees_all = len(sample) == moment_pass.sequences
         scored = score_pass if len(sample) else None
-        rows = solve_rows(plan.fits, moments, method, scored, refine=sees_all, advance=work.solved)
+        rows = solve_rows(fits, moments, method, scored, refine=sees_all, advance=work.solved)
     if len(sample):
         bar.part("score")
         with bar:
-            add_scores(rows, plan.fits, score_pass, score_pass.run(sample, len(first["input_ids"]), work.scored))
+            add_scores(rows, fits, score_pass, score_pass.run(sample, shape[0], work.scored))
+    rows = gather_rows(plan, fits, rows, ranks)
     bar.finish()
 
     config = facts | {
@@ -191,16 +206,14 @@ def linearity(
 def _chosen(
     points: ModelPoints,
     elements: Sequence[str] | None,
-    layers: Iterable[int] | None,
+    layers: Sequence[int],
     spans: str | Iterable[tuple[int, int]] | None,
 ) -> tuple[Element, ...]:
     """Return the elements and spans that a caller names, in the order of the rows."""
-    depth = len(points.layers)
     names = select_elements(elements, points.elements)
-    numbers = select_layers(layers, depth)
     return (
-        *(Element(name, layer, layer + 1) for name in names for layer in numbers),
-        *(Element("span", start, stop) for start, stop in select_spans(spans, depth)),
+        *(e for name in names for layer in layers if points.has(e := Element(name, layer, layer + 1))),
+        *(Element("span", start, stop) for start, stop in select_spans(spans, len(points.layers))),
     )
 
 
@@ -212,11 +225,8 @@ def _most_tokens(batches: Iterable[Mapping[str, Any]]) -> int:
     return getattr(batches, "tokens", None) or sys.maxsize
 
 
-def _peek(batches: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
-    """Return the first batch, and an iterator over all of them."""
-    stream = iter(batches)
-    try:
-        first = next(stream)
-    except StopIteration:
-        raise InputError("batches: there are none") from None
-    return first, itertools.chain([first], stream)
+def _groups(shares: Shares, stream: Iterator[Batch], done: int, tokens: int) -> Iterator[list[Batch]]:
+    """Yield the batches of this process in groups that run together. Batches that a resumed run has done stay alone."""
+    if not shares.are_split:
+        yield from ([batch] for batch in itertools.islice(stream, done))
+    yield from grouped(stream, tokens)

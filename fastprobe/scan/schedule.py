@@ -11,6 +11,7 @@ from torch import nn
 
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.offloaded import offload_hooks
+from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.memory import free_bytes, human, parse_bytes
 from fastprobe.scan.checkpoint import FILE, ROWS, Checkpoint
 from fastprobe.scan.layer_plans import LayerPlans
@@ -62,6 +63,7 @@ def goes_by_layer(
     scored: bool,
     model: nn.Module,
     checkpoint: Checkpoint,
+    ranks: Ranks,
     refusal: Callable[[], str | None],
 ) -> tuple[bool, str]:
     """Return whether a scan goes layer by layer, and why.
@@ -75,12 +77,19 @@ def goes_by_layer(
         scored: tokens are scored.
         model: the model.
         checkpoint: a run to resume keeps its schedule.
+        ranks: several processes go batch by batch.
         refusal: gives the reason if the layers of the model cannot run one at a time.
 
     Raises:
-        InputError: the run to resume has another schedule.
+        InputError: the run to resume has another schedule, or several processes are to go layer by layer.
         UnsupportedModelError: the layers cannot run one at a time, and the schedule is ``"layer"``.
     """
+    if ranks.size > 1:
+        if schedule == "layer":
+            raise InputError(
+                f"schedule: layer by layer runs in one process, got {ranks.size}; use batch, or leave out torchrun"
+            )
+        return False, "because there are several processes"
     if (begun := _begun(checkpoint.folder)) and checkpoint.resuming:
         if schedule not in ("auto", begun):
             raise InputError(

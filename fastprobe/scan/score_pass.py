@@ -60,13 +60,15 @@ class ScorePass:
     def run(
         self, sample: SequenceSample, batch_size: int, advance: Callable[[int], object] = int
     ) -> dict[tuple[ElementFit, str], float]:
-        """Return the mean cosine over the tokens of the sample, by fit and column.
+        """Return the mean cosine over the tokens of the sample, by fit and column of the maps that were added.
 
         Args:
             sample: the sequences to run.
             batch_size: most sequences of a batch of one length.
             advance: called with the number of tokens after each batch.
         """
+        if not self._sources:
+            return {}
         with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size, self.group_tokens):
                 mask = batch["attention_mask"].bool()
@@ -110,7 +112,8 @@ class ScorePass:
 
     def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
         point_of = self.plan.points
-        complete = [f for f in self.plan.fits if max(point_of[f.x].layer, point_of[f.y].layer) == layer]
+        added = (f for f in self.plan.fits if f.x in self._sources)
+        complete = [f for f in added if max(point_of[f.x].layer, point_of[f.y].layer) == layer]
         if complete:
             self._score_fits(held, self._fold, complete)
 

@@ -58,7 +58,7 @@ class UnpaddedLayerReader:
     def layer(self, index: int) -> Iterator[RunLayer]:
         """Run a layer of the encoder; see ``LayerReader.layer``."""
         layer, before = self._encoder.layers[index], self.points.canonical(Point("resid_pre", index))
-        names = {name: self.points.canonical(Point(name, index)) for name in self.points.places}
+        names = {name: self.points.canonical(Point(name, index)) for name in self.points.found[index].places}
 
         @torch.no_grad()
         def run(state: Tensor, arguments: Arguments, wanted: Collection[Point]) -> tuple[Tensor, dict[Point, Tensor]]:
