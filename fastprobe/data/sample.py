@@ -59,6 +59,11 @@ class SequenceSample:
     def __len__(self) -> int:
         return len(self._heap)
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of the sample."""
+        return sum(int(tensors["attention_mask"].sum()) for _, _, (_, tensors) in self._heap)
+
     def add(self, batch: Mapping[str, Any], fold: Tensor, first: int | None = None, step: int = 1) -> None:
         """Add the sequences of a batch to the stream.
 

@@ -85,16 +85,8 @@ class ModuleRecorder:
             raise UnsupportedModelError(missing)
 
     def _hold(self, point: Point, tensor: Tensor) -> None:
-        """Keep a point, as ``(batch, length, width)`` also where its module works on rows."""
-        if tensor.shape[:-1] != self._shape and tensor.shape[:-1] == (self._shape.numel(),):
-            tensor = tensor.view(*self._shape, tensor.shape[-1])
-        if tensor.shape[:-1] != self._shape:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of "
-                f"{tuple(self._shape)}; points need one row for each token. A model that pads its input itself takes "
-                "batches whose length needs no padding"
-            )
-        self.held[point] = tensor
+        """Keep a point."""
+        self.held[point] = by_token(self.model, point, tensor, self._shape)
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
@@ -107,3 +99,26 @@ class ModuleRecorder:
                 raise StopForward
 
         return on_output
+
+
+def by_token(model: nn.Module, point: Point, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return a point as ``(batch, length, width)`` also where its module works on rows.
+
+    Args:
+        model: the model, for the error message.
+        point: the point.
+        tensor: as the module has it.
+        shape: (batch, length).
+
+    Raises:
+        UnsupportedModelError: the tensor has another number of rows.
+    """
+    if tensor.shape[:-1] != shape and tensor.shape[:-1] == (shape.numel(),):
+        tensor = tensor.view(*shape, tensor.shape[-1])
+    if tensor.shape[:-1] != shape:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of "
+            f"{tuple(shape)}; points need one row for each token. A model that pads its input itself takes "
+            "batches whose length needs no padding"
+        )
+    return tensor

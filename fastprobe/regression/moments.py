@@ -228,6 +228,12 @@ class Moments:
         self.precision = _coarsest(self.precision, other.precision)
         return self
 
+    def negate_(self) -> Moments:
+        """Negate every sum, so that rows added before a second call are subtracted."""
+        for tensor in self._sums():
+            tensor.neg_()
+        return self
+
     def all_reduce_(self) -> Moments:
         """Replace these moments by their sum over all processes of ``torch.distributed``."""
         ranks = Ranks.here()

@@ -84,6 +84,18 @@ class MomentPass:
         self._count(len(mask), 1)
         return int(mask.sum())
 
+    def remove(self, batch: Mapping[str, Any]) -> None:
+        """Subtract the last batch that the moments hold. It must not be counted yet."""
+        mask, fold = self._read(batch)
+        order = fold.argsort(stable=True)
+        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
+        with uninterrupted():
+            self.complete = False
+            self.moments.negate_()
+            self._recorder.run(select(to_device(batch, device_of(self.model)), order))
+            self.moments.negate_()
+            self.complete = True
+
     def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
         """Add consecutive batches and return their number of tokens.
 
@@ -150,7 +162,8 @@ class MomentPass:
         stage = self.plan.stages.get(layer)
         if stage is None:
             return
-        rows = partial(block_rows, self.plan, held)
+        # A layer that its user placed on another device gives its points there.
+        rows = partial(block_rows, self.plan, {point: tensor.to(self._fold.device) for point, tensor in held.items()})
         if self._looking:
             unit_sums({block: rows(block) for block in stage.fresh}, self._fold >= 0, self.backend, exact=self.exact)
             return
