@@ -45,9 +45,19 @@ def simulator() -> ModuleType | None:
     return nvcc() and _built("_cuda", [nvcc(), *flags], files, ["simulator.cpp", "module.cpp"])
 
 
+@functools.cache
+def host_code() -> ModuleType | None:
+    """Return ``fastprobe._cuda`` over a runtime without a GPU, ``fake_runtime.cpp``; ``None`` without nvcc."""
+    files = {path.name: path for path in KERNELS.iterdir()} | {"fake_runtime.cpp": HERE / "fake_runtime.cpp"}
+    target = "-gencode=arch=compute_90a,code=sm_90a"
+    flags = ["-cudart=none", target, "-Xcompiler=-fPIC", '-DFASTPROBE_ARCHITECTURES="9.0a"']
+    return nvcc() and _built("_cuda", [nvcc(), *flags], files, ["gram.cu", "module.cpp", "fake_runtime.cpp"])
+
+
 def _built(name: str, compiler: list[str], files: dict[str, Path], sources: list[str]) -> ModuleType:
-    """Build a module from copies of files under new names, once for each set of contents."""
-    key = hashlib.sha256(b"".join(path.read_bytes() for path in files.values())).hexdigest()[:16]
+    """Build a module from copies of files under new names, once for each command and set of contents."""
+    parts = [str([*compiler, *sources]).encode(), *(files[name].read_bytes() for name in sorted(files))]
+    key = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
     folder = BUILD / f"{name}-{key}"
     library = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not library.exists():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from fastprobe.ops._dispatch import trial_process
 from fastprobe.ops.gram import Block, Pair, cuda, cuda_launches, gram_
 from fastprobe.ops.gram.cuda_launches import SLAB
 from fastprobe.ops.gram.trial import error_of_a_trial
@@ -21,9 +22,8 @@ def library(monkeypatch):
     monkeypatch.setattr(cuda, "library", lambda: library)
     monkeypatch.setattr(cuda_launches, "PART", 1)  # several parts even for the few rows of a test
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=3))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
     return library
 
 
@@ -206,7 +206,7 @@ def reason(rows, exact=False, gram=None, device="cuda:0"):
 def hopper(library, monkeypatch):
     """Make torch report a GPU of compute capability 9.0."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(cuda, "error_of_a_trial", lambda launch, device: 1e-13)
+    monkeypatch.setattr(trial_process, "result_of", lambda trial, device: 1e-13)
     exactly = cuda_launches.Moved(torch.empty(0), frozenset({torch.float16, torch.bfloat16}), 0)
     monkeypatch.setattr(cuda, "moved_by", lambda origin: exactly)
     cuda._device_refuses.cache_clear()
@@ -255,7 +255,7 @@ def test_a_gpu_that_the_build_is_not_for_is_named(hopper, on_gpu, monkeypatch):
 
 
 def test_a_kernel_that_differs_from_torch_is_not_used(hopper, on_gpu, monkeypatch):
-    monkeypatch.setattr(cuda, "error_of_a_trial", lambda launch, device: 2e-6)
+    monkeypatch.setattr(trial_process, "result_of", lambda trial, device: 2e-6)
 
     assert reason([on_gpu(10, 8)]) == "on cuda:0 its sums differ from torch's by 2.0e-06 of their size"
 
@@ -264,6 +264,17 @@ def test_a_missing_build_is_refused_with_the_command_that_builds_it(on_gpu, monk
     monkeypatch.setattr(cuda, "library", lambda: None)
 
     assert reason([on_gpu(10, 8)]).startswith("fastprobe._cuda was not built; with nvcc, `FASTPROBE_BUILD=cuda pip")
+
+
+def test_origins_and_rows_may_be_made_in_inference_mode(library, randn):
+    with torch.inference_mode():
+        rows = [randn(200, 40, dtype=torch.bfloat16)]
+        blocks, pairs, fold = arguments(rows, [(0, 0)], torch.arange(200) % 2, folds=2)
+
+        assert_same_as_the_definition(blocks, pairs, fold)
+
+        blocks[0].origin[3] = 2.0
+        assert_same_as_the_definition(blocks, pairs, fold)
 
 
 def test_an_origin_is_read_once_unless_it_changes():

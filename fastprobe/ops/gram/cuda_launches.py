@@ -83,7 +83,7 @@ class Moved:
 
     columns: Tensor  # int32, on the device: where the origin is not zero
     fits: frozenset[torch.dtype]  # 16-bit dtypes that represent the origin exactly
-    version: int  # of the origin's tensor
+    version: int | None  # of the origin's tensor; None for a tensor that does not count its changes
 
 
 _moved: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -92,12 +92,14 @@ _moved: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def moved_by(origin: Tensor) -> Moved:
     """Return the columns that an origin moves.
 
-    The first call for a tensor, and the first after a change of it, wait for the device.
+    The first call for a tensor, and the first after a change of it, wait for the device. Every call does for a tensor
+    that was made in ``torch.inference_mode()``, because torch does not count its changes.
     """
+    version = None if origin.is_inference() else origin._version
     known = _moved.get(origin)
-    if known is None or known.version != origin._version:
+    if known is None or version is None or known.version != version:
         fits = [dtype for dtype in (torch.bfloat16, torch.float16) if bool((origin.to(dtype) == origin).all())]
-        known = _moved[origin] = Moved(origin.nonzero().flatten().int(), frozenset(fits), origin._version)
+        known = _moved[origin] = Moved(origin.nonzero().flatten().int(), frozenset(fits), version)
     return known
 
 
@@ -124,7 +126,7 @@ class Launches:
         self._index, self._fold_slabs = slabs.row, slabs.first
         self._slabs = max(1, len(fold) // SLAB // folds)  # of one fold, approximately
         self._processors = torch.cuda.get_device_properties(fold.device).multi_processor_count
-        self._where = {"device": torch.cuda.current_device(), "stream": torch.cuda.current_stream().cuda_stream}
+        self._where = {"device": fold.device.index or 0, "stream": torch.cuda.current_stream(fold.device).cuda_stream}
         self._moved = {b: columns for b, block in enumerate(blocks) if len(columns := moved_by(block.origin).columns)}
         self._origins = {b: blocks[b].origin.double().contiguous() for b in self._moved}
         self._is_gathered = torch.zeros(1, dtype=torch.int32, device=fold.device)

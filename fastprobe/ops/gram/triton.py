@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,6 @@ def _passed_over(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *
     return dispatch.passed_over([fold], gram_agrees)
 
 
-@functools.cache
 def gram_agrees(device: torch.device) -> bool:
     """Return whether :func:`launch_gram` gives torch's sums on a device."""
     return error_of_a_trial(launch_gram, device) <= GATE
