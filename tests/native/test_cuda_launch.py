@@ -9,7 +9,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from fastprobe.ops._dispatch import trial_process
-from fastprobe.ops.gram import Block, Pair, cuda, cuda_launches, gram_
+from fastprobe.ops.gram import Block, Pair, cuda, cuda_launches, gram_, origins
 from fastprobe.ops.gram.cuda_launches import SLAB
 from fastprobe.ops.gram.trial import error_of_a_trial
 from tests.native.cuda_on_host import simulator
@@ -207,7 +207,7 @@ def hopper(library, monkeypatch):
     """Make torch report a GPU of compute capability 9.0."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(trial_process, "result_of", lambda trial, device: 1e-13)
-    exactly = cuda_launches.Moved(torch.empty(0), frozenset({torch.float16, torch.bfloat16}), 0)
+    exactly = origins.Moved(torch.empty(0), frozenset({torch.float16, torch.bfloat16}), 0)
     monkeypatch.setattr(cuda, "moved_by", lambda origin: exactly)
     cuda._device_refuses.cache_clear()
     yield
@@ -243,7 +243,7 @@ def test_every_refusal_has_its_reason(hopper, on_gpu, monkeypatch):
     assert reason([x, y]).startswith("it takes bfloat16 rows or float16 rows, not bfloat16 and float32")
     assert reason([x], gram=gram.mT) == "the columns of a gram must be adjacent"
     assert reason([on_gpu(10, 0)]) == "a block of rows has no columns"
-    monkeypatch.setattr(cuda, "moved_by", lambda origin: cuda_launches.Moved(origin, frozenset({torch.float16}), 0))
+    monkeypatch.setattr(cuda, "moved_by", lambda origin: origins.Moved(origin, frozenset({torch.float16}), 0))
     assert reason([x]) == "bfloat16 cannot represent blocks[0].origin exactly"
 
 
@@ -280,10 +280,10 @@ def test_origins_and_rows_may_be_made_in_inference_mode(library, randn):
 def test_an_origin_is_read_once_unless_it_changes():
     origin = torch.zeros(3)
 
-    assert not len(cuda_launches.moved_by(origin).columns)
+    assert not len(origins.moved_by(origin).columns)
     origin[1] = 2.0
-    assert cuda_launches.moved_by(origin).columns.tolist() == [1]
-    assert cuda_launches.moved_by(origin) is cuda_launches.moved_by(origin)
-    assert torch.bfloat16 in cuda_launches.moved_by(origin).fits
+    assert origins.moved_by(origin).columns.tolist() == [1]
+    assert origins.moved_by(origin) is origins.moved_by(origin)
+    assert torch.bfloat16 in origins.moved_by(origin).fits
     origin[1] = 1 + 2**-9  # a number of float16 only
-    assert cuda_launches.moved_by(origin).fits == {torch.float16}
+    assert origins.moved_by(origin).fits == {torch.float16}

@@ -13,8 +13,9 @@ from torch import Tensor
 from fastprobe.errors import BackendError
 from fastprobe.ops._dispatch import trial_process
 from fastprobe.ops.gram.api import Block, Pair, gram_, in_float64
-from fastprobe.ops.gram.cuda_launches import DTYPES, SLAB, Launches, moved_by
+from fastprobe.ops.gram.cuda_launches import DTYPES, SLAB, Launches
 from fastprobe.ops.gram.layout import tensors_of
+from fastprobe.ops.gram.origins import moved_by
 from fastprobe.ops.gram.trial import error_of_a_trial
 
 INTERFACE = 2

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastprobe.kernels._slots import slots_of
 from fastprobe.ops.gram.api import Block, Pair, in_float64, lengths_by_fold
 from fastprobe.ops.gram.layout import address_of
+from fastprobe.ops.gram.origins import moved_by
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 """The dtypes that the kernels read, by their numbers in ``csrc/cuda/rows.cuh``."""
@@ -75,32 +75,6 @@ def parts_of(units: int, slabs: int, processors: int) -> int:
 
     choices = range(1, max(1, slabs // PART) + 1)
     return next((parts for parts in choices if idle(parts) <= 1.1), min(choices, key=idle))
-
-
-@dataclass(frozen=True)
-class Moved:
-    """The columns that an origin moves."""
-
-    columns: Tensor  # int32, on the device: where the origin is not zero
-    fits: frozenset[torch.dtype]  # 16-bit dtypes that represent the origin exactly
-    version: int | None  # of the origin's tensor; None for a tensor that does not count its changes
-
-
-_moved: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def moved_by(origin: Tensor) -> Moved:
-    """Return the columns that an origin moves.
-
-    The first call for a tensor, and the first after a change of it, wait for the device. Every call does for a tensor
-    that was made in ``torch.inference_mode()``, because torch does not count its changes.
-    """
-    version = None if origin.is_inference() else origin._version
-    known = _moved.get(origin)
-    if known is None or version is None or known.version != version:
-        fits = [dtype for dtype in (torch.bfloat16, torch.float16) if bool((origin.to(dtype) == origin).all())]
-        known = _moved[origin] = Moved(origin.nonzero().flatten().int(), frozenset(fits), version)
-    return known
 
 
 class Launches:
