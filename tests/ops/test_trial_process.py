@@ -19,7 +19,7 @@ def cache(monkeypatch, tmp_path):
     caches = (trial_process._result_of, _agrees, cuda._device_refuses)
     for cached in caches:
         cached.cache_clear()
-    yield tmp_path / "fastprobe" / "trials.json"
+    yield tmp_path / "fastprobe" / "trials"
     for cached in caches:
         cached.cache_clear()
 
@@ -54,6 +54,13 @@ def test_a_result_is_kept_for_later_processes(cache, monkeypatch):
 
     assert trial_process.result_of(broken_kernels.right, CPU) == 1e-8
     assert cache.exists()
+
+
+def test_a_result_of_this_process_is_kept_for_later_ones(monkeypatch):
+    trial_process.keep(broken_kernels.hangs, CPU, 0.25)
+    monkeypatch.setattr(trial_process, "run", lambda *_: pytest.fail("it ran"))
+
+    assert trial_process.result_of(broken_kernels.hangs, CPU) == 0.25
 
 
 def test_other_kernels_are_tried_again(monkeypatch):

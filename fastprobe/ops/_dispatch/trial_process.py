@@ -36,13 +36,13 @@ print("result", float(getattr(importlib.import_module(module), name)(torch.devic
 """
 
 
-def trials_file() -> Path:
-    """Return the path of the results: ``fastprobe/trials.json`` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fastprobe" / "trials.json"
+def trials_folder() -> Path:
+    """Return the folder of the results, one file a trial: ``fastprobe/trials`` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "fastprobe" / "trials"
 
 
 def result_of(trial: Trial, device: torch.device) -> float:
-    """Return the result of a trial on a device, from the file or from a new process.
+    """Return the result of a trial on a device, from its file or from a new process.
 
     Args:
         trial: a function of a module, so that another process finds it.
@@ -51,18 +51,40 @@ def result_of(trial: Trial, device: torch.device) -> float:
     Raises:
         BackendError: the process ended without a result; the message says how.
     """
-    return _result_of(f"{trial.__module__}:{trial.__qualname__}", str(device), _name(device))
+    return _result_of(_named(trial), str(device), _name(device))
 
 
 @functools.cache
 def _result_of(trial: str, device: str, name: str) -> float:
-    key = f"{trial} on {name}, {_versions()}, kernels {_kernels()}"
-    known = _kept().get(key)
-    if known is None:
-        known = run(trial, device)
-        with replacing(trials_file()) as temporary:
-            temporary.write_text(json.dumps(_kept() | {key: known}, indent=1))
-    return known
+    key = _key(trial, name)
+    try:
+        return float(json.loads(_file(key).read_text())["result"])
+    except (OSError, ValueError, TypeError, KeyError):
+        result = run(trial, device)
+        _keep(key, result)
+        return result
+
+
+def keep(trial: Trial, device: torch.device, result: float) -> None:
+    """Keep the result of a trial that this process made, for later processes."""
+    _keep(_key(_named(trial), _name(device)), result)
+
+
+def _keep(key: str, result: float) -> None:
+    with replacing(_file(key)) as temporary:
+        temporary.write_text(json.dumps({"trial": key, "result": result}) + "\n")
+
+
+def _key(trial: str, name: str) -> str:
+    return f"{trial} on {name}, {_versions()}, kernels {_kernels()}"
+
+
+def _file(key: str) -> Path:
+    return trials_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def _named(trial: Trial) -> str:
+    return f"{trial.__module__}:{trial.__qualname__}"
 
 
 def run(trial: str, device: str, seconds: float = SECONDS) -> float:
@@ -88,13 +110,6 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
         return f"signal {signal.Signals(-done.returncode).name}"
     lines = done.stderr.strip().splitlines()
     return lines[-1] if lines else f"exit code {done.returncode}"
-
-
-def _kept() -> dict[str, float]:
-    try:
-        return dict(json.loads(trials_file().read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _versions() -> str:
