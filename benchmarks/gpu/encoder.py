@@ -20,6 +20,7 @@ from fastprobe.ops.encoder.add_norm import add_norm
 from fastprobe.ops.encoder.bias_gelu import bias_gelu_
 from fastprobe.ops.encoder.varlen_attention import varlen_attention
 from fastprobe.ops.score import score
+from fastprobe.ops.unit_sum import unit_sum
 from fastprobe.ops.vocabulary_scores import vocabulary_scores
 
 TOKENS, WIDTH, HEADS = (65_536, 768, 12) if ON_GPU else (64, 32, 4)
@@ -47,6 +48,22 @@ def _relative(exact: Callable[[], Tensor]) -> Callable[[Tensor], float]:
 def _without(contestants: dict[str, Run], operation: str) -> dict[str, Run]:
     """Return the contestants without ours where its smoke test failed."""
     return {name: run for name, run in contestants.items() if not (name == "ours" and operation in off())}
+
+
+def unit_rows(rows: Rows) -> None:
+    """Compare the sum of unit rows, with its check of finite numbers, with torch."""
+    x = _normal(torch.bfloat16, TOKENS, WIDTH)
+    valid = torch.ones(TOKENS, dtype=torch.bool, device=DEVICE)
+    contestants = {
+        "ours": lambda: unit_sum.on("triton")(x, valid).total,
+        "torch": lambda: unit_sum.on("torch")(x, valid).total,
+    }
+    wide = x.double()
+    exact = (wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)).sum(0)
+    race(
+        rows, "sum of unit rows", f"{TOKENS} x {WIDTH} bfloat16", _without(contestants, "unit_sum"),
+        error=lambda got: float((got - exact).abs().max()) / TOKENS**0.5, gate=1e-5, bytes=x.nbytes, seconds=1.0,
+    )  # fmt: skip
 
 
 def norm(rows: Rows) -> None:

@@ -39,7 +39,8 @@ CALLS: dict[str, dict[str, float]] = {
     },
     "2": {
         "ceiling": 20, "update": 30, "scan BERT": 80, "scan 8B": 60, "fit": 45, "forward": 60, "score": 40, "swaps": 40,
-        "blocks": 30, "vocabulary": 30, "norm": 30, "gelu": 30, "attention": 30, "pair 768": 40, "tests": 120,
+        "unit sum": 20, "blocks": 30, "vocabulary": 30, "norm": 30, "gelu": 30, "attention": 30, "pair 768": 40,
+        "tests": 120,
     },
 }  # fmt: skip
 """Call -> steps in order of worth, with the most seconds of each."""

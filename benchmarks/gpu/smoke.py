@@ -13,6 +13,7 @@ from fastprobe.ops._dispatch import trial_process
 from fastprobe.ops.encoder import triton as encoder
 from fastprobe.ops.gram import cuda, triton
 from fastprobe.ops.score import triton as score
+from fastprobe.ops.unit_sum import triton as unit_sum
 from fastprobe.ops.vocabulary_scores import triton as vocabulary
 
 ERRORS = {"cuda": cuda.gram_error, "exact": cuda.exact_gram_error}
@@ -20,6 +21,7 @@ ERRORS = {"cuda": cuda.gram_error, "exact": cuda.exact_gram_error}
 
 AGREE = {
     "triton": triton.gram_agrees,
+    "unit_sum": unit_sum.unit_sum_agrees,
     "score": score.score_agrees,
     "add_norm": encoder.add_norm_agrees,
     "bias_gelu": encoder.bias_gelu_agrees,

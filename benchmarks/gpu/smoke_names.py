@@ -1,3 +1,3 @@
 """Names of the smoke tests, without the libraries that they need."""
 
-NAMES = ("cuda", "exact", "triton", "score", "add_norm", "bias_gelu", "vocabulary")
+NAMES = ("cuda", "exact", "triton", "unit_sum", "score", "add_norm", "bias_gelu", "vocabulary")

@@ -33,6 +33,7 @@ STEPS: dict[str, tuple[str, str, tuple]] = {
     "score": ("encoder", "score_of_a_map", ()),
     "forward": ("encoder", "forward", ()),
     "vocabulary": ("encoder", "vocabulary", ()),
+    "unit sum": ("encoder", "unit_rows", ()),
     "norm": ("encoder", "norm", ()),
     "gelu": ("encoder", "gelu", ()),
     "attention": ("encoder", "attention", ()),

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastprobe.kernels import _columns, _planes, _table, add_norm, bias_gelu, gram, score, vocabulary_scores
+from fastprobe.kernels import _columns, _planes, _table, add_norm, bias_gelu, gram, score, unit_sum, vocabulary_scores
 
 CAPABILITIES = [(8, 0), (9, 0), (10, 0)]
 SHARED = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
@@ -174,6 +174,14 @@ def others(capability):
     constants = {"BLOCK_S": 32, "BLOCK_D": side}
     yield compile_kernel("gram add columns", _columns.add_columns_kernel, capability, constants)
     yield compile_kernel("gram add products", gram.add_products_kernel, capability, {"ROWS": 16, "BLOCK_D": side})
+    for width in (1024, 4096, 16_384):
+        config = unit_sum.UnitSumConfig()
+        constants = {"ROWS": config.rows(width), "BLOCK_D": width}
+        floats = {"rows_ptr": "*bf16", "valid_ptr": "*i1", "sums_ptr": "*fp64"}
+        warps = config.warps(width)
+        yield compile_kernel(
+            f"unit sum, {width}", unit_sum.unit_sum_kernel, capability, constants, warps, floats=floats
+        )
     yield compile_kernel("planes", _planes._planes_kernel, capability, {"COUNT": 3, "BLOCK": 1024})
     constants = {"BATCH": _table.BATCH, "OFFSET": _table._OFFSET}
     yield compile_kernel("table", _table._write_kernel, capability, constants)
