@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, note, register_resumable
+from fastprobe.cli.app import app, made_by, note, register_resumable
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, scored_sequences
 from fastprobe.cli.scan_output import PICTURE, show_scan
@@ -73,7 +73,7 @@ def linearity(
         progress=not quiet,
         checkpoint=Checkpoint(out, provenance, resume=resume),
     )
-    scan.config.update(provenance | {"device": str(loaded.device), "versions": VERSIONS})
+    scan.config.update(provenance | {"device": str(loaded.device)} | made_by())
     scan.config["seconds"]["total"] = round(time.perf_counter() - started, 3)
     scan.save(out, moments=False)  # the checkpoint holds them already
     show_scan(scan, out, full=full, json=json, quiet=quiet)

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import RenderableType
 
-from fastprobe.cli.app import VERSIONS, note, stdout
+from fastprobe.cli.app import made_by, note, stdout
 from fastprobe.errors import InputError
 from fastprobe.regression.evidence import cannot_be_said, tokens_for_difference, tokens_for_map
 from fastprobe.reordering.rows import HEAD_COLUMNS, STATE_COLUMNS
@@ -77,7 +77,7 @@ def show(
         quiet: print no notes.
         more_files: files in the folder that the command wrote already.
     """
-    result.config.update(provenance | {"versions": VERSIONS})
+    result.config.update(provenance | made_by())
     result.save(out)
     picture = f"{result.kind}.png"
     drawn = metric if any(row.get(metric) is not None for row in result.rows) else result.metric
