@@ -3,6 +3,9 @@
 # test       run all tests
 # oldest     run a fast part of the tests with the oldest supported versions of all libraries but torch
 # check      run linters and the type checker
+# docs       build the documentation site in docs/_build, with warnings as errors
+# notebooks  run the notebooks of docs/tutorials and write their outputs into them
+# figures    make the pictures of docs/which_score.md
 # bench      run the benchmarks on this machine
 # compile    compile the C++ kernels after a change in csrc/
 # sanitize   run the tests of the C++ kernels with AddressSanitizer and UndefinedBehaviorSanitizer
@@ -13,7 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo real test oldest check compile sanitize bench resources gpu gpu-first gpu-second
+.PHONY: demo real test oldest check docs notebooks figures compile sanitize bench resources gpu gpu-first gpu-second
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
@@ -32,6 +35,16 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A fresh environment of Sphinx (-E), because the contents of the site are in conf.py.
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build
+
+notebooks: $(VENV)/dev
+	$(BIN)/python docs/tutorials/run.py
+
+figures: $(VENV)/demo
+	$(BIN)/python docs/figures/which_score.py
+
 $(VENV)/demo: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
@@ -43,6 +56,10 @@ $(VENV)/real: $(VENV)/demo
 
 $(VENV)/dev: $(VENV)/demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,dev]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/demo
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,docs]'
 	touch $@
 
 # The C++ kernels are those of the other environment, or none.

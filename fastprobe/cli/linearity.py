@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, note, register_resumable
+from fastprobe.cli.app import app, made_by, note, register_resumable
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet, StackName, scored_sequences
 from fastprobe.cli.processes import prints
@@ -106,7 +106,7 @@ def linearity(
     )
     if not prints():
         return
-    scan.config.update(provenance | {"device": str(device_of(loaded)), "versions": VERSIONS})
+    scan.config.update(provenance | {"device": str(device_of(loaded))} | made_by())
     total = round(time.perf_counter() - started, 3)
     scan.config["seconds"] = {"load": round(loading, 3), **scan.config["seconds"], "total": total}
     scan.save(out, moments=False)  # the checkpoint holds them already
