@@ -3,6 +3,7 @@
 # test       run all tests
 # oldest     run a fast part of the tests with the oldest supported versions of all libraries but torch
 # check      run linters and the type checker
+# catalogue  test all model types of Transformers, and write docs/models.md; takes half an hour
 # bench      run the benchmarks on this machine
 # compile    compile the C++ kernels after a change in csrc/
 # sanitize   run the tests of the C++ kernels with AddressSanitizer and UndefinedBehaviorSanitizer
@@ -13,7 +14,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo real test oldest check compile sanitize bench resources gpu
+.PHONY: demo real test catalogue oldest check compile sanitize bench resources gpu
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
@@ -26,6 +27,10 @@ test: $(VENV)/dev
 
 oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -m 'not slow and not gpu' $(OLDEST_TESTS)
+
+catalogue: $(VENV)/dev
+	FASTPROBE_CATALOGUE=all $(BIN)/python -m pytest tests/catalogue
+	PYTHONPATH=. $(BIN)/python tests/catalogue/table.py > docs/models.md
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

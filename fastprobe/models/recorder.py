@@ -88,17 +88,18 @@ class ModuleRecorder:
         """Keep a point, as ``(batch, length, width)`` also where its module works on rows."""
         if tensor.shape[:-1] != self._shape and tensor.shape[:-1] == (self._shape.numel(),):
             tensor = tensor.view(*self._shape, tensor.shape[-1])
-        if tensor.shape[:-1] != self._shape:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of "
-                f"{tuple(self._shape)}; points need one row for each token. A model that pads its input itself takes "
-                "batches whose length needs no padding"
-            )
         self.held[point] = tensor
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
             self._ran.add(layer)
+            for point, tensor in self.held.items():
+                if tensor.shape[:-1] != self._shape:
+                    raise UnsupportedModelError(
+                        f"{type(self.model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of "
+                        f"{tuple(self._shape)}; points need one row for each token. A model that pads its input itself "
+                        "takes batches whose length needs no padding"
+                    )
             with self._fast.suspended():
                 self.on_layer(layer, self.held)
             for point in [point for point in self.held if self.wanted[point] <= layer]:
