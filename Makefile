@@ -6,6 +6,7 @@
 # docs       build the documentation site in docs/_build, with warnings as errors
 # notebooks  run the notebooks of docs/tutorials and write their outputs into them
 # figures    make the pictures of docs/which_score.md
+# catalogue  test all model types of Transformers, and write docs/models.md; takes half an hour
 # bench      run the benchmarks on this machine
 # compile    compile the C++ kernels after a change in csrc/
 # sanitize   run the tests of the C++ kernels with AddressSanitizer and UndefinedBehaviorSanitizer
@@ -16,7 +17,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo real test oldest check docs notebooks figures compile sanitize bench resources gpu gpu-first gpu-second
+.PHONY: demo real test oldest catalogue check docs notebooks figures compile sanitize bench resources gpu gpu-first gpu-second
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
@@ -29,6 +30,10 @@ test: $(VENV)/dev
 
 oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -m 'not slow and not gpu' $(OLDEST_TESTS)
+
+catalogue: $(VENV)/dev
+	FASTPROBE_CATALOGUE=all $(BIN)/python -m pytest tests/catalogue
+	PYTHONPATH=. $(BIN)/python tests/catalogue/table.py > docs/models.md
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

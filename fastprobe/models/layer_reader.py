@@ -18,7 +18,7 @@ from fastprobe.models.calling import body_of, evaluating, first_tensor, without_
 from fastprobe.models.offloaded import weights_present
 from fastprobe.models.packed_calls import packed, unpacked
 from fastprobe.models.points import Point
-from fastprobe.models.recorder import by_token
+from fastprobe.models.recorder import by_token, check_shapes
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.stack import LayerStack
 from fastprobe.ops.products import FastLinear
@@ -114,7 +114,7 @@ class ModuleLayerReader:
 
         def hold(point: Point, tensor: Tensor) -> None:
             if point in asked:
-                held[point] = by_token(self.model, point, tensor, shape[0])
+                held[point] = by_token(tensor, shape[0])
 
         @torch.no_grad()
         def run(state: Tensor, arguments: Arguments, wanted: Collection[Point]) -> tuple[Tensor, dict[Point, Tensor]]:
@@ -123,6 +123,7 @@ class ModuleLayerReader:
             shape[:] = [state.shape[:-1]]
             with self._fast:
                 out = first_tensor(layer(state, *args, **kwargs))
+            check_shapes(self.model, held, shape[0])
             found = {before: state, **held} if before in wanted else dict(held)
             asked.clear()
             held.clear()
