@@ -153,5 +153,5 @@ def test_several_processes_go_batch_by_batch():
         return goes_by_layer(schedule, None, None, 0, True, None, Checkpoint(), ranks, lambda: None)
 
     assert choose("auto") == (False, "because there are several processes")
-    with pytest.raises(InputError, match="^schedule: layer by layer runs in one process, got 2; use batch"):
+    with pytest.raises(InputError, match=r"^schedule: layer by layer runs in one process, got 2; use batch"):
         choose("layer")
