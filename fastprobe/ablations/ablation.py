@@ -9,19 +9,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor, nn
 
+from fastprobe.ablations.legend import COLUMNS
 from fastprobe.ablations.linear_maps import fit_linear_maps
 from fastprobe.ablations.modes import Unedited
-from fastprobe.ablations.picture import picture
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
+from fastprobe.ablations.views import ablation_views
 from fastprobe.data.checks import check_repeatable
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
 from fastprobe.models.inputs import ModelBatches
@@ -34,10 +36,9 @@ from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
 from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
+from fastprobe.results.views import View
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +53,8 @@ class Ablations(Result):
 
     kind: ClassVar[str] = "ablation"
     metric: ClassVar[str] = "relative_l2"
+    shown = ("delta_loss",)
+    columns = COLUMNS
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -71,16 +74,10 @@ class Ablations(Result):
                 matrix[lines.index((row["element"], row["mode"])), sets.index(row["layers"])] = row[metric]
         return matrix
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw one line an element and mode over sets of layers.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
+    def views(self, metric: str) -> list[View]:
+        """Return one line an element and mode over sets of layers."""
         self.rows_with(metric)  # raises if there are none
-        sets, sweep = self.config["sets"], self.config["sweep"]
-        return picture(self.title, metric, self.lines, self.matrix(metric), sets, sweep, path)
+        return ablation_views(metric, self.lines, self.matrix(metric), self.config["sets"], self.config["sweep"])
 
     @classmethod
     def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
@@ -95,6 +92,7 @@ class Ablations(Result):
         )
 
 
+@together()
 @plain_numbers
 def ablation(
     model: nn.Module,
@@ -167,6 +165,8 @@ def ablation(
         if not points.has(element):
             reason = points.layouts[element.start].reason or f"its layer has {points.layouts[element.start].form}"
             raise InputError(f"elements: this model has no {element}: {reason}; name other layers or elements")
+    asked = {"elements": names, "mode": modes, "layers": sets, "folds": folds, "alpha": alpha, "seed": seed}
+    check_same_run(model, points, Ranks.here(), **asked)
     check_repeatable(batches, "an ablation reads them more than once")
     batches = ModelBatches(model, points, batches)
     widths = _widths(model, points, batches, edited)
@@ -207,12 +207,11 @@ def _widths(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], edited: Sequence[Element]
 ) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
-    for batch in batches:
-        few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
-        checked = check_points(model, points, to_device(few, device_of(model)))
-        checked.require(type(model).__name__, points.read_by(edited))
-        return checked.widths
-    raise InputError("batches: there are none")
+    head = Shares(batches, Ranks.here()).head
+    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in head.items()}
+    checked = check_points(model, points, to_device(few, device_of(model)))
+    checked.require(type(model).__name__, points.read_by(edited))
+    return checked.widths
 
 
 def _step(element: Element, mode: str, replacement: Any, folds: int, alpha: float | None, seed: int) -> Step:

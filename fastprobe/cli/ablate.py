@@ -13,6 +13,7 @@ from fastprobe.cli.app import app, note, register_resumable
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import DrawnMetric, Json, Out, Overwrite, Quiet, StackName, number
 from fastprobe.cli.output import drawn_column, note_few_tokens, show
+from fastprobe.cli.processes import prints
 from fastprobe.cli.source import Source
 from fastprobe.errors import InputError
 from fastprobe.models.calling import has_language_head
@@ -106,7 +107,7 @@ def ablate(
     )
     if damage.maps and not quiet:
         note_few_tokens(damage.config["tokens"], max(len(fitted.coef) for fitted in damage.maps.values()))
-    if write is not None:
+    if write is not None and prints():
         for layer in sets[0]:
             fp.write_linear_mlp_(loaded, int(layer), damage.maps[f"mlp.{layer}"])
         loaded.save_pretrained(write)

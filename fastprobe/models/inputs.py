@@ -29,6 +29,10 @@ class ModelBatches:
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``.
         labels: keys of the batches that the model does not get.
 
+    Attributes:
+        source: the batches of the user.
+        tokens: number of their tokens, if it is known.
+
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
     """
@@ -51,7 +55,7 @@ class ModelBatches:
                 "model: its layers run in another order now, and points and orders are numbered by the layers of the "
                 "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
             )
-        self._batches, self._labels = batches, {"labels", *labels}
+        self.source, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
         self._table = position_table(model)
@@ -61,7 +65,7 @@ class ModelBatches:
         self.tokens: int | None = getattr(batches, "tokens", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self.source):
             mask = checked_mask(batch, number)
             if not mask.any():
                 continue

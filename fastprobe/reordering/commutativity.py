@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import nn
 
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, parse, wanted_of
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
-from fastprobe.reordering import pictures
 from fastprobe.reordering.effects import Metric
+from fastprobe.reordering.legend import ORDERS
 from fastprobe.reordering.measured_orders import MeasuredOrders
 from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import CHANGES, EffectSums, changes
+from fastprobe.reordering.views import depth_views, order_views
 from fastprobe.results.result import BY_DEPTH, Result
+from fastprobe.results.views import View, square_heatmap
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.progress import OrderProgress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +47,8 @@ class OrderEffects(Result):
 
     kind: ClassVar[str] = "commutativity"
     metric: ClassVar[str] = "relative_l2"
+    shown = ("delta_loss",)
+    columns = ORDERS
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
         """Return one metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` for pairs without a number.
@@ -72,21 +75,25 @@ class OrderEffects(Result):
                 line[: len(values)] = values
         return matrix
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw swaps as a heatmap, permutations over the layers they keep in place, and other orders as named dots.
+    def views(self, metric: str) -> list[View]:
+        """Return swaps as a heatmap, permutations over the layers they keep in place, and other orders as named dots.
 
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw; one that ends in ``_by_depth`` as a heatmap of orders and depths.
+        A column that ends in ``_by_depth`` is a heatmap of orders and depths.
         """
         baseline, *others = self.rows
         if metric.endswith(BY_DEPTH):
             column = metric.removesuffix(BY_DEPTH)
-            return pictures.profiles(self.title, column, others, self.profile(column)[1:], path)
+            return depth_views(column, others, self.profile(column)[1:])
         rows = [row for row in self.top(len(self.rows), metric) if row is not baseline]
         if _all_swaps(rows):
-            return pictures.pairs(self.title, metric, self.matrix(metric), "swapped with layer", path)
-        return pictures.orders(self.title, metric, rows, path)
+            return [square_heatmap(self.matrix(metric), x_label="layer", y_label="swapped with layer", label=metric)]
+        return order_views(metric, rows)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns that can be drawn, those of states by depth included."""
+        by_depth = [name for name in self.rows[0] if name.endswith(BY_DEPTH) and not name.endswith("_se" + BY_DEPTH)]
+        return [*super().metrics, *by_depth]
 
     @classmethod
     def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
@@ -105,6 +112,7 @@ class OrderEffects(Result):
 
 
 @renamed_arguments(which="orders")
+@together()
 @plain_numbers
 def commutativity(
     model: nn.Module,
@@ -152,22 +160,22 @@ def commutativity(
         >>> effects = commutativity(model, batches, fp.orders.swaps(12))  # doctest: +SKIP
         >>> effects.top(3, "relative_l2")  # doctest: +SKIP
     """
-    points = resolve(model, stack)
+    points, ranks = resolve(model, stack), Ranks.here()
     model = points.part_of(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
+    check_same_run(model, points, ranks, orders=[*map(str, wanted)], metrics=[*(metrics or ())], depths=depths)
     batches = ModelBatches(model, points, batches)
+    shares = Shares(batches, ranks)
     metrics, journal = metrics or {}, journal or Journal()
     sums = EffectSums(len(wanted), metrics)
-    bar = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
+    bar = OrderProgress(batches.tokens, len(wanted), progress and ranks.is_first)
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
-    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths}
+    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths} | shares.config
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
-        for number, batch in enumerate(batches):
-            for index, found in enumerate(measured.sums(number, batch)):
+        for of_batch in measured.rounds(shares, ranks):
+            for index, found in enumerate(of_batch):
                 sums.add(index, found)
-    if not measured.sequences:
-        raise InputError("batches: there are none")
     rows = [
         {"order": str(order), "name": order.name} | sums.row(index) | changes(order, depth)
         for index, order in enumerate(wanted)
@@ -177,11 +185,11 @@ def commutativity(
         "layers": depth,
         "sequences": measured.sequences,
         "tokens": rows[0]["tokens"],
-        "runner": measured.runner,
+        "runner": next((runner for runner in ranks.gather(measured.runner) if runner != "none"), "none"),
         **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
-        "layer_forwards_run": measured.layer_forwards,
+        "layer_forwards_run": sum(ranks.gather(measured.layer_forwards)),
     }
     return OrderEffects(config, rows)
 
