@@ -43,7 +43,11 @@ def read_unpadded_points(model, batches) -> dict[str, np.ndarray]:
     """Record the same points with fastprobe's unpadded forward pass, whose rounding differs from the modules'."""
     points, stored = resolve(model), {}
     layers = range(len(points.layers))
-    named = {Point(name, layer): points.canonical(Point(name, layer)) for name in points.places for layer in layers}
+    named = {
+        Point(name, layer): points.canonical(Point(name, layer))
+        for layer in layers
+        for name in points.found[layer].places
+    }
 
     def keep(layer, held):
         for point, canonical in named.items():

@@ -20,12 +20,13 @@ from fastprobe.ablations.modes import Unedited
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
 from fastprobe.ablations.views import ablation_views
 from fastprobe.data.checks import check_repeatable
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
 from fastprobe.models.inputs import ModelBatches
-from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.points import Element, Point, parse_range, range_text
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders import Order, Step
@@ -36,6 +37,7 @@ from fastprobe.reordering.effects import Metric
 from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
 from fastprobe.results.views import View
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 
 
@@ -90,6 +92,7 @@ class Ablations(Result):
         )
 
 
+@together()
 @plain_numbers
 def ablation(
     model: nn.Module,
@@ -102,6 +105,7 @@ def ablation(
     alpha: float | None = None,
     seed: int = 0,
     metrics: Mapping[str, Metric] | None = None,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
     journal: Journal | None = None,
@@ -134,6 +138,7 @@ def ablation(
         alpha: ridge penalty of ``linear``, as in scikit-learn's ``Ridge``; chosen by cross-validation by default.
         seed: of ``resample`` and ``random_init``.
         metrics: additional columns by name, as for :func:`commutativity`.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
         journal: keeps finished rows on disk, and has those of an interrupted run, which do not run again. Linear maps
@@ -148,18 +153,20 @@ def ablation(
         >>> damage = ablation(model, batches, elements=["mlp"], mode=["zero", "linear"])  # doctest: +SKIP
         >>> damage.matrix("delta_loss")  # doctest: +SKIP
     """
-    points = resolve(model)
-    if is_reordered(model):
-        raise InputError(
-            "model: it runs its layers in another order now, and an ablation edits layers in the model's own order; "
-            "call ablation outside of permute_layers and its kind"
-        )
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     names, modes = select_editable(elements, points.elements), select_modes(mode)
     sets = select_layer_sets(layers, depth)
     if seed < 0:
         raise InputError(f"seed: must be 0 or more, got {seed}")
     edited = [Element(name, layer, layer + 1) for name in names for layer in sorted({i for s in sets for i in s})]
+    for element in edited:
+        if not points.has(element):
+            reason = points.layouts[element.start].reason or f"its layer has {points.layouts[element.start].form}"
+            raise InputError(f"elements: this model has no {element}: {reason}; name other layers or elements")
+    asked = {"elements": names, "mode": modes, "layers": sets, "folds": folds, "alpha": alpha, "seed": seed}
+    check_same_run(model, points, Ranks.here(), **asked)
     check_repeatable(batches, "an ablation reads them more than once")
     batches = ModelBatches(model, points, batches)
     widths = _widths(model, points, batches, edited)
@@ -200,12 +207,11 @@ def _widths(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], edited: Sequence[Element]
 ) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
-    for batch in batches:
-        few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
-        checked = check_points(model, points, to_device(few, device_of(model)))
-        checked.require(type(model).__name__, points.read_by(edited))
-        return checked.widths
-    raise InputError("batches: there are none")
+    head = Shares(batches, Ranks.here()).head
+    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in head.items()}
+    checked = check_points(model, points, to_device(few, device_of(model)))
+    checked.require(type(model).__name__, points.read_by(edited))
+    return checked.widths
 
 
 def _step(element: Element, mode: str, replacement: Any, folds: int, alpha: float | None, seed: int) -> Step:

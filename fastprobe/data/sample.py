@@ -13,6 +13,7 @@ from torch import Tensor
 from fastprobe.data.batches import grouped, merge, select
 from fastprobe.errors import InputError
 from fastprobe.orders.arguments import integer
+from fastprobe.runtime.distributed import Ranks
 
 Sequence = tuple[int, dict[str, Tensor]]
 """(fold, the arguments of the model for one sequence: tensors without their batch dimension)."""
@@ -58,17 +59,26 @@ class SequenceSample:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, batch: Mapping[str, Any], fold: Tensor) -> None:
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of the sample."""
+        return sum(int(tensors["attention_mask"].sum()) for _, _, (_, tensors) in self._heap)
+
+    def add(self, batch: Mapping[str, Any], fold: Tensor, first: int | None = None, step: int = 1) -> None:
         """Add the sequences of a batch to the stream.
 
         Args:
             batch: the arguments of the model; tensors with a leading batch dimension.
             fold: ``(batch,)`` fold of each sequence.
+            first: number of the first sequence in the stream; by default the number of those added before.
+            step: difference between the numbers of two sequences in succession.
         """
         mask = batch["attention_mask"].bool().cpu()
         ids = batch["input_ids"].cpu()
+        first = self._seen if first is None else first
+        self._seen += len(ids)
         for row in range(len(ids)):
-            self._seen += 1
+            number = first + step * row
             tokens = ids[row][mask[row]]
             if self.size == 0 or not len(tokens):
                 continue
@@ -78,11 +88,19 @@ class SequenceSample:
                 continue
             # A tensor of one row, as position_ids may be, belongs to all sequences.
             tensors = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
-            entry = (key, -self._seen, (int(fold[row]), tensors))
+            entry = (key, -number, (int(fold[row]), tensors))
             if len(self._heap) == self.size:
                 heapq.heapreplace(self._heap, entry)
             else:
                 heapq.heappush(self._heap, entry)
+
+    def gather_(self, ranks: Ranks) -> None:
+        """Replace the sample of each process by that of all of them. A sequence that several have counts once."""
+        if ranks.size == 1:
+            return
+        entries = {entry[:2]: entry for of_process in ranks.gather(self._heap) for entry in of_process}
+        kept = sorted(entries.values(), key=lambda entry: entry[:2], reverse=True)[: self.size]
+        self._heap = kept[::-1]  # in ascending order, which is a heap
 
     def batches(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Yield the sample as batches with the fold of each sequence, sorted by fold.

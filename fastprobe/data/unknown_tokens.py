@@ -25,27 +25,44 @@ def known_tokens(batches: Iterable[dict[str, Tensor]], tokenizer: Any) -> Iterat
     Raises:
         InputError: more than half of the tokens so far are the unknown token.
     """
-    unknown = tokenizer.unk_token_id
-    special = torch.tensor([index for index in tokenizer.all_special_ids if index != unknown])
-    # Some tokenizers use one token as the unknown one and at the ends of a text.
-    ends = () if unknown is None else (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id)
-    if unknown is None or unknown in (*ends, tokenizer.sep_token_id):
-        yield from batches
-        return
-    tokens = found = 0
-
-    def check() -> None:
-        if found > MOST * tokens:
-            raise InputError(
-                f"tokenizer: {found:,} of the first {tokens:,} tokens of the text are its unknown token "
-                f"{tokenizer.unk_token!r}; use the tokenizer of the model, and a text in a language that it knows"
-            )
-
+    count = UnknownTokens(tokenizer)
     for batch in batches:
-        ids = batch["input_ids"][batch["attention_mask"].bool()]
-        tokens += int((~torch.isin(ids, special)).sum())
-        found += int((ids == unknown).sum())
-        if tokens >= ENOUGH:
-            check()
+        count.add(batch["input_ids"][batch["attention_mask"].bool()])
+        if count.tokens >= ENOUGH:
+            count.check()
         yield batch
-    check()
+    count.check()
+
+
+class UnknownTokens:
+    """Count of the tokens of a text, and of those that the tokenizer does not know.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._text, self._id = tokenizer.unk_token, tokenizer.unk_token_id
+        self._special = torch.tensor([index for index in tokenizer.all_special_ids if index != self._id])
+        # Some tokenizers use one token as the unknown one and at the ends of a text.
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
+        self._knows_all = self._id is None or self._id in ends
+        self.tokens = self.unknown = 0
+
+    def add(self, ids: Tensor) -> None:
+        """Count token ids of any shape."""
+        if not self._knows_all:
+            self.tokens += int((~torch.isin(ids, self._special)).sum())
+            self.unknown += int((ids == self._id).sum())
+
+    def check(self) -> None:
+        """Raise an error if more than half of the tokens are the unknown token.
+
+        Raises:
+            InputError: they are.
+        """
+        if self.unknown > MOST * self.tokens:
+            raise InputError(
+                f"tokenizer: {self.unknown:,} of the first {self.tokens:,} tokens of the text are its unknown token "
+                f"{self._text!r}; use the tokenizer of the model, and a text in a language that it knows"
+            )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastprobe.errors import InputError
+from fastprobe.errors import FastprobeError, InputError, UnsupportedModelError
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a layer besides the hidden states: positional ones and those by name."""
 
 
 class StopForward(BaseException):
@@ -24,8 +27,9 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
     """
     compiled = any(
         hasattr(module, "_orig_mod")
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+        or any(
+            hasattr(vars(module).get(name), "_torchdynamo_orig_callable") for name in ("_compiled_call_impl", "forward")
+        )
         for module in model.modules()
     )
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
@@ -48,6 +52,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             config.use_cache = True
         for module in training:  # one by one, because a model in training mode may hold modules in evaluation mode
             module.training = True
+
+
+@contextmanager
+def named_errors(model: nn.Module) -> Iterator[None]:
+    """Raise an error of a model's code as one line that names the model.
+
+    Raises:
+        UnsupportedModelError: the model's code raised an error other than one of memory.
+    """
+    try:
+        yield
+    except (FastprobeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: its forward pass fails on this batch ({type(error).__name__}: {said})"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -116,6 +138,14 @@ def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if key != "labels"}
 
 
+def with_decoder_inputs(body: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch whose tokens the decoder of an encoder-decoder reads, too, unless it has others for it."""
+    takes_more = "decoder_input_ids" in arguments_of(body)[0]
+    if not takes_more or batch.get("decoder_input_ids") is not None:
+        return dict(batch)
+    return {**batch, **{f"decoder_{key}": batch[key] for key in ("input_ids", "attention_mask")}}
+
+
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on a device."""
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
@@ -131,4 +161,34 @@ def first_tensor(result: Any) -> Tensor:
 
     Layers of Transformers 5 return a tensor, layers of Transformers 4 a tuple that starts with it.
     """
+    if isinstance(result, Mapping):
+        return next(iter(result.values()))
     return result if isinstance(result, Tensor) else result[0]
+
+
+def with_first_tensor(result: Any, states: Tensor) -> Any:
+    """Return the output of a module with other hidden states, in the form that the module gave it."""
+    if isinstance(result, Tensor):
+        return states
+    if isinstance(result, Mapping):
+        kind: Any = type(result)
+        first = next(iter(result))
+        return kind({**result, first: states})
+    return [states, *result[1:]] if isinstance(result, list) else (states, *result[1:])
+
+
+def never_ran(model: nn.Module, ran: Collection[int], depth: int) -> str:
+    """Return which of the first ``depth`` layers of a model never ran in its forward pass, as a text; ``""`` if none.
+
+    Args:
+        model: for its name.
+        ran: numbers of the layers that ran.
+        depth: number of layers that should run.
+    """
+    missing = [str(layer) for layer in range(depth) if layer not in ran]
+    if not missing:
+        return ""
+    return (
+        f"{type(model).__name__}: layer{'s' * (len(missing) > 1)} {', '.join(missing)} never ran in its forward pass; "
+        "turn off what skips layers (early exit, layer drop, a smaller num_hidden_layers)"
+    )

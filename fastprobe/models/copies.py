@@ -35,6 +35,23 @@ def repeated(value: Any, batch: int, copies: int) -> Any:
     return value
 
 
+def first_sequences(value: Any, batch: int, sequences: int) -> Any:
+    """Return an argument of a layer for the first sequences of a batch; the inverse of :func:`repeated`.
+
+    Args:
+        value: the argument.
+        batch: number of sequences of the batch.
+        sequences: number of sequences to keep.
+    """
+    if isinstance(value, Tensor):
+        return value[:sequences] if _is_by_sequence(value, batch) else value
+    if type(value) is dict:
+        return {key: first_sequences(inner, batch, sequences) for key, inner in value.items()}
+    if type(value) is tuple:
+        return tuple(first_sequences(inner, batch, sequences) for inner in value)
+    return value
+
+
 def pattern_of(value: Any, batch: int) -> Hashable | None:
     """Return which tensors of an argument are repeated, or ``None`` if it has values that cannot be repeated.
 

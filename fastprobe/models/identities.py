@@ -16,9 +16,7 @@ from fastprobe.models.equations import equations_of
 from fastprobe.models.points import Point
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
-
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-"""Largest relative Frobenius error of an identity, by the dtype the model computes in."""
+from fastprobe.models.steps import TOLERANCE as TOLERANCE
 
 ENDS = ("resid_pre", "resid_post")
 """Points that are the input and the output of a layer, so that they are found without its modules."""
@@ -87,6 +85,11 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     mask = batch["attention_mask"].bool()
 
     def check(layer: int, equation: str, left: Tensor, right: Tensor, inside: frozenset[Point] = frozenset()) -> None:
+        if right.shape[:2] != mask.shape:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers receive states of shape {tuple(right.shape)} for a batch of "
+                f"{tuple(mask.shape)}; points need one state for each token, (batch, length, width)"
+            )
         error = (left - right)[mask].double().norm() / right[mask].double().norm().clamp(min=1e-30)
         identities.append(Identity(layer, equation, float(error), TOLERANCE.get(right.dtype, 1e-5), inside))
 
@@ -97,14 +100,13 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
             return states[points.canonical(Point(name, index))]
 
         widths.update({point: tensor.shape[-1] for point, tensor in states.items()})
-        for equation in equations_of(points, points.layers[index], at):
+        for equation in equations_of(points.found[index], points.layers[index], at):
             inside = {points.canonical(Point(name, index)) for name in equation.inside}
             inside = {point for point in inside if point.name not in ENDS}
             check(index, equation.text, equation.left, equation.right, frozenset(inside))
 
     depth = len(points.layers)
-    canonical = {points.canonical(Point(name, layer)) for name in points.places for layer in range(depth)}
-    wanted = {point: min(point.layer + 1, depth - 1) for point in canonical}
+    wanted = {point: min(point.layer + 1, depth - 1) for point in points.read_points()}
     with ModuleRecorder(model, points, wanted, on_layer) as recorder, _LayerInputs(points) as inputs:
         recorder.run(batch)
     for index, (left, right) in enumerate(inputs.neighbours):
@@ -117,7 +119,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
 def why_not_finite(model: nn.Module) -> str:
     """Return the reason for NaN or infinite states: the first weight that is not finite, else the model's dtype."""
     for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
+        if weight.device.type != "meta" and not weight.isfinite().all():  # an offloaded weight cannot be read
             return f"its weight {name} has numbers that are NaN or infinite; name a model whose weights are finite"
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return f"its states are NaN or infinite in {dtype}, though its weights are not; use --dtype float32"

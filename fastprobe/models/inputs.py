@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
-from fastprobe.models.calling import arguments_of, body_of
+from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
+from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.wrappers import check_wrapper
 
 
 class ModelBatches:
@@ -26,6 +28,10 @@ class ModelBatches:
         points: its resolved points.
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``.
         labels: keys of the batches that the model does not get.
+
+    Attributes:
+        source: the batches of the user.
+        tokens: number of their tokens, if it is known.
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
@@ -44,8 +50,14 @@ class ModelBatches:
             raise InputError(
                 f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
             )
-        self._batches, self._labels = batches, {"labels", *labels}
+        if is_reordered(points):
+            raise InputError(
+                "model: its layers run in another order now, and points and orders are numbered by the layers of the "
+                "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
+            )
+        self.source, self._labels = batches, {"labels", *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
+        self._points, self._checked = points, False
         self._table = position_table(model)
         self._rows = {key: position_rows(table) for key, table in _tables(model).items()}
         names, takes_all = arguments_of(body_of(model))
@@ -53,12 +65,16 @@ class ModelBatches:
         self.tokens: int | None = getattr(batches, "tokens", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self.source):
             mask = checked_mask(batch, number)
             if not mask.any():
                 continue
             self._check(batch, number)
-            yield self._left.filled(batch, mask, number)
+            filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
+            if not self._checked:
+                check_wrapper(self._model, self._points, filled)
+                self._checked = True
+            yield filled
 
     def _check(self, batch: Mapping[str, Any], number: int) -> None:
         """Raise if the model cannot run a batch."""

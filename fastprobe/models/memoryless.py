@@ -32,26 +32,28 @@ def states_of(stack: Stack) -> list[Tensor]:
     return states
 
 
-def check_memoryless(stack: Stack, states: Sequence[Tensor], mask: Tensor) -> None:
-    """Raise an error if a layer gives another output when it runs again, after the layers ran in another order.
+def run_backwards(stack: Stack, state: Tensor) -> None:
+    """Run the layers last to first, so that what they keep is no longer that of the model's own order."""
+    for layer in reversed(range(len(stack))):
+        state = _run(stack, layer, state)
 
-    The layers run last to first both times, so that a layer which reads what an earlier one has kept finds something
-    else than in the model's own order.
+
+def check_memoryless(stack: Stack, states: Sequence[Tensor], mask: Tensor) -> None:
+    """Raise an error if a layer gives another output when it runs again, after the layers ran on other states.
+
+    The layers run last to first, so that a layer which reads what an earlier one has kept finds something else than in
+    the model's own order.
 
     Args:
         stack: the model on a few sequences.
-        states: of the model's own order, from :func:`states_of`.
+        states: of the model's own order, from :func:`states_of`. Since then the layers have run on other states.
         mask: ``(batch, length)`` bool, false for padding.
 
     Raises:
         UnsupportedModelError: a layer gives another output or writes into its input.
     """
-    layers = list(reversed(range(len(stack))))
-    state = states[-1].clone()
-    for layer in layers:
-        state = _run(stack, layer, state)
     name = type(stack.model).__name__
-    for layer in layers:
+    for layer in reversed(range(len(stack))):
         given = states[layer].clone()
         error = _difference(_run(stack, layer, given), states[layer + 1], mask)
         if not error <= TOLERANCE.get(given.dtype, 1e-6):

@@ -18,10 +18,13 @@ from fastprobe.orders.arguments import integer, integers
 def permute_layers(model: nn.Module, order: Order | Iterable[Step]) -> Iterator[nn.Module]:
     """Run the layers of a model in another order inside the block; repeats and omissions are allowed.
 
-    A layer keeps its mask, rotary embeddings and sliding window wherever it runs. A cache has one slot for every run
-    of a layer and belongs to the order in which it was filled. On exit the model is as before. In a nested block the
-    numbers are places of the outer block's order. Hidden states that the model returns are useless inside the block:
-    each of them is the input of the first layer.
+    A layer keeps its mask, rotary embeddings and sliding window wherever it runs. Its hooks see its runs in the order,
+    each with what it is given there. A cache has one slot for every run of a layer and belongs to the order in which it
+    was filled. The hidden states of ``output_hidden_states=True`` are the input of the first step and the state after
+    every step. Attention weights that the model's own loop collects are ``None``. A compiled model runs uncompiled. A
+    layer that is called by itself, outside of a forward pass of the model, runs as it is. The first call also runs
+    every layer three times on two sequences, to see that no run affects another. On exit the model is as before. In a
+    nested block the numbers are places of the outer block's order.
 
     Args:
         model: a Hugging Face encoder or decoder.
@@ -29,7 +32,9 @@ def permute_layers(model: nn.Module, order: Order | Iterable[Step]) -> Iterator[
 
     Raises:
         InputError: the order is empty or names a layer that the model does not have.
-        UnsupportedModelError: the layers cannot be found, or other layers ran than the order names.
+        UnsupportedModelError: the layers cannot be found. Or, in a forward pass: the model does not call each of its
+            layers once, in turn; a layer gives another output when it runs again; or other layers ran than the order
+            names.
 
     Example:
         >>> with permute_layers(model, [0, 2, 1, *range(3, 12)]):  # doctest: +SKIP

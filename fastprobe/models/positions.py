@@ -17,6 +17,7 @@ from fastprobe.models.calling import (
     device_of,
     evaluating,
     first_tensor,
+    named_errors,
     to_device,
     without_cache,
     without_labels,
@@ -139,6 +140,7 @@ class LeftPadding:
         body, last = body_of(self._model), self._points.layers[-1]
         inputs = to_device(without_labels(batch), device_of(self._model))
         with (
+            named_errors(self._model),
             evaluating(self._model),
             torch.no_grad(),
             last.register_forward_hook(lambda *call: found.append(first_tensor(call[2]))),

@@ -72,6 +72,9 @@ class Stack(Protocol):
     first: int
     """Number of the batch's first sequence in its stream."""
 
+    step: int
+    """Difference between the numbers of two sequences in succession."""
+
     stem: Tensor
     """State that the first layer receives."""
 

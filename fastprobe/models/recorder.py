@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import StopForward, body_of, evaluating, without_cache, without_labels
+from fastprobe.errors import UnsupportedModelError
+from fastprobe.models.calling import (
+    StopForward,
+    body_of,
+    evaluating,
+    named_errors,
+    never_ran,
+    without_cache,
+    without_labels,
+)
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
 from fastprobe.models.resolve import ModelPoints
@@ -35,6 +44,7 @@ class ModuleRecorder:
         self.model, self.points, self.wanted, self.on_layer = model, points, dict(wanted), on_layer
         self.last_layer = max(wanted.values())
         self.held: dict[Point, Tensor] = {}
+        self._ran: set[int] = set()
         self._body = body_of(model)
         self._options = without_cache(self._body)
         self._fast = FastLinear()
@@ -43,10 +53,10 @@ class ModuleRecorder:
         self._on_exit = ExitStack()
         self._on_exit.enter_context(evaluating(self.model))
         for index, layer in enumerate(self.points.layers[: self.last_layer + 1]):
-            for name, place in self.points.places.items():
+            for name, place in self.points.found[index].places.items():
                 point = self.points.canonical(Point(name, index))
                 if point in self.wanted and point.layer == index:
-                    self._on_exit.enter_context(place.read(layer, partial(self.held.__setitem__, point)))
+                    self._on_exit.enter_context(place.read(layer, partial(self._hold, point)))
             self._on_exit.enter_context(layer.register_forward_hook(self._end_of(index)))
         return self
 
@@ -61,17 +71,27 @@ class ModuleRecorder:
     def run(self, batch: Mapping[str, Any]) -> None:
         """Run the model without its head up to the last layer that is needed; see ``Recorder.run``."""
         self.held.clear()
+        self._ran.clear()
         batch = without_labels(batch)
+        self._shape = batch["attention_mask"].shape
         try:
-            with torch.no_grad(), self._fast:
+            with named_errors(self.model), torch.no_grad(), self._fast:
                 self._body(**batch, **self._options)
         except StopForward:
             pass
         finally:
             self.held.clear()
+        if missing := never_ran(self.model, self._ran, self.last_layer + 1):
+            raise UnsupportedModelError(missing)
+
+    def _hold(self, point: Point, tensor: Tensor) -> None:
+        """Keep a point, as ``(batch, length, width)`` also where its module works on rows."""
+        self.held[point] = by_token(tensor, self._shape)
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
+            self._ran.add(layer)
+            check_shapes(self.model, self.held, self._shape)
             with self._fast.suspended():
                 self.on_layer(layer, self.held)
             for point in [point for point in self.held if self.wanted[point] <= layer]:
@@ -80,3 +100,35 @@ class ModuleRecorder:
                 raise StopForward
 
         return on_output
+
+
+def by_token(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return the rows of a point as ``(batch, length, width)`` if they are ``(batch * length, width)``.
+
+    Args:
+        tensor: as the module has it.
+        shape: (batch, length).
+    """
+    if tensor.shape[:-1] != shape and tensor.shape[:-1] == (shape.numel(),):
+        return tensor.view(*shape, tensor.shape[-1])
+    return tensor
+
+
+def check_shapes(model: nn.Module, held: Mapping[Point, Tensor], shape: torch.Size) -> None:
+    """Raise an error if a point does not have one row for each token.
+
+    Args:
+        model: the model, for the error message.
+        held: the points that are read at the end of a layer.
+        shape: (batch, length).
+
+    Raises:
+        UnsupportedModelError: a tensor has another number of rows.
+    """
+    for point, tensor in held.items():
+        if tensor.shape[:-1] != shape:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of {tuple(shape)}; "
+                "points need one row for each token. A model that pads its input itself takes batches whose length "
+                "needs no padding"
+            )

@@ -31,21 +31,20 @@ def unreached_weight(stack: LayerStack, edit: Reweighted, state: Tensor) -> str:
         edit: the new weights.
         state: ``(batch, length, width)``, the input of the layer.
     """
-    layer, layout = stack.points.layers[edit.layer], stack.points.layout
+    layer, layout = stack.points.layers[edit.layer], stack.points.layouts[edit.layer]
     modules = {path: layer.get_submodule(path) for path in element_modules(layer, layout, edit.element)}
     drawn = {name: value for name, value in edit.weights.items() if value.ndim > 1}
     for path, module in modules.items():
         if isinstance(module, torch.jit.ScriptModule):
             return f"{path} is compiled by TorchScript, so its weights cannot be replaced; {REMEDY}"
     for name, value in edit.weights.items():
-        if value.device.type == "meta" or not value.is_floating_point():
-            kind = "is not in memory" if value.device.type == "meta" else f"is stored as {value.dtype}"
-            return f"{name} {kind}; {REMEDY}"
+        if not value.is_floating_point():
+            return f"{name} is stored as {value.dtype}; {REMEDY}"
     found: set[str] = set()
     with other_weights(layer, edit.weights):
         ran, calls = _observe(modules, lambda: stack.apply(edit.layer, state.clone()), state.shape[:2])
         for path, (run, x) in calls.items():
-            if path == layout.mlp != layout.mlp_proj or not is_matrix(run, x):
+            if (layout.mlp and path == layout.mlp.out != layout.mlp.proj) or not is_matrix(run, x):
                 continue
             inside = {name: value for name, value in drawn.items() if name.startswith(f"{path}.")}
             if any(value.ndim > 2 for value in inside.values()):

@@ -40,8 +40,7 @@ def recorder_for(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]
         if reason := encoder_refusal(model, batch):
             return ModuleRecorder, reason
     tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
-    depth = range(len(points.layers))
-    wanted = {points.canonical(Point(name, layer)): layer for name in points.places for layer in depth}
+    wanted = {point: point.layer for point in points.read_points()}
     expected, got = (_read(kind, model, points, wanted, batch) for kind in (ModuleRecorder, UnpaddedRecorder))
     for point, padded in expected.items():
         tensor = tokens.unpad(padded)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import body_of, cache_options, first_tensor, without_cache
+from fastprobe.models.calling import Call, body_of, cache_options, first_tensor, named_errors, never_ran, without_cache
 from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequences
-from fastprobe.models.forwards import Call, output_for, replaced_layers, without_caches
+from fastprobe.models.forwards import observed_layers, output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.short_batches import put_back, short_batch
 from fastprobe.models.sublayers import run_sublayer
 from fastprobe.orders import Parallel, Step, Sublayer
 
@@ -41,6 +42,7 @@ class LayerStack:
     """
 
     masked_head: MaskedHead | None = None
+    step = 1
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class LayerStack:
         checked: dict[Hashable, bool] | None = None,
     ):
         self.model, self.points, self.batch, self.stem, self.first = model, points, dict(batch), stem, first
-        self._calls, self._checked = calls, {} if checked is None else checked
+        self.calls, self._checked = calls, {} if checked is None else checked
 
     @classmethod
     def record(
@@ -80,13 +82,21 @@ class LayerStack:
         batch = {**{key: value for key, value in batch.items() if key != "use_cache"}, **without_cache(body)}
         calls: list[Call] = []
         states: list[Tensor] = []
+        ran: list[int] = []
 
         def store(layer: int, state: Tensor, call: Call) -> Tensor:
+            ran.append(layer)
             states.append(state)
             calls.append(without_caches(call))
             return state
 
-        with replaced_layers(points.layers, store):
+        if points.carries == "another":
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers hand on a second state besides the hidden states, so they cannot "
+                "run in another order"
+            )
+        note = observed_layers if points.carries else replaced_layers
+        with named_errors(model), note(points.layers, store):
             *options, last = cache_options(body)
             for option in options:
                 try:
@@ -95,19 +105,39 @@ class LayerStack:
                 except TypeError as error:
                     if "use_cache" not in str(error):
                         raise
-                calls.clear()
-                states.clear()
+                for found in (calls, states, ran):
+                    found.clear()
             else:
                 body(**batch | last)
-        if len(states) != len(points.layers):
+        if missing := never_ran(model, ran, len(points.layers)):
+            raise UnsupportedModelError(missing)
+        if ran != list(range(len(points.layers))):
             raise UnsupportedModelError(
-                f"{type(model).__name__}: each layer must run once in a forward pass, but {len(states)} layers ran and "
-                f"the model has {len(points.layers)}"
+                f"{type(model).__name__}: each layer must run once in a forward pass, in turn, but they ran in the "
+                f"order {', '.join(map(str, ran))}"
             )
         return cls(model, points, batch, states[0], calls, first, checked)
 
+    @classmethod
+    def record_short(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> LayerStack | None:
+        """Return the stack of two sequences of a batch, cut to a few tokens.
+
+        Returns:
+            the stack; ``None`` if the batch has one sequence or is as short, or if the model does not run so short a
+            batch as it runs others.
+        """
+        short = short_batch(batch)
+        if short is None:
+            return None
+        with put_back(model) as changes:
+            try:
+                stack = cls.record(model, points, short)
+            except Exception:  # of the model's code, which may raise anything
+                return None
+        return None if changes.found or stack.stem.shape[:2] != short["attention_mask"].shape else stack
+
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self.calls)
 
     def apply(self, step: Step, state: Tensor, copies: int = 1) -> Tensor:
         """Run one step of an order; see ``Stack.apply``."""
@@ -123,7 +153,8 @@ class LayerStack:
 
     def head(self, state: Tensor) -> Any:
         """Return the output of the model for final hidden states; see ``Stack.head``."""
-        return output_for(self.model, self.points.layers, self.batch, state)
+        with named_errors(self.model):
+            return output_for(self.model, self.points.layers, self.batch, state)
 
     def rows(self, state: Tensor, at: Tensor) -> Tensor:
         """Return the rows of a state at some tokens; see ``Stack.rows``."""
@@ -139,7 +170,7 @@ class LayerStack:
 
     def _run(self, layer: int, state: Tensor, copies: int) -> Tensor:
         """Run a layer on states side by side."""
-        args, kwargs = repeated(self._calls[layer], len(self.stem), copies)
+        args, kwargs = repeated(self.calls[layer], len(self.stem), copies)
         return first_tensor(self.points.layers[layer](state, *args, **kwargs))
 
     def _may_repeat(self) -> bool:
@@ -147,18 +178,26 @@ class LayerStack:
         if (pattern := self._pattern) is None:
             return False
         if pattern not in self._checked:
-            stack = self
-            if len(self.stem) > 2:
-                few = select(self.batch, two_sequences(self.batch["attention_mask"].bool()))
-                smaller = LayerStack.record(self.model, self.points, few)
-                stack = smaller if smaller._pattern == pattern else self
+            stack = self._smaller(pattern)
             mask = stack.batch["attention_mask"].bool()
             self._checked[pattern] = copies_agree(stack._run, len(stack), stack.stem, mask)
         return self._checked[pattern]
+
+    def _smaller(self, pattern: Hashable) -> LayerStack:
+        """Return the stack of a short batch whose arguments have the same pattern; if there is none, a longer one."""
+        short = LayerStack.record_short(self.model, self.points, self.batch)
+        if short is not None and short._pattern == pattern:
+            return short
+        if len(self.stem) > 2:
+            few = select(self.batch, two_sequences(self.batch["attention_mask"].bool()))
+            longer = LayerStack.record(self.model, self.points, few)
+            if longer._pattern == pattern:
+                return longer
+        return self
 
     @cached_property
     def _pattern(self) -> Hashable | None:
         """Which arguments are repeated, ``None`` if some cannot be."""
         batch = len(self.stem)
-        pattern = pattern_of(tuple(self._calls), batch)
+        pattern = pattern_of(tuple(self.calls), batch)
         return None if pattern is None else (batch == 1, pattern)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastprobe.data.documents import documents
 from fastprobe.data.token_batches import special_tokens
+from fastprobe.data.unknown_tokens import UnknownTokens
 from fastprobe.errors import InputError
 from fastprobe.pretraining.documentation import documentation
 from fastprobe.pretraining.masking import mask_tokens
@@ -63,7 +64,8 @@ class Corpus:
             seed: seed of the masking.
 
         Raises:
-            InputError: the text has fewer than 20 sequences, or the tokenizer has no mask token.
+            InputError: the text has fewer than 20 sequences, or the tokenizer has no mask token or does not know most
+                of the text.
         """
         source = list(documentation()) if text is None else text
         tokenizer = train_tokenizer(source, vocab_size, text_column) if tokenizer is None else tokenizer
@@ -86,11 +88,15 @@ class Corpus:
             seed: seed of the masking.
 
         Raises:
-            InputError: the text has fewer than 20 sequences, or ``max_seq_len`` has no room for text.
+            InputError: the text has fewer than 20 sequences, ``max_seq_len`` has no room for text, or most tokens are
+                the tokenizer's unknown token.
         """
         prefix, suffix = special_tokens(tokenizer)
         stream = itertools.islice(_token_stream(text, tokenizer, suffix[-1:], text_column), tokens)
         ids = torch.from_numpy(np.fromiter(stream, dtype=np.int32))
+        unknown = UnknownTokens(tokenizer)
+        unknown.add(ids)
+        unknown.check()
         body = max_seq_len - len(prefix) - len(suffix)
         if body < 1:
             raise InputError(f"max_seq_len: {max_seq_len} leaves no room between the special tokens")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.checks import checked_mask
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
+from fastprobe.runtime.distributed import Ranks
 
 OF_IDS = ("token", "previous", "next", "position")
 OF_TEXT = ("word_piece", "sentence")
@@ -48,14 +51,18 @@ class TokenLabels:
         pieces, ends = _kinds_of_token(tokenizer) if tokenizer is not None else ((), ())
         self._pieces, self._ends = torch.tensor(pieces, dtype=torch.long), torch.tensor(ends, dtype=torch.long)
         ids, longest, self._classes = torch.zeros(1, dtype=torch.long), 0, dict.fromkeys(self.given, 0)
-        for number, batch in enumerate(batches):
-            mask = checked_mask(batch, number)
-            seen = torch.bincount(batch["input_ids"][mask].cpu())
-            longer, shorter = (seen, ids) if len(seen) > len(ids) else (ids, seen)
-            longer[: len(shorter)] += shorter
-            ids, longest = longer, max(longest, int(mask.sum(1).max()))
-            for task in self.given:
-                self._classes[task] = max(self._classes[task], int(_given(batch, task, number)[mask].max()) + 1)
+        ranks = Ranks.here()
+        for share in Shares(batches, ranks).rounds():
+            for batch in share.batches:
+                mask = checked_mask(batch, share.number)
+                ids = _added(ids, torch.bincount(batch["input_ids"][mask].cpu()))
+                longest = max(longest, int(mask.sum(1).max()))
+                for task in self.given:
+                    largest = int(_given(batch, task, share.number)[mask].max())
+                    self._classes[task] = max(self._classes[task], largest + 1)
+        counts, lengths, found = zip(*ranks.gather((ids, longest, self._classes)), strict=True)
+        ids, longest = functools.reduce(_added, counts), max(lengths)
+        self._classes = {task: max(of_process[task] for of_process in found) for task in self.given}
         for task, classes in self._classes.items():
             if not classes:
                 raise InputError(f"tasks: no token has a label of {task!r}; labels are integers from 0 on")
@@ -87,6 +94,14 @@ class TokenLabels:
         made["sentence"] = (ended.cumsum(1) - ended).clamp(max=SENTENCES - 1)
         made |= {task: _given(batch, task, 0).to(ids.device).clamp(min=-1) for task in self.given}
         return {task: torch.where(mask, made[task], -1) for task in self.tasks}
+
+
+def _added(one: Tensor, other: Tensor) -> Tensor:
+    """Return the sum of two vectors of counts; missing counts are zero."""
+    longer, shorter = (one, other) if len(one) > len(other) else (other, one)
+    longer = longer.clone()
+    longer[: len(shorter)] += shorter
+    return longer
 
 
 def _given(batch: Mapping[str, Any], task: str, number: int) -> Tensor:

@@ -13,7 +13,7 @@ A float32 product below ν = 1e-38 may become 0, which adds n ν Σ_k ((1 + Σ_i
 First order needs eigenvalues of x far above their noise, and what the fit leaves out could explain more. The bound is
 at least RSS / TSS if one of these is true:
 
-1. The sums cannot tell a column of x from a constant one, and it is not constant (Spectrum.unresolved).
+1. The sums cannot tell a column of x from a constant one, and it is not constant (Scatter.unresolved).
 2. A kept eigenvalue is below twice its noise.
 3. A direction is left out whose eigenvalue is over the noise, or while a kept one is below 100 times the noise.
 4. A direction v is left out whose products with y are over the errors of their sums:
@@ -107,12 +107,12 @@ def refined_r2_error_bound(
 
 def _reach(whitening: Whitening, coef: Tensor, y_squares: Tensor) -> float:
     """Return Σ_k (|y_k| + Σ_i |W_ik| |x_i|)^2."""
-    return float((y_squares.sqrt() + coef.abs().mT @ whitening.spectrum.norms).square().sum())
+    return float((y_squares.sqrt() + coef.abs().mT @ whitening.source.norms).square().sum())
 
 
 def _unknown(whitening: Whitening, cross_scatter: Tensor, y_squares: Tensor, rss: Tensor, total: float) -> float:
     """Return the share of y that x could explain beyond the fit; 0 if what the fit leaves out counts as constant."""
-    constant = not bool(whitening.spectrum.unresolved.any()) and (
+    constant = not bool(whitening.source.unresolved.any()) and (
         bool(whitening.alpha) or not whitening.rank or _left_out_is_constant(whitening, cross_scatter, y_squares)
     )
     return 0.0 if constant else float(rss.sum()) / total
@@ -120,17 +120,15 @@ def _unknown(whitening: Whitening, cross_scatter: Tensor, y_squares: Tensor, rss
 
 def _left_out_is_constant(whitening: Whitening, cross_scatter: Tensor, y_squares: Tensor) -> bool:
     """Return True if tests 2 to 4 find nothing. A ridge leaves out no direction that matters."""
-    spectrum, noise = whitening.spectrum, whitening.noise
-    smallest = float(whitening.eigenvalues[0])
+    source, noise, smallest = whitening.source, whitening.noise, whitening.smallest
     if smallest < 2 * noise:
         return False
-    left_out = ~whitening.kept & (spectrum.eigenvalues != 0)
-    if not left_out.any():
+    if not len(whitening.left_out):
         return True
-    if float(spectrum.eigenvalues[left_out].abs().max()) > noise or smallest < 100 * noise:
+    if float(whitening.left_out.abs().max()) > noise or smallest < 100 * noise:
         return False
-    v = spectrum.vectors[:, left_out] / spectrum.scale[:, None]
+    v = whitening.null / source.scale[:, None]
     products = (v.mT @ cross_scatter).square().sum(1)
-    sizes = (spectrum.norms / spectrum.scale).square().sum()
-    errors = whitening.gamma**2 * (v * spectrum.norms[:, None]).square().sum(0) + EIGENVECTOR_ERROR**2 * sizes
+    sizes = (source.norms / source.scale).square().sum()
+    errors = whitening.gamma**2 * (v * source.norms[:, None]).square().sum(0) + EIGENVECTOR_ERROR**2 * sizes
     return bool((products <= errors * y_squares.sum()).all())

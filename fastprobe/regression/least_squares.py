@@ -2,7 +2,7 @@
 
 With z = P^T (x - x̄) the whitened coordinates of x and Λ the ridge in them (:mod:`~fastprobe.regression.whitening`):
 
-    B = P^T S_xy,   S_xy = Σ (x - x̄)(y - ȳ)^T              (r, k)
+    B = P^T S_xy,   S_xy = Σ (x - x̄)(y - ȳ)^T              (c, k)
     W = (I + Λ)^-1 B                                        the map from z
     P W,  ȳ - (P W)^T x̄                                     coefficients and intercept of the map from x
     TSS = Σ |y - ȳ|^2
@@ -11,23 +11,32 @@ With z = P^T (x - x̄) the whitened coordinates of x and Λ the ridge in them (:
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.orders.arguments import number
-from fastprobe.regression.cross_validation import Folds, HeldOut, centred_products
+from fastprobe.regression.cross_validation import Folds, HeldOut
+from fastprobe.regression.deflation import deflations
 from fastprobe.regression.error_bounds import r2_error_bound
 from fastprobe.regression.moments import Moments
-from fastprobe.regression.spectrum import ACCUMULATION_ERROR, Spectrum, least_scatter, spectra
+from fastprobe.regression.spectrum import ACCUMULATION_ERROR, Scatter, Spectrum, least_scatter
 from fastprobe.regression.whitening import Whitening
 
 RCOND = {"float64": 1e-12, "float32": 1e-7, "float16": 1e-7, "bfloat16": 1e-7}
 """Default of ``rcond`` by the dtype of the rows: above the noise of the sums, far below what trained models show."""
+
+MEMORY = 2**29
+"""Bytes of the matrices of sources that a GPU factorises together."""
+
+MATRICES = 8
+"""Matrices as large as the scatter that are in memory for each of these sources, without those of the folds."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Fit:
     coef: Tensor  # P W, (d, k)
     intercept: Tensor  # (k,)
     cross_scatter: Tensor  # S_xy, (d, k)
-    whitened_coef: Tensor  # W, (r, k): the same map from whitened coordinates
+    whitened_coef: Tensor  # W, (c, k): the same map from whitened coordinates
     y_mean: Tensor  # ȳ, (k,)
     rss: Tensor  # (k,)
     tss: Tensor  # (k,), about the mean; 0 for a constant coordinate
@@ -77,6 +86,8 @@ class Solution:
     condition: float
     alpha: float
     error_bound: float
+    factorisation: str = "cholesky"
+    """``"eigh"`` if the source has fewer than 128 columns, or more directions to leave out than the other one finds."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return x @ self.coef.to(x) + self.intercept.to(x)
@@ -101,36 +112,50 @@ class Factorisation:
     folds: Folds | None  # None without cross-validation
 
     @classmethod
-    def of(cls, moments: Moments, x: str, method: LeastSquares, spectrum: Spectrum | None = None) -> Factorisation:
+    def of(cls, moments: Moments, x: str, method: LeastSquares) -> Factorisation:
         """Factorise one source.
 
         Args:
             moments: sums of a plan that covers the source and its targets.
             x: name of the source block.
             method: options of the fits.
-            spectrum: spectrum of the source, if it is known already.
 
         Raises:
             NumericalError: the moments hold fewer than two tokens.
         """
-        whitening = Whitening.of(
-            spectrum or Spectrum.of(moments, x),
-            alpha=method.alpha,
-            rcond=RCOND[moments.dtype] if method.rcond is None else method.rcond,
-            gamma=ACCUMULATION_ERROR[moments.dtype],
-        )
-        return cls(moments, x, method, whitening, Folds.of(moments, x, whitening))
+        return cls.together(moments, [x], method)[0]
 
     @classmethod
-    def each(cls, moments: Moments, sources: Iterable[str], method: LeastSquares) -> Iterator[Factorisation]:
-        """Yield the factorisation of every source, in any order. A GPU decomposes several sources at once."""
-        for x, spectrum in spectra(moments, sources):
-            yield cls.of(moments, x, method, spectrum)
+    def together(cls, moments: Moments, sources: Sequence[str], method: LeastSquares) -> list[Factorisation]:
+        """Factorise sources of one width, by batched calls.
+
+        Args:
+            moments: sums of a plan that covers the sources and their targets.
+            sources: names of blocks.
+            method: options of the fits.
+
+        Raises:
+            NumericalError: the moments hold fewer than two tokens.
+        """
+        scatters = [Scatter.of(moments, x) for x in sources]
+        rcond = RCOND[moments.dtype] if method.rcond is None else method.rcond
+        found = []
+        for x, source, deflation in zip(sources, scatters, deflations(scatters, rcond), strict=True):
+            whitening = Whitening.of(
+                source,
+                deflation or Spectrum.of(source),
+                alpha=method.alpha,
+                rcond=rcond,
+                gamma=ACCUMULATION_ERROR[moments.dtype],
+            )
+            found.append(cls(moments, x, method, whitening, Folds.of(moments, x, whitening)))
+        return found
 
     def with_alpha(self, alpha: float) -> Factorisation:
-        """Return the factorisation for another ridge, both above 0. Only the inverses of the folds are recomputed."""
-        whitening = self.whitening.with_alpha(alpha)
-        folds = self.folds and self.folds.with_ridge(whitening)
+        """Return the factorisation for a ridge above 0. Of another above 0, only the factors of the folds are new."""
+        whitening, folds = self.whitening.with_alpha(alpha), self.folds
+        if folds is not None:
+            folds = folds.with_ridge(whitening) if self.method.alpha else Folds.of(self.moments, self.x, whitening)
         return replace(self, method=replace(self.method, alpha=alpha), whitening=whitening, folds=folds)
 
     @property
@@ -141,11 +166,16 @@ class Factorisation:
     @property
     def x_mean(self) -> Tensor:
         """x̄, (d,)."""
-        return self.moments.origin(self.x) + self.whitening.spectrum.mean
+        return self.moments.origin(self.x) + self.whitening.source.mean
+
+    @functools.cached_property
+    def whitened_scatter(self) -> Tensor:
+        """P^T S_xx, (c, d)."""
+        return self.whitening.coordinates(self.whitening.source.scatter.clone())
 
     def fit(self, y: str) -> Fit:
         """Fit the map from this source to the block ``y``."""
-        moments, n, P, ridge = self.moments, self.n, self.whitening.matrix, self.whitening.ridge
+        moments, n, whitening = self.moments, self.n, self.whitening
         cross, sums, squares = moments.cross(self.x, y), moments.sum(y), moments.square(y)
         origin = moments.origin(y)
         y_mean = sums.sum(0) / n  # about the origin
@@ -155,21 +185,15 @@ class Factorisation:
         varies = tss > least
         hidden = torch.maximum(least, tss) * (~varies & (y_squares > 0))
         tss = tss * varies
-        B_f = P.new_empty(len(cross), self.whitening.rank, cross.shape[2])
-        S_xy = torch.zeros_like(cross[0])
-        x_mean = self.whitening.spectrum.mean
-        centred = centred_products(cross, moments.sum(self.x), sums, moments.counts, x_mean, y_mean)
-        for of_fold, out in zip(centred, B_f, strict=True):
-            S_xy += of_fold
-            torch.mm(P.mT, of_fold, out=out)
-        B = B_f.sum(0)
-        W = B / (1 + ridge)[:, None]
+        S_xy = cross.sum(0).addr_(whitening.source.mean, n * y_mean, alpha=-1)
+        B = whitening.coordinates(S_xy.clone())
+        W = B / (1 + whitening.ridge)[:, None] if self.method.alpha else B
         rss = _rss(W, B, tss) * varies
         if not rss.isfinite().all():
             raise NumericalError(
                 f"{self.x}, {y}: products of their values overflow {moments.precision}; scale the rows or use exact"
             )
-        coef = P @ W
+        coef = whitening.map(W)
         return Fit(
             coef=coef,
             intercept=origin + y_mean - self.x_mean @ coef,
@@ -178,22 +202,24 @@ class Factorisation:
             y_mean=origin + y_mean,
             rss=rss,
             tss=tss,
-            held_out=self.folds.fit(B_f, B, sums, squares, y_mean) if self.folds else HeldOut.none(B),
+            held_out=self.folds.fit(cross, S_xy, B, sums, squares, y_mean) if self.folds else HeldOut.none(B),
             error_bound=r2_error_bound(
-                self.whitening, coef, S_xy, y_squares, rss, tss, n=n, hidden=hidden, precision=moments.precision
+                whitening, coef, S_xy, y_squares, rss, tss, n=n, hidden=hidden, precision=moments.precision
             ),
         )
 
     def solution(self, fit: Fit) -> Solution:
         """Return the map fitted on all tokens."""
         rank, condition = self.whitening.rank, self.whitening.condition
-        return Solution(fit.coef, fit.intercept, rank, condition, self.method.alpha, fit.error_bound)
+        return Solution(
+            fit.coef, fit.intercept, rank, condition, self.method.alpha, fit.error_bound, self.whitening.method
+        )
 
     def fold_maps(self, fit: Fit) -> dict[int, tuple[Tensor, Tensor]]:
         """Return, for every fold, the map fitted without it; no map without cross-validation.
 
         Returns:
-            fold -> (W_f ``(r, k)`` from whitened coordinates, intercept ``(k,)``).
+            fold -> (W_f ``(c, k)`` from whitened coordinates, intercept ``(k,)``).
         """
         held_out = fit.held_out
         if self.folds is None or not len(held_out.coef):
@@ -209,14 +235,37 @@ class Factorisation:
 
         TSS is a difference. A coordinate where it is below the rounding errors of its terms counts as constant.
         """
-        S_xx, S_xy, ridge = self.whitening.spectrum.scatter, fit.cross_scatter, self.whitening.ridge
+        S_xx, S_xy, ridge = self.whitening.source.scatter, fit.cross_scatter, self.whitening.ridge
         tss = fit.tss - 2 * S_xy.diagonal() + S_xx.diagonal()
         varies = tss > ACCUMULATION_ERROR[self.moments.dtype] * (fit.tss + S_xx.diagonal())
         tss = tss * varies
         if fit.refined and not self.method.alpha:  # without a ridge y - x has the residuals of y
             return fit.rss * varies, tss
-        B = self.whitening.matrix.mT @ ((S_xy - S_xx) * varies)
+        if fit.refined:
+            B = self.whitening.coordinates(S_xy.clone())
+        else:
+            B = fit.whitened_coef * (1 + ridge)[:, None] if self.method.alpha else fit.whitened_coef
+        B = (B - self.whitened_scatter) * varies
         return _rss(B / (1 + ridge)[:, None], B, tss), tss
+
+
+def source_groups(moments: Moments, sources: Iterable[str], memory: int = MEMORY) -> list[list[str]]:
+    """Divide sources into groups for :meth:`Factorisation.together`, in ascending order of width.
+
+    A GPU factorises sources of one width by batched calls. A CPU takes them one by one, side by side on its cores.
+
+    Args:
+        moments: sums of a plan that covers the sources.
+        sources: names of blocks; each is taken once.
+        memory: bytes that the matrices of a group may take; a single source may exceed it.
+    """
+    widths = moments.plan.widths
+    groups = []
+    for width, alike in groupby(sorted(dict.fromkeys(sources), key=widths.__getitem__), key=widths.__getitem__):
+        fitting = max(1, memory // (MATRICES * 8 * width * width))
+        while group := list(islice(alike, 1 if moments.counts.device.type == "cpu" else fitting)):
+            groups.append(group)
+    return groups
 
 
 def _rss(W: Tensor, B: Tensor, tss: Tensor) -> Tensor:

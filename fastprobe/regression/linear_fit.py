@@ -16,6 +16,7 @@ from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.refinement import Refinement
 from fastprobe.regression.scores import COLUMNS, MARK, current_column, moment_columns
+from fastprobe.runtime.cores import side_by_side
 
 Rows = Tensor | np.ndarray
 """Rows of a user."""
@@ -162,9 +163,12 @@ class LinearFit:
 
     def _solve(self) -> tuple[Factorisation, Fit]:
         if self._solved is None:
-            source = Factorisation.of(self.moments, "x", self.method)
-            self._solved = source, source.fit("y")
+            (self._solved,) = side_by_side(self._factorised, ["x"], self.moments.counts.device)
         return self._solved
+
+    def _factorised(self, x: str) -> tuple[Factorisation, Fit]:
+        source = Factorisation.of(self.moments, x, self.method)
+        return source, source.fit("y")
 
     def score(self, column: str = "r2_cv") -> float:
         """Return one column of :meth:`scores`.

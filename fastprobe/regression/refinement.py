@@ -55,7 +55,7 @@ class Refinement:
         self.rows = 0
 
         def zero() -> ResidualSums:
-            return ResidualSums.zero(source.whitening.rank, fit.coef.shape[1], device)
+            return ResidualSums.zero(source.whitening.matrix.shape[1], fit.coef.shape[1], device)
 
         self.residuals = zero()
         self.fold_maps = source.fold_maps(fit)
@@ -120,7 +120,7 @@ def refined(
     gain = (dW * (2 * R - dW)).sum(0) + s.square() / n
     rss = torch.where(fit.tss > 0, Q - gain, torch.zeros_like(gain)).clamp(min=0)
     W = W + dW
-    coef, y_mean = whitening.matrix @ W, fit.y_mean + s / n
+    coef, y_mean = whitening.map(W), fit.y_mean + s / n
     y_squares = moments.square(y).sum(0)
     return replace(
         fit,
@@ -150,7 +150,7 @@ def _refined_fold_rss(
         a, n, m = source.folds.a[place], source.folds.n[place], source.folds.m[place]
         R, s, _ = on_others
         E = R + torch.outer(a, s) / m - ridge[:, None] * fit.held_out.coef[place]
-        dW = source.folds.inverse[place] @ E
+        dW = source.folds.solve(place, E)
         dWa = a @ dW
         db = (s + dWa) / m
         quadratic = dW.square().sum() + (ridge @ dW.square()).sum() - (dW * E).sum()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastprobe.regression.least_squares import Factorisation, Fit, LeastSquares
 from fastprobe.regression.moments import Moments
-from fastprobe.regression.spectrum import Spectrum
 
 RELATIVE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties to try besides 0, over the mean sum of squares of a column of x about its mean."""
@@ -27,13 +26,13 @@ def best_ridge(moments: Moments, x: str, y: str, alpha: float | None = None) -> 
         y: name of the target block.
         alpha: a fixed penalty instead.
     """
-    spectrum = Spectrum.of(moments, x)
-    plain = Factorisation.of(moments, x, LeastSquares(alpha=alpha or 0.0), spectrum)
+    plain = Factorisation.of(moments, x, LeastSquares(alpha=alpha or 0.0))
     best = plain, plain.fit(y)
     if alpha is not None or plain.folds is None or not plain.whitening.rank:
         return best
-    unit = float(spectrum.scatter.trace()) / len(spectrum.scatter)
-    ridge = Factorisation.of(moments, x, LeastSquares(alpha=RELATIVE[0] * unit), spectrum)
+    S_xx = plain.whitening.source.scatter
+    unit = float(S_xx.trace()) / len(S_xx)
+    ridge = plain
     for relative in RELATIVE:
         ridge = ridge.with_alpha(relative * unit)
         fit = ridge.fit(y)

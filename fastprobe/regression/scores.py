@@ -67,7 +67,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
     """
     moments, n, whitening = source.moments, int(source.n), source.whitening
     d, k = fit.coef.shape
-    S_xx, S_xy = whitening.spectrum.scatter, fit.cross_scatter
+    S_xx, S_xy = whitening.source.scatter, fit.cross_scatter
     r2 = r2_score(fit.rss, fit.tss)
     held_out = (fit.held_out.rss, fit.held_out.tss)
     varies = r2 is not None  # where y is constant, fit.tss is exactly 0; held-out and cross sums keep rounding errors
@@ -94,6 +94,7 @@ def moment_columns(source: Factorisation, fit: Fit, y: str) -> dict[str, Any]:
         "tokens": n,
         "dtype": moments.dtype,
         "backend": moments.backend,
+        "factorisation": whitening.method,
         NEEDED: needed,
         "note": _note(n, needed, whitening, fit.error_bound),
     }
@@ -262,9 +263,10 @@ def cka(S_xx: Tensor, S_xy: Tensor, S_yy: Tensor) -> float | None:
         S_yy: ``(k, k)``.
     """
     a, b = _exponent(S_xx), _exponent(S_yy)  # of the scatters: those of x and y are half as large
-    S_xx, S_xy, S_yy = S_xx * 2.0 ** (-2 * a), S_xy * 2.0 ** (-a - b), S_yy * 2.0 ** (-2 * b)
+    if max(abs(a), abs(b)) > 100:  # squares of what is smaller are far from the limits
+        S_xx, S_xy, S_yy = S_xx * 2.0 ** (-2 * a), S_xy * 2.0 ** (-a - b), S_yy * 2.0 ** (-2 * b)
     norms = S_xx.norm() * S_yy.norm()
-    return float(S_xy.square().sum() / norms) if norms > 0 else None
+    return float(torch.linalg.vector_norm(S_xy).square() / norms) if norms > 0 else None
 
 
 def _exponent(scatter: Tensor) -> int:
@@ -287,7 +289,7 @@ def _note(n: int, needed: int, whitening: Whitening, error_bound: float) -> str:
     notes = []
     if needed:
         notes.append(cannot_be_said(n, needed))
-    if error_bound > MARK and (unresolved := int(whitening.spectrum.unresolved.sum())):
+    if error_bound > MARK and (unresolved := int(whitening.source.unresolved.sum())):
         notes.append(f"{unresolved} columns of x vary too little to be told from constant ones and are left out")
     if error_bound > MARK:
         notes.append(

@@ -1,17 +1,15 @@
-"""Spectrum of a source: eigenvalues and eigenvectors of its equilibrated scatter matrix.
+"""Scatter of a source about its mean, and the spectrum of the equilibrated scatter.
 
     S = Σ (x - x̄)(x - x̄)^T                     scatter of x about its mean, (d, d)
     D = diag(S)
-    D^-1/2 S D^-1/2 = V L V^T                   equilibrated scatter: the correlations of the columns
+    R = D^-1/2 S D^-1/2 = V L V^T               equilibrated scatter: the correlations of the columns
 
 Equilibration gives every column length 1, so the eigenvalues do not depend on the units of the columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
 
 import torch
 from torch import Tensor
@@ -28,80 +26,65 @@ ROW_ERROR = {"float64": 2.0**-51, "float32": 2.0**-22, "float16": 2.0**-22, "bfl
 Two units in the last place. 16-bit rows that differ at all differ by far more.
 """
 
-MEMORY = 2**29
-"""Bytes of the matrices that one call decomposes."""
-
 
 @dataclass(frozen=True)
-class Spectrum:
-    """Mean, scatter and eigendecomposition of one source. They do not depend on targets, ridge or ``rcond``."""
+class Scatter:
+    """Mean and scatter of one source. They do not depend on targets, ridge or ``rcond``."""
 
-    mean: Tensor  # (d,) about the origin of the moments
+    mean: Tensor  # x̄, (d,) about the origin of the moments
     scatter: Tensor  # S, (d, d)
     norms: Tensor  # (d,) of the columns about the origin
-    scale: Tensor  # (d,) square root of diag(S); 1 for a column that is left out
+    scale: Tensor  # (d,) D^1/2; 1 for a column that is left out
     unresolved: Tensor  # (d,) bool: columns left out that are not constant, for all that the sums can tell
-    eigenvalues: Tensor  # (d,), ascending
-    vectors: Tensor  # V, (d, d), one eigenvector a column
+    varies: Tensor  # (d,) bool: the other columns
 
     @classmethod
-    def of(cls, moments: Moments, x: str) -> Spectrum:
-        """Decompose one source.
+    def of(cls, moments: Moments, x: str) -> Scatter:
+        """Compute the scatter of one source.
 
         Raises:
             NumericalError: the moments hold fewer than two tokens.
         """
-        ((_, spectrum),) = spectra(moments, [x])
-        return spectrum
+        n = moments.counts.sum()
+        if n < 2:
+            raise NumericalError(f"{x}: must have at least 2 tokens for a fit, got {int(n)}; add rows")
+        mean, gram = moments.sum(x).sum(0) / n, moments.cross(x, x).sum(0)
+        scatter = gram - n * torch.outer(mean, mean)
+        diagonal, products, squares = scatter.diagonal(), gram.diagonal(), moments.square(x).sum(0)
+        if not products.isfinite().all():
+            raise NumericalError(
+                f"{x}: the squares of its values overflow {moments.precision}; scale the rows or use exact"
+            )
+        # Sums of squares do not underflow, float32 products below 1e-38 do.
+        held = (products - squares).abs() <= 0.1 * squares
+        varies = held & (diagonal > least_scatter(moments, x, products, mean))
+        unresolved = ~varies & ((squares > 0) | (mean != 0))
+        scale = torch.where(varies, diagonal, torch.ones_like(diagonal)).sqrt()
+        return cls(mean, scatter, products.sqrt(), scale, unresolved, varies)
+
+    @property
+    def equilibrated(self) -> Tensor:
+        """R, (d, d); 0 in the rows and columns of columns that are left out."""
+        R = self.scatter / self.scale[:, None]
+        R /= self.scale
+        return R if self.varies.all() else R.mul_(self.varies).mul_(self.varies[:, None])
 
 
-def spectra(moments: Moments, sources: Iterable[str], memory: int = MEMORY) -> Iterator[tuple[str, Spectrum]]:
-    """Yield every source with its spectrum, in ascending order of width.
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigendecomposition of R, without the unit vectors of the d - e columns that are constant."""
 
-    On a GPU one library call decomposes several sources of one width. On a CPU a batched call gives the same bits in
-    the same time as separate calls (benchmarks/NOTES.md), so each source has its own call.
+    values: Tensor  # L, (e,), ascending
+    vectors: Tensor  # V, (d, e), one eigenvector a column
 
-    Args:
-        moments: sums of a plan that covers the sources.
-        sources: names of blocks.
-        memory: bytes that the matrices of one call may take; a single source may exceed it.
-
-    Raises:
-        NumericalError: the moments hold fewer than two tokens.
-    """
-    widths = moments.plan.widths
-    for width, alike in groupby(sorted(sources, key=widths.__getitem__), key=widths.__getitem__):
-        fitting = max(1, memory // (3 * 8 * width * width))  # scatters, equilibrated scatters, eigenvectors
-        while group := list(islice(alike, 1 if moments.counts.device.type == "cpu" else fitting)):
-            yield from zip(group, decompose(moments, group), strict=True)
-
-
-def decompose(moments: Moments, sources: Iterable[str]) -> list[Spectrum]:
-    """Decompose sources of one width in one library call."""
-    begun = [_equilibrated(moments, x) for x in sources]
-    values, vectors = torch.linalg.eigh(torch.stack([matrix for matrix, *_ in begun]))
-    return [Spectrum(*rest, *found) for (_, *rest), *found in zip(begun, values, vectors, strict=True)]
-
-
-def _equilibrated(moments: Moments, x: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the equilibrated scatter, then mean, scatter, norms, scale and unresolved columns."""
-    n = moments.counts.sum()
-    if n < 2:
-        raise NumericalError(f"{x}: must have at least 2 tokens for a fit, got {int(n)}; add rows")
-    mean, gram = moments.sum(x).sum(0) / n, moments.cross(x, x).sum(0)
-    scatter = gram - n * torch.outer(mean, mean)
-    diagonal, products, squares = scatter.diagonal(), gram.diagonal(), moments.square(x).sum(0)
-    if not products.isfinite().all():
-        raise NumericalError(
-            f"{x}: the squares of its values overflow {moments.precision}; scale the rows or use exact"
-        )
-    # Sums of squares do not underflow, float32 products below 1e-38 do.
-    held = (products - squares).abs() <= 0.1 * squares
-    varies = held & (diagonal > least_scatter(moments, x, products, mean))
-    unresolved = ~varies & ((squares > 0) | (mean != 0))
-    scale = torch.where(varies, diagonal, torch.ones_like(diagonal)).sqrt()
-    equilibrated = scatter / scale[:, None] / scale * varies * varies[:, None]
-    return equilibrated, mean, scatter, products.sqrt(), scale, unresolved
+    @classmethod
+    def of(cls, source: Scatter) -> Spectrum:
+        """Decompose the equilibrated scatter of one source."""
+        constant = ~source.varies
+        # -1 is far from the other eigenvalues, so these unit vectors do not mix with eigenvectors near 0.
+        values, vectors = torch.linalg.eigh(source.equilibrated - constant.to(source.scale).diag())
+        first = int(constant.sum())
+        return cls(values[first:], vectors[:, first:] * source.varies[:, None])
 
 
 def least_scatter(moments: Moments, block: str, squares: Tensor, mean: Tensor) -> Tensor:

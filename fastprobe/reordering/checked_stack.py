@@ -14,9 +14,9 @@ from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import has_language_head, without_labels
 from fastprobe.models.edit_checks import check_edits
+from fastprobe.models.forwards import final_state
 from fastprobe.models.identities import TOLERANCE, why_not_finite
-from fastprobe.models.layer_order import is_reordered
-from fastprobe.models.memoryless import check_memoryless, states_of
+from fastprobe.models.memoryless import check_memoryless, run_backwards, states_of
 from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import stack_for
@@ -30,7 +30,8 @@ def check_stack(
     """Return the constructor of a model's stacks, and a description of it for the configuration.
 
     The fastest runner is Fastprobe's own encoder. It is used if it gives the model's output on the first two sequences
-    of the batch. Otherwise the model's own layers are used, after the same check.
+    of the batch. Otherwise the model's own layers are used. Their check runs the model once and every layer twice on
+    the longest sequence of the batch, and both once on two sequences of 16 tokens (benchmarks/NOTES.md).
 
     Args:
         model: in evaluation mode.
@@ -47,29 +48,56 @@ def check_stack(
     make, reason = (LayerStack.record, "a layer is edited") if edits else stack_for(model, points, few)
     if not reason:
         return make, "encoder"
-    stack = LayerStack.record(model, points, few)
-    mask = few["attention_mask"].bool()
+    longest = batch["attention_mask"].bool().sum(1).argmax()[None]
+    stack = LayerStack.record(model, points, select(without_labels(batch), longest))
+    mask = stack.batch["attention_mask"].bool()
     if stack.stem.ndim != 3 or stack.stem.shape[:2] != mask.shape:
         raise UnsupportedModelError(
             f"{type(model).__name__}: its layers receive states of shape {tuple(stack.stem.shape)} for a batch of "
             f"{tuple(mask.shape)}; orders need one state for each token, (batch, length, width)"
         )
     states = states_of(stack)
-    if not is_reordered(model):
-        check_memoryless(stack, states, mask)
-    found, expected = stack.head(states[-1])[0], model(**stack.batch)[0]
-    error = float((found - expected)[mask].norm() / expected[mask].norm())
-    if math.isnan(error):
-        raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
-    if not error <= TOLERANCE[expected.dtype]:
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of its "
-            "norm; the model does something between its layers that fastprobe does not know"
-        )
-    if has_language_head(model):
-        _check_head(stack, states[-1][mask], found[mask], mask.shape[1])
-    check_edits(stack, edits, states, mask)
+    few_stack, few_states = stack, states
+    if len(present) > 1:  # masks of several sequences
+        short = LayerStack.record_short(model, points, without_labels(batch))
+        few_stack = LayerStack.record(model, points, few) if short is None else short
+        few_states = states_of(few_stack)
+    else:
+        run_backwards(stack, states[-1].clone())
+    check_memoryless(stack, states, mask)
+    logits = _checked_output(stack, states[-1])
+    if few_stack is not stack:
+        logits = _checked_output(few_stack, few_states[-1])
+    mask = few_stack.batch["attention_mask"].bool()
+    if logits is not None:
+        _check_head(few_stack, few_states[-1][mask], logits[mask], mask.shape[1])
+    check_edits(few_stack, edits, few_states, mask)
     return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
+
+
+def _checked_output(stack: LayerStack, state: Tensor) -> Tensor | None:
+    """Check the final state of a model and its logits against its own forward pass, and return the logits.
+
+    Args:
+        stack: the model on a few sequences.
+        state: ``(sequences, length, width)``, the output of the last layer.
+
+    Raises:
+        UnsupportedModelError: the outputs differ, or are not finite.
+    """
+    model, mask = stack.model, stack.batch["attention_mask"].bool()
+    expected, out = final_state(model, stack.points.layers, stack.batch)
+    logits = stack.head(state).logits if has_language_head(model) else None
+    for found, right in ((state, expected), *([] if logits is None else [(logits, out.logits)])):
+        error = float((found - right)[mask].norm() / right[mask].norm())
+        if math.isnan(error):
+            raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
+        if not error <= TOLERANCE[right.dtype]:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of "
+                "its norm; the model does something between its layers that fastprobe does not know"
+            )
+    return logits
 
 
 def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int) -> None:
@@ -85,7 +113,7 @@ def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int
     """
     moved = F.pad(tokens.flip(0), (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
     try:
-        found = stack.head(moved)[0].flatten(0, 1)[: len(tokens)].flip(0)
+        found = stack.head(moved).logits.flatten(0, 1)[: len(tokens)].flip(0)
     except (RuntimeError, ValueError, IndexError):
         return
     error = float((found - expected).norm() / expected.norm())

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -27,6 +29,7 @@ from fastprobe.reordering.views import depth_views, order_views
 from fastprobe.results.result import BY_DEPTH, Result
 from fastprobe.results.views import View, square_heatmap
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.progress import OrderProgress
 
@@ -109,6 +112,7 @@ class OrderEffects(Result):
 
 
 @renamed_arguments(which="orders")
+@together()
 @plain_numbers
 def commutativity(
     model: nn.Module,
@@ -117,6 +121,7 @@ def commutativity(
     *,
     metrics: Mapping[str, Metric] | None = None,
     depths: bool = False,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
     journal: Journal | None = None,
@@ -139,6 +144,7 @@ def commutativity(
         depths: also compare the state after every step with the baseline's after as many layers. Rows get lists
             ``relative_l2_by_depth`` and ``cosine_by_depth`` and their standard errors. Costs one more layer
             forward for each layer and batch.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
         journal: keeps finished orders on disk, and has those of an interrupted run, which do not run again.
@@ -154,21 +160,22 @@ def commutativity(
         >>> effects = commutativity(model, batches, fp.orders.swaps(12))  # doctest: +SKIP
         >>> effects.top(3, "relative_l2")  # doctest: +SKIP
     """
-    points = resolve(model)
+    points, ranks = resolve(model, stack), Ranks.here()
+    model = points.part_of(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
+    check_same_run(model, points, ranks, orders=[*map(str, wanted)], metrics=[*(metrics or ())], depths=depths)
     batches = ModelBatches(model, points, batches)
+    shares = Shares(batches, ranks)
     metrics, journal = metrics or {}, journal or Journal()
     sums = EffectSums(len(wanted), metrics)
-    bar = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
+    bar = OrderProgress(batches.tokens, len(wanted), progress and ranks.is_first)
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
-    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths}
+    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths} | shares.config
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
-        for number, batch in enumerate(batches):
-            for index, found in enumerate(measured.sums(number, batch)):
+        for of_batch in measured.rounds(shares, ranks):
+            for index, found in enumerate(of_batch):
                 sums.add(index, found)
-    if not measured.sequences:
-        raise InputError("batches: there are none")
     rows = [
         {"order": str(order), "name": order.name} | sums.row(index) | changes(order, depth)
         for index, order in enumerate(wanted)
@@ -178,10 +185,11 @@ def commutativity(
         "layers": depth,
         "sequences": measured.sequences,
         "tokens": rows[0]["tokens"],
-        "runner": measured.runner,
+        "runner": next((runner for runner in ranks.gather(measured.runner) if runner != "none"), "none"),
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
-        "layer_forwards_run": measured.layer_forwards,
+        "layer_forwards_run": sum(ranks.gather(measured.layer_forwards)),
     }
     return OrderEffects(config, rows)
 

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.checks import checked_mask
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, evaluating, to_device, without_labels
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -33,7 +35,9 @@ from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import ratio, root
 from fastprobe.results.result import Result
 from fastprobe.results.views import View, square_heatmap
+from fastprobe.runtime.cores import side_by_side
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.progress import OrderProgress
 from fastprobe.scan.result import LinearityScan
 
@@ -62,12 +66,14 @@ class Commutators(Result):
         return [square_heatmap(self.matrix(metric), x_label="layer", y_label="and layer", label=metric)]
 
 
+@together()
 @plain_numbers
 def commutator(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     *,
     state: str | int = FIRST_LAYER_INPUT,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
 ) -> Commutators:
@@ -81,6 +87,7 @@ def commutator(
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
         state: the state x. ``"own"`` is the input that layer i has in the model. A number is the input of that layer,
             for all pairs: 144 layer forwards for 12 layers and the input of the first one.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
 
@@ -88,40 +95,47 @@ def commutator(
         InputError: no such state, a model of one layer, or no batches.
         UnsupportedModelError: the layers of the model cannot be found, or do not give its output one after another.
     """
-    points = resolve(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     if state != FIRST_LAYER_INPUT and not (isinstance(state, int) and 0 <= state <= depth):
         raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
     batches = ModelBatches(model, points, batches)
+    ranks = Ranks.here()
+    check_same_run(model, points, ranks, state=state)
     pairs = list(itertools.combinations(range(depth), 2))
     if not pairs:
         raise InputError("commutator: a model of one layer has no two to compare; name one that has more")
     plan = OrderPlan.of(order for pair in pairs for order in _both_orders(pair, state))
     device = device_of(model)
+    shares = Shares(batches, ranks)
     sums: list[Sums] = [{"error": [], "norm": [], "cosine": [], "tokens": []} for _ in pairs]
-    bar = OrderProgress(getattr(batches, "tokens", None), len(pairs), progress, "pairs")
+    bar = OrderProgress(batches.tokens, len(pairs), progress and ranks.is_first, "pairs")
     with bar, evaluating(model), torch.no_grad(), FastLinear():
-        for number, batch in enumerate(batches):
-            batch = without_labels(to_device(batch, device))
-            mask = checked_mask(batch, number)
-            if number == 0:
-                make_stack, runner = check_stack(model, points, batch)
-            stack = make_stack(model, points, batch)
-            runs = OrderRuns(stack, plan, memory, lambda node, depth, state: bar.ran(1))
-            bar.batch(int(mask.sum()), 0, plan.applications)
-            for pair, baseline, swapped in _paired(runs):
-                rows = (stack.rows(final, mask).float() for final in (swapped, baseline))
-                for name, values in sum_by_sequence(compare(*rows), mask).items():
-                    sums[pair][name] += values
-                bar.finished()
-    if not sums[0]["tokens"]:
-        raise InputError("batches: there are none")
+        make_stack, runner = check_stack(model, points, without_labels(to_device(shares.head, device)))
+        for share in shares.rounds():
+            found: dict[int, Sums] = {}
+            for batch in share.batches:
+                batch = without_labels(to_device(batch, device))
+                mask = checked_mask(batch, share.number)
+                run = make_stack(model, points, batch)
+                runs = OrderRuns(run, plan, memory, lambda node, depth, state: bar.ran(1))
+                bar.batch(share.tokens, 0, plan.applications)
+                for pair, baseline, swapped in _paired(runs):
+                    rows = (run.rows(final, mask).float() for final in (swapped, baseline))
+                    found[pair] = sum_by_sequence(compare(*rows), mask)
+                    bar.finished()
+            for of_process in ranks.gather(found):
+                for pair, of_batch in of_process.items():
+                    for name, values in of_batch.items():
+                        sums[pair][name] += values
     config = {
         "layers": depth,
         "state": state,
         "sequences": len(sums[0]["tokens"]),
         "tokens": int(sum(sums[0]["tokens"])),
         "runner": runner,
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": 4 * len(pairs),
     }
@@ -177,10 +191,13 @@ def linear_commutator(scan: LinearityScan, method: LeastSquares | None = None) -
     if scan.moments is None or len(layers) < 2:
         raise InputError('linear_commutator: needs a scan of element "layer" of two layers or more, with its moments')
     fits = {start: (x, y) for name, start, _, x, y, _ in scan.config["fits"] if name == "layer"}
-    maps = {
-        layer: Factorisation.of(scan.moments, fits[layer][0], method or LeastSquares()).fit(fits[layer][1]).coef.mT
-        for layer in layers
-    }
+    moments = scan.moments
+
+    def linear_map(layer: int) -> Tensor:
+        x, y = fits[layer]
+        return Factorisation.of(moments, x, method or LeastSquares()).fit(y).coef.mT
+
+    maps = dict(zip(layers, side_by_side(linear_map, list(layers), moments.counts.device), strict=True))
     rows = []
     for i, j in itertools.combinations(sorted(maps), 2):
         baseline, swapped = maps[j] @ maps[i], maps[i] @ maps[j]

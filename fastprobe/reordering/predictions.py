@@ -106,8 +106,8 @@ class _LogitScores:
         tokens, length = self._stack.rows(state, self._at), self._at.shape[1]
         # Some model families accept only sequences of the length of the forward pass that was recorded.
         sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
-        config: Any = self._stack.model.config
-        at_a_time = max(1, LOGITS // (length * config.vocab_size))
+        head: Any = self._stack.model.get_output_embeddings()  # type: ignore[operator]
+        at_a_time = max(1, LOGITS // (length * len(head.weight)))
         logits = [self._stack.head(part).logits.flatten(0, 1) for part in sequences.split(at_a_time)]
         return torch.cat(logits)[: len(tokens)]
 

@@ -15,6 +15,7 @@ from fastprobe.data.batches import merge, select
 from fastprobe.data.checks import checked_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
+from fastprobe.data.shares import Share
 from fastprobe.errors import NumericalError
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Point
@@ -46,7 +47,11 @@ class MomentPass:
     recorder: type[Recorder] = ModuleRecorder
     exact: bool = False
     sequences: int = 0
+    """Number of the next sequence; after a round the number of all sequences."""
     batches: int = 0
+    """Number of the next batch; after a round the number of all batches."""
+    step: int = 1
+    """Difference between the numbers of two sequences in succession."""
     complete: bool = field(init=False, default=True)
     """True while the moments hold whole batches only; false while a batch is added, and after one that failed."""
     _fold: Tensor = field(init=False)
@@ -62,12 +67,34 @@ class MomentPass:
             finally:  # the pass and its recorder refer to each other: else only the garbage collector frees the moments
                 del self._recorder
 
+    def take(self, share: Share, done: int) -> None:
+        """Add the batches of a share, or count them if they are among the first ``done``, which the moments hold."""
+        self.sequences, self.batches, self.step = share.first, share.number, share.step
+        if share.number < done:
+            for batch in share.batches:
+                self.skip(batch)
+        elif share.batches:
+            self.add(share.batches)
+        self.sequences, self.batches = share.sequences, share.batches_done
+
     def skip(self, batch: Mapping[str, Any]) -> int:
         """Count a batch that the moments already hold, and return its number of tokens."""
         mask, fold = self._read(batch)
-        self.sample.add(batch, fold)
+        self.sample.add(batch, fold, self.sequences, self.step)
         self._count(len(mask), 1)
         return int(mask.sum())
+
+    def remove(self, batch: Mapping[str, Any]) -> None:
+        """Subtract the last batch that the moments hold. It must not be counted yet."""
+        mask, fold = self._read(batch)
+        order = fold.argsort(stable=True)
+        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
+        with uninterrupted():
+            self.complete = False
+            self.moments.negate_()
+            self._recorder.run(select(to_device(batch, device_of(self.model)), order))
+            self.moments.negate_()
+            self.complete = True
 
     def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
         """Add consecutive batches and return their number of tokens.
@@ -98,8 +125,10 @@ class MomentPass:
             self.complete = False
             with self.clock("forward"):
                 self._recorder.run(batch)
+            first = self.sequences
             for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
-                self.sample.add(part, folds)
+                self.sample.add(part, folds, first, self.step)
+                first += self.step * len(folds)
             self._count(len(mask), len(batches))
             self.complete = True
         return int(mask.sum())
@@ -119,20 +148,22 @@ class MomentPass:
             self._looking = False
 
     def _count(self, sequences: int, batches: int) -> None:
-        self.sequences += sequences
+        self.sequences += self.step * sequences
         self.batches += batches
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the mask ``(batch, length)`` and the fold ``(batch,)`` of a batch."""
         mask = checked_mask(batch, self.batches).cpu()
-        fold = fold_of_sequences(self.sequences, mask.shape[:1], self.plan.moments.folds, torch.device("cpu"))
+        folds = self.plan.moments.folds
+        fold = fold_of_sequences(self.sequences, mask.shape[:1], folds, torch.device("cpu"), self.step)
         return mask, fold
 
     def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
         stage = self.plan.stages.get(layer)
         if stage is None:
             return
-        rows = partial(block_rows, self.plan, held)
+        # A layer that its user placed on another device gives its points there.
+        rows = partial(block_rows, self.plan, {point: tensor.to(self._fold.device) for point, tensor in held.items()})
         if self._looking:
             unit_sums({block: rows(block) for block in stage.fresh}, self._fold >= 0, self.backend, exact=self.exact)
             return

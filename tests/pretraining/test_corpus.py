@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from fastprobe.data.demo import demo_text
+import fastprobe as fp
+from fastprobe.data.demo import demo_model_path, demo_text
 from fastprobe.errors import InputError
 from fastprobe.pretraining.corpus import Corpus
 from fastprobe.pretraining.documentation import documentation
@@ -123,3 +124,13 @@ def test_the_documentation_is_megabytes_of_text_without_examples():
 
     assert sum(map(len, text)) > 4e6
     assert not any(">>>" in document for document in text[len(demo_text()) :])
+
+
+def test_a_text_that_the_tokenizer_does_not_know_is_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
+
+    with pytest.raises(InputError, match="tokenizer: 500 of the first 501 tokens of the text are its unknown token"):
+        corpus("ꙮ " * 500 + "known", tokenizer)
+    with pytest.raises(InputError, match="of the text are its unknown token"):
+        fp.pretrain("ꙮ " * 500, tmp_path, tokenizer=tokenizer, steps=1, progress=False)
+    assert len(corpus(["ꙮ " * 300, "known words " * 300], tokenizer).train)

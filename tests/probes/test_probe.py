@@ -158,8 +158,7 @@ def test_states_of_an_order_equal_those_of_the_stack():
 
     found = fp.probe(model, batches, tasks=["position"], orders=[order], progress=False)
 
-    with fp.permute_layers(model, [2]):
-        alone = fp.probe(model, batches, tasks=["position"], progress=False)
+    alone = fp.probe(model, batches, tasks=["position"], progress=False)
     assert order.steps[1] == Parallel((0, 1))
     assert [row["step"] for row in found.rows if row["order"] == "2,(0+1)"] == ["", "2", "(0+1)"]
     assert found.matrix("r2_cv", "2,(0+1)")[0, 0] == alone.matrix()[0, 0]

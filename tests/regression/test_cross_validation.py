@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastprobe.regression.cross_validation import centred_products
+from fastprobe.regression.cross_validation import of_others
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
@@ -79,15 +79,14 @@ def test_one_fold_with_tokens_gives_no_cross_validation(rows):
     assert fit.held_out.coef.shape == (0, 6, 3)
 
 
-def test_centred_products_are_products_of_centred_rows(rows):
+def test_scatters_of_the_other_folds_are_those_of_their_rows(rows):
     (x, y), n = rows, torch.tensor([100.0, 50.0], dtype=torch.float64)
     parts = list(zip(x.split([100, 50]), y.split([100, 50]), strict=True))
-    products = torch.stack([a.mT @ b for a, b in parts])
-    x_sums, y_sums = (torch.stack([part[i].sum(0) for part in parts]) for i in range(2))
+    S_xy = (x - x.mean(0)).mT @ (y - y.mean(0))
 
-    by_fold = list(centred_products(products, x_sums, y_sums, n, x.mean(0), y.mean(0)))
-    (pooled,) = centred_products(products.sum(0, True), x_sums, y_sums, n, x.mean(0), y.mean(0))
+    for f, (a, b) in enumerate(parts):
+        t = (b - y.mean(0)).sum(0)
+        found = of_others(S_xy, a.mT @ b, a.sum(0), x.mean(0), t, y.mean(0), n[f], n[1 - f], out=torch.empty_like(S_xy))
 
-    for found, (a, b) in zip(by_fold, parts, strict=True):
-        torch.testing.assert_close(found, (a - x.mean(0)).mT @ (b - y.mean(0)), rtol=1e-9, atol=1e-7)
-    torch.testing.assert_close(pooled, (x - x.mean(0)).mT @ (y - y.mean(0)), rtol=1e-9, atol=1e-7)
+        a, b = parts[1 - f]
+        torch.testing.assert_close(found, (a - a.mean(0)).mT @ (b - b.mean(0)), rtol=1e-9, atol=1e-7)

@@ -45,13 +45,13 @@ def test_an_exact_fit_has_the_digits_of_float64(pair):
         assert audit.score(column) == pytest.approx(wide.score(column), abs=1e-10), column
 
 
-def test_sources_decomposed_together_give_the_same_maps_as_separately(residual_rows, randn):
-    x = {"a": residual_rows(500, 33), "b": torch.nn.functional.layer_norm(residual_rows(500, 33), (33,))}
+def test_sources_factorised_together_give_the_same_maps_as_separately(residual_rows, randn):
+    x = {"a": residual_rows(500, 133), "b": torch.nn.functional.layer_norm(residual_rows(500, 133), (133,))}
     rows = {name: block.to(GPU) for name, block in (x | {"y": randn(500, 4, dtype=torch.float32)}).items()}
-    moments = Moments.zero(MomentPlan.of([("a", "y"), ("b", "y")], {"a": 33, "b": 33, "y": 4}, folds=3), GPU)
+    moments = Moments.zero(MomentPlan.of([("a", "y"), ("b", "y")], {"a": 133, "b": 133, "y": 4}, folds=3), GPU)
     moments.update_(rows, torch.arange(500, device=GPU) % 3)
 
-    for source in Factorisation.each(moments, ["a", "b"], fp.LeastSquares()):
+    for source in Factorisation.together(moments, ["a", "b"], fp.LeastSquares()):
         alone = Factorisation.of(moments, source.x, fp.LeastSquares())
         assert source.whitening.rank == alone.whitening.rank
         torch.testing.assert_close(source.fit("y").coef, alone.fit("y").coef, rtol=1e-7, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Spectra of several sources: the same bits in one call as separately, and the size of a call."""
+"""Scatters of sources, their spectra, and the groups of sources that are factorised together."""
 
 from types import SimpleNamespace
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fastprobe.errors import NumericalError
-from fastprobe.regression import spectrum
+from fastprobe.regression.least_squares import MATRICES, source_groups
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
-from fastprobe.regression.spectrum import Spectrum, decompose, spectra
+from fastprobe.regression.spectrum import Scatter, Spectrum
 
 
 @pytest.fixture
@@ -26,50 +26,48 @@ def moments(residual_rows, randn):
     return summed
 
 
-def test_sources_decomposed_together_have_the_same_bits_as_separately(moments):
-    together = decompose(moments, ["full", "deficient", "far"])
-
-    for name, found in zip(["full", "deficient", "far"], together, strict=True):
-        alone = Spectrum.of(moments, name)
-        assert all(torch.equal(a, b) for a, b in zip(vars(found).values(), vars(alone).values(), strict=True)), name
-
-
 def test_vectors_are_eigenvectors_of_the_correlations(moments):
-    found = Spectrum.of(moments, "far")
+    source = Scatter.of(moments, "far")
 
-    correlations = found.scatter / torch.outer(found.scale, found.scale)
+    found = Spectrum.of(source)
+
+    correlations = source.scatter / torch.outer(source.scale, source.scale)
     torch.testing.assert_close(correlations.diagonal(), torch.ones(12, dtype=torch.float64))
-    torch.testing.assert_close(correlations @ found.vectors, found.vectors * found.eigenvalues)
+    torch.testing.assert_close(correlations @ found.vectors, found.vectors * found.values)
 
 
-def test_every_source_comes_once_in_ascending_order_of_width(moments):
-    assert [x for x, _ in spectra(moments, ["full", "narrow", "far"])] == ["narrow", "full", "far"]
+def test_constant_columns_have_no_eigenvectors(moments):
+    source = Scatter.of(moments, "deficient")
+
+    found = Spectrum.of(source)
+
+    assert source.varies.tolist() == [i not in (3, 4) for i in range(12)]
+    assert found.vectors.shape == (12, 10)
+    assert not found.vectors[3:5].any()
+    torch.testing.assert_close(source.equilibrated @ found.vectors, found.vectors * found.values)
 
 
 @pytest.mark.parametrize(
-    ("device", "memory", "calls"),
+    ("device", "memory", "groups"),
     [
         ("cpu", 10**9, [["n"], ["a"], ["b"], ["c"]]),
         ("cuda", 10**9, [["n"], ["a", "b", "c"]]),
-        ("cuda", 2 * 24 * 12**2, [["n"], ["a", "b"], ["c"]]),
+        ("cuda", 2 * 8 * MATRICES * 12**2, [["n"], ["a", "b"], ["c"]]),
         ("cuda", 1, [["n"], ["a"], ["b"], ["c"]]),
     ],
 )
-def test_a_gpu_decomposes_sources_of_one_width_together_within_memory(device, memory, calls, monkeypatch):
+def test_a_gpu_factorises_sources_of_one_width_together_within_memory(device, memory, groups):
     widths = {"a": 12, "n": 5, "b": 12, "c": 12}
     stub = SimpleNamespace(
         plan=SimpleNamespace(widths=widths), counts=SimpleNamespace(device=SimpleNamespace(type=device))
     )
-    made = []
-    monkeypatch.setattr(spectrum, "decompose", lambda moments, group: made.append(group) or group)
 
-    assert sorted(x for x, _ in spectra(stub, widths, memory)) == sorted(widths)
-    assert made == calls
+    assert source_groups(stub, [*widths, "b"], memory) == groups
 
 
-def test_one_token_has_no_spectrum():
+def test_one_token_has_no_scatter():
     moments = Moments.zero(MomentPlan.of([("x", "y")], {"x": 3, "y": 1}, folds=0))
     moments.update_({"x": torch.ones(1, 3), "y": torch.ones(1, 1)}, torch.zeros(1, dtype=torch.int64))
 
     with pytest.raises(NumericalError, match="x: must have at least 2 tokens for a fit, got 1"):
-        Spectrum.of(moments, "x")
+        Scatter.of(moments, "x")

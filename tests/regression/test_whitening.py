@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from fastprobe.regression.spectrum import Spectrum
+from fastprobe.regression import deflation
+from fastprobe.regression.deflation import deflations
+from fastprobe.regression.spectrum import Scatter, Spectrum
 from fastprobe.regression.whitening import Whitening
 
 
@@ -16,26 +18,39 @@ def x(residual_rows):
     return torch.cat([rows[:, :11], rows[:, 8:9] + rows[:, 9:10]], 1)
 
 
-def whitening_of(x, alpha=0.0):
-    centred = x - x.mean(0)
-    S = centred.mT @ centred
-    scale = torch.where(S.diagonal() > 1e-9, S.diagonal(), torch.ones(len(S), dtype=S.dtype)).sqrt()
-    values, vectors = torch.linalg.eigh(S / scale / scale[:, None])
-    spectrum = Spectrum(x.mean(0), S, x.norm(dim=0), scale, torch.zeros(len(S), dtype=torch.bool), values, vectors)
-    return Whitening.of(spectrum, alpha=alpha, rcond=1e-10, gamma=1e-14)
+@pytest.fixture(params=["eigh", "cholesky"])
+def whitening_of(request, monkeypatch):
+    """Return the function that whitens rows by an eigendecomposition or by Cholesky factors."""
+    monkeypatch.setattr(deflation, "NARROW", 0)
+
+    def whitened(x, alpha=0.0):
+        centred = x - x.mean(0)
+        S = centred.mT @ centred
+        varies = S.diagonal() > 1e-9
+        scale = torch.where(varies, S.diagonal(), torch.ones(len(S), dtype=S.dtype)).sqrt()
+        source = Scatter(x.mean(0), S, x.norm(dim=0), scale, torch.zeros(len(S), dtype=torch.bool), varies)
+        found = Spectrum.of(source) if request.param == "eigh" else deflations([source], 1e-10)[0]
+        return Whitening.of(source, found, alpha=alpha, rcond=1e-10, gamma=1e-14)
+
+    return whitened
 
 
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
-def test_the_scatter_of_whitened_rows_is_the_identity(alpha, x):
+def test_the_scatter_of_whitened_rows_is_the_identity_of_the_kept_space(alpha, x, whitening_of):
     whitening = whitening_of(x, alpha)
 
     z = (x - x.mean(0)) @ whitening.matrix
 
     assert whitening.rank == torch.linalg.matrix_rank(x - x.mean(0), rtol=1e-8)
-    torch.testing.assert_close(z.mT @ z, torch.eye(whitening.rank, dtype=torch.float64))
+    values = torch.linalg.eigvalsh(z.mT @ z)
+    expected = torch.ones_like(values)
+    expected[: len(values) - whitening.rank] = 0
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(whitening.coordinates((x - x.mean(0)).mT.clone()).mT, z)
+    torch.testing.assert_close(whitening.map(z.mT.clone()), whitening.matrix @ z.mT)
 
 
-def test_the_penalty_is_that_of_the_shortest_map_with_the_same_predictions(x, randn):
+def test_the_penalty_is_that_of_the_shortest_map_with_the_same_predictions(x, randn, whitening_of):
     whitening = whitening_of(x, alpha=3.0)
     W = randn(whitening.rank, 4)
 
@@ -45,7 +60,7 @@ def test_the_penalty_is_that_of_the_shortest_map_with_the_same_predictions(x, ra
     assert float(penalty) == pytest.approx(3.0 * float(shortest.square().sum()), rel=1e-8)
 
 
-def test_another_ridge_has_the_same_coordinates(x):
+def test_another_ridge_has_the_same_coordinates(x, whitening_of):
     first, other = whitening_of(x, alpha=3.0), whitening_of(x, alpha=12.0)
 
     changed = first.with_alpha(12.0)
@@ -55,9 +70,17 @@ def test_another_ridge_has_the_same_coordinates(x):
     assert changed.alpha == 12.0
 
 
-def test_condition_is_the_ratio_of_the_kept_eigenvalues(x):
+def test_condition_is_the_ratio_of_the_kept_eigenvalues(x, whitening_of):
     whitening = whitening_of(x)
 
-    kept = whitening.spectrum.eigenvalues[whitening.kept]
-    assert whitening.condition == pytest.approx(float(kept.max() / kept.min()))
-    assert whitening_of(torch.ones(5, 3, dtype=torch.float64)).condition == 1.0
+    kept = Spectrum.of(whitening.source).values[-whitening.rank :]
+    assert whitening.condition == pytest.approx(float(kept.max() / kept.min()), rel=1e-9)
+
+
+def test_a_constant_source_has_rank_0_and_condition_1():
+    x = torch.ones(5, 3, dtype=torch.float64)
+    source = Scatter(x.mean(0), 0 * x[:3], x.norm(dim=0), x[0], torch.zeros(3).bool(), torch.zeros(3).bool())
+
+    whitening = Whitening.of(source, Spectrum.of(source), alpha=0.0, rcond=1e-10, gamma=1e-14)
+
+    assert (whitening.rank, whitening.condition) == (0, 1.0)

@@ -57,7 +57,7 @@ class UnpaddedRecorder:
         if (first := Point("resid_pre", 0)) in self.wanted:
             held[first] = state
         for index, layer in enumerate(self._encoder.layers[: self.last_layer + 1]):
-            names = {name: self.points.canonical(Point(name, index)) for name in self.points.places}
+            names = {name: self.points.canonical(Point(name, index)) for name in self.points.found[index].places}
             points: WantedPoints = {name: None for name, point in names.items() if point in self.wanted}
             state = layer(state, tokens, points=points)
             held |= {names[name]: tensor for name, tensor in points.items() if tensor is not None}

@@ -28,6 +28,8 @@ class UnpaddedStack:
         first: number of the batch's first sequence in its stream.
     """
 
+    step = 1
+
     def __init__(self, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], first: int = 0):
         self.model, self.points, self.batch, self.first = model, points, dict(batch), first
         self.masked_head = MaskedHead.of(model)
