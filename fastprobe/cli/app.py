@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -61,7 +62,9 @@ def note(text: str) -> None:
 
 def made_by() -> dict[str, Any]:
     """Return the entries of a configuration that say what made a result: the command and the versions."""
-    return {"command": shlex.join(["fastprobe", *sys.argv[1:]]), "versions": VERSIONS}
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    start = ["fastprobe"] if processes == "1" else ["torchrun", "--nproc-per-node", processes, "-m", "fastprobe"]
+    return {"command": shlex.join([*start, *sys.argv[1:]]), "versions": VERSIONS}
 
 
 def dumps(document: Any) -> str:
