@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastprobe.errors import InputError
 from fastprobe.models.calling import logits_of
 from fastprobe.models.protocols import Stack
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
@@ -95,6 +96,11 @@ class _LogitScores:
 
     def __call__(self, state: Tensor) -> _TokenScores:
         log_p = self._log_p(state)
+        if len(self._target) and int(self._target.max()) >= log_p.shape[1]:
+            raise InputError(
+                f"batches: token {int(self._target.max())} has no logit, because the head of "
+                f"{type(self._stack.model).__name__} predicts {log_p.shape[1]} tokens; leave out batches with it"
+            )
         loss = -log_p.gather(1, self._target.clamp(min=0)[:, None])[:, 0]
         kl = (self._baseline.exp() * (self._baseline - log_p)).sum(1)
         return _TokenScores(loss, log_p.argmax(1), kl)

@@ -129,9 +129,11 @@ def _config_and_class(model_type: str) -> tuple[Any, Any]:
             raise NotBuiltError(_first_line(error)) from error
         if found is not None:
             kind = found[0] if isinstance(found, tuple | list) else found
-            if not isinstance(config, getattr(kind, "config_class", None) or object):
-                config = config.get_text_config(decoder=True)
-            return config, kind
+            try:
+                expected = getattr(kind, "config_class", None) or object
+            except ImportError as error:  # a stand-in for a class that needs such a package
+                raise NotBuiltError(_first_line(error)) from error
+            return (config if isinstance(config, expected) else config.get_text_config(decoder=True)), kind
     raise NotBuiltError("it has no model class for text")
 
 
