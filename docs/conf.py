@@ -52,6 +52,7 @@ NAVIGATION = {
     ],
     "Scores": ["which_score", "metrics"],
     "How to": [
+        "own_data",
         "several-processes",
         "orders",
         "ablations",
