@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastprobe.models.calling import logits_of
 from fastprobe.models.protocols import Stack
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
 
@@ -108,8 +109,8 @@ class _LogitScores:
         sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
         head: Any = self._stack.model.get_output_embeddings()  # type: ignore[operator]
         at_a_time = max(1, LOGITS // (length * len(head.weight)))
-        logits = [self._stack.head(part).logits.flatten(0, 1) for part in sequences.split(at_a_time)]
+        logits = [logits_of(self._stack.head(part)).flatten(0, 1) for part in sequences.split(at_a_time)]
         return torch.cat(logits)[: len(tokens)]
 
     def _logits_of_batch(self, state: Tensor) -> Tensor:
-        return self._stack.head(self._stack.padded(state)).logits[self._at]
+        return logits_of(self._stack.head(self._stack.padded(state)))[self._at]

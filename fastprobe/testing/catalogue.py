@@ -96,13 +96,15 @@ def toy_model(model_type: str, seed: int = SEED) -> nn.Module:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         config, kind = _config_and_class(model_type)
-        if getattr(kind, "main_input_name", "input_ids") != "input_ids":
-            raise NotBuiltError(f"{kind.__name__} takes {kind.main_input_name}, no input_ids")
         torch.manual_seed(seed)
         try:
+            if getattr(kind, "main_input_name", "input_ids") != "input_ids":
+                raise NotBuiltError(f"it takes {kind.main_input_name}, no input_ids")
             model = kind(config).eval()
+        except NotBuiltError:
+            raise
         except Exception as error:  # of the model's code, which may raise anything
-            raise NotBuiltError(f"{kind.__name__}: {_first_line(error)}") from error
+            raise NotBuiltError(_first_line(error)) from error
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.is_floating_point():
