@@ -28,6 +28,7 @@ html_theme = "furo"
 html_title = f"fastprobe {release}"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 
@@ -52,6 +53,7 @@ NAVIGATION = {
     ],
     "Scores": ["which_score", "metrics"],
     "How to": [
+        "own_data",
         "several-processes",
         "orders",
         "ablations",

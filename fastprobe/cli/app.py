@@ -21,6 +21,7 @@ from rich.console import Console
 import fastprobe as fp
 from fastprobe.cli.processes import check_shared, prints, processes
 from fastprobe.errors import FastprobeError, NumericalError, ProcessError
+from fastprobe.runtime.distributed import launched
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
@@ -62,9 +63,9 @@ def note(text: str) -> None:
 
 def made_by() -> dict[str, Any]:
     """Return the entries of a configuration that say what made a result: the command and the versions."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    start = ["fastprobe"] if processes == "1" else ["torchrun", "--nproc-per-node", processes, "-m", "fastprobe"]
-    return {"command": shlex.join([*start, *sys.argv[1:]]), "versions": VERSIONS}
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    start = ["torchrun", "--nproc-per-node", count, "-m"] if launched() else []
+    return {"command": shlex.join([*start, "fastprobe", *sys.argv[1:]]), "versions": VERSIONS}
 
 
 def dumps(document: Any) -> str:
