@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastprobe.data.checks import attended_mask
+
 Batch = Mapping[str, Any]
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
@@ -42,7 +44,7 @@ def grouped(batches: Iterable[Batch], tokens: int) -> Iterator[list[Batch]]:
             yield group
             group, have = [], 0
         group.append(batch)
-        if _signature(batch) is None or (have := have + int(batch["attention_mask"].sum())) >= tokens:
+        if _signature(batch) is None or (have := have + int(attended_mask(batch).sum())) >= tokens:
             yield group
             group, have = [], 0
     if group:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fastprobe.data.batches import Batch, grouped
 from fastprobe.data.sample import SequenceSample
-from fastprobe.data.shares import Shares
+from fastprobe.data.shares import COUNTED, FIRST_MASK, Shares
 from fastprobe.models.calling import device_of
 from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
@@ -61,11 +61,13 @@ def linearity(
     The map of each element x -> y is fitted by least squares over all tokens, from sums that one pass gathers. The
     score to report is ``r2_cv``: sequence s is in fold ``s mod folds``, and the fit on the other folds predicts it.
     The cosine columns need the tokens themselves. They come from a second pass over ``score_sequences`` sequences,
-    chosen by a hash of their tokens. Padding never enters a number.
+    chosen by a hash of their tokens. Padding, and tokens where ``token_mask`` is 0, never enter a
+    number.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, the tokens that count,
+            each ``(batch, length)``; read once.
         elements: names from ``fastprobe.models.points.ELEMENTS``; by default all that the model has.
         layers: 0-based layers to score; by default all.
         spans: ``"all"``, ``"2-5,0-3"`` or half-open pairs: also score from the input of one layer to the output of
@@ -111,7 +113,7 @@ def linearity(
     check_memory(plan, points, reader.widths, device)
 
     clock = Clock(device)
-    resumable = plan.config | shares.config
+    resumable = plan.config | {COUNTED: None, FIRST_MASK: None} | shares.config
     moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
     shown = progress and ranks.is_first
@@ -129,7 +131,7 @@ def linearity(
     fits = shared_fits(plan, ranks)
     score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
     with clock("solve"):
-        sees_all = len(sample) == moment_pass.sequences
+        sees_all = sample.tokens == moments.tokens
         rows = solve_rows(fits, moments, method, score_pass if len(sample) else None, refine=sees_all)
     if len(sample):
         add_scores(rows, fits, score_pass, score_pass.run(sample, len(shares.head["input_ids"])))
@@ -145,6 +147,7 @@ def linearity(
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
         "runner": reader.runner,
+        **shares.counted,
         **points.description(dict.fromkeys(e.name for e in options.elements if not e.is_span), numbers),
         "seconds": {part: round(seconds, 3) for part, seconds in clock.seconds.items()},
     }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import merge, select
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import checked_mask, counted_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Share
@@ -108,7 +108,7 @@ class MomentPass:
         # Sequences of one fold are adjacent, so that the rows of a fold are a slice.
         order = fold.argsort(stable=True)
         batch = select(to_device(batch, device_of(self.model)), order)
-        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
+        self._fold = self._recorder.rows_of(batch, fold[order])
         with uninterrupted():
             self.complete = False
             with self.clock("forward"):
@@ -126,10 +126,11 @@ class MomentPass:
         self._looking = True
         try:
             for number, batch in enumerate(batches, self.batches):
-                mask, fold = self._read(batch)
-                self._fold = self._recorder.rows_of(mask, fold).to(device_of(self.model))
+                _, fold = self._read(batch)
+                batch = to_device(batch, device_of(self.model))
+                self._fold = self._recorder.rows_of(batch, fold)
                 try:
-                    self._recorder.run(to_device(dict(batch), device_of(self.model)))
+                    self._recorder.run(batch)
                 except NumericalError as error:
                     raise NumericalError(f"batch {number}: {error}") from None
         finally:
@@ -140,8 +141,9 @@ class MomentPass:
         self.batches += batches
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the mask ``(batch, length)`` and the fold ``(batch,)`` of a batch."""
-        mask = checked_mask(batch, self.batches).cpu()
+        """Return the tokens of a batch that count, ``(batch, length)``, and its folds, ``(batch,)``."""
+        checked_mask(batch, self.batches)
+        mask = counted_mask(batch).cpu()
         folds = self.plan.moments.folds
         fold = fold_of_sequences(self.sequences, mask.shape[:1], folds, torch.device("cpu"), self.step)
         return mask, fold

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import counted_mask
 from fastprobe.data.sample import SequenceSample
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Point
@@ -64,10 +65,9 @@ class ScorePass:
             return {}
         with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size, self.group_tokens):
-                mask = batch["attention_mask"].bool()
-                self._fold = recorder.rows_of(mask, fold).to(device_of(self.model))
+                self._fold = recorder.rows_of(batch, fold).to(device_of(self.model))
                 self._folds = set(fold.tolist())
-                self._token_count += int(mask.sum())
+                self._token_count += int(counted_mask(batch).sum())
                 with self.clock("score forward"):
                     recorder.run(to_device(batch, device_of(self.model)))
         return {key: total / self._token_count for key, total in self._totals.items()}

@@ -150,3 +150,19 @@ def test_a_full_disk_leaves_the_former_files(scan, tmp_path, monkeypatch):
     assert code == 2
     assert "moments.safetensors: No space left on device; no file is half written" in err
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_tokens_that_are_skipped_do_not_count(scan, run, tmp_path):
+    scan("--elements", "layer", "--skip-first", "1", "--skip-special", out=tmp_path / "skipped")
+    scan("--elements", "layer", out=tmp_path / "all")
+
+    skipped, everything = fp.load(tmp_path / "skipped"), fp.load(tmp_path / "all")
+
+    assert skipped.config["counted"] == "skip_first=1, skip_special=True"
+    assert "counted" not in everything.config
+    assert skipped.config["sequences"] == everything.config["sequences"]
+    assert skipped.config["tokens"] == everything.config["tokens"] - 2 * everything.config["sequences"]  # [CLS], [SEP]
+    _, _, err = scan("--elements", "layer", "--skip-first", "1", "--resume", out=tmp_path / "skipped")
+    assert "holds a run with counted=" in err
+    _, _, err = run("merge", tmp_path / "skipped", tmp_path / "all", "--out", tmp_path / "merged")
+    assert "differ in counted" in err
