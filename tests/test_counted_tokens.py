@@ -25,9 +25,11 @@ from tests.reordering.test_commutativity import final, moved
 FAMILIES = ["bert-mlm", "llama"]  # without padding, and with the modules of the model
 ORDERS = [(1, 0, 2), (0, 2)]
 QUIET = {"progress": False}
+ALL = {"score_sequences": "all", "cka": "all"}
 VERBS = {
     "linearity": lambda *args: fp.linearity(*args, spans="all", objective="cosine", cka="all", **QUIET),
     "linearity of all": lambda *args: fp.linearity(*args, score_sequences="all", **QUIET),
+    "layer by layer": lambda *args: fp.linearity(*args, spans="all", schedule="layer", **QUIET),
     "commutativity": lambda *args: fp.commutativity(*args, ORDERS, depths=True, **QUIET),
     "commutator": lambda *args: fp.commutator(*args, **QUIET),
     "ablation": lambda *args: fp.ablation(*args, mode=["mean", "resample", "linear"], folds=3, **QUIET),
@@ -79,8 +81,9 @@ def test_the_attention_mask_as_token_mask_changes_no_bit(verb, family):
     assert entries(VERBS[verb](model, masked)) == entries(VERBS[verb](model, plain))
 
 
+@pytest.mark.parametrize("schedule", ["batch", "layer"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_linearity_equals_fits_on_the_counted_tokens(family):
+def test_linearity_equals_fits_on_the_counted_tokens(family, schedule):
     model = tiny_model(family, dtype=torch.float64)
     batches = for_verb("linearity", counted_batches(family, sequences=64))
     ffn = {"bert-mlm": [("attention.output", "out"), ("output.dense", "out")], "llama": [("mlp", "in"), ("mlp", "out")]}
@@ -88,7 +91,7 @@ def test_linearity_equals_fits_on_the_counted_tokens(family):
     named = {f"{element} {end}": places[element][end] for element in places for end in (0, 1)}
     stored = read_points(model, resolve(model).layers, named, batches)
 
-    scan = fp.linearity(model, batches, elements=["layer", "mlp"], score_sequences="all", cka="all", **QUIET)
+    scan = fp.linearity(model, batches, elements=["layer", "mlp"], schedule=schedule, **ALL, **QUIET)
 
     assert scan.config["tokens"] == sum(int(batch[TOKEN_MASK].sum()) for batch in batches)
     assert scan.config["scored_sequences"] == 64 - 5

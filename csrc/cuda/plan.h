@@ -10,6 +10,14 @@
 #define FASTPROBE_HD
 #endif
 
+// The stages of the ring and the slabs of a float32 sum. Benchmarks compile other numbers.
+#ifndef FASTPROBE_STAGES
+#define FASTPROBE_STAGES 7
+#endif
+#ifndef FASTPROBE_FLUSH
+#define FASTPROBE_FLUSH 16
+#endif
+
 namespace fastprobe {
 
 // Rows of a slab belong to one fold. With several folds, or with rows that are left out, rows are gathered into a
@@ -131,9 +139,12 @@ struct Output {
     int height, width;  // distance to the matrix's edges
     bool adds;          // value is added to what is there, else written
 
+    FASTPROBE_HD bool holds(int tile) const { return height >= tile && width >= tile; }
+    FASTPROBE_HD double& at(int row, int column) const { return first[row * stride + column]; }
+
     FASTPROBE_HD void put(int row, int column, double value) const {
         if (row >= height || column >= width) return;
-        double& here = first[row * stride + column];
+        double& here = at(row, column);
         if (adds)
             add(here, value);
         else

@@ -9,16 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor, nn
 
+from fastprobe.ablations.legend import COLUMNS
 from fastprobe.ablations.linear_maps import fit_linear_maps
 from fastprobe.ablations.modes import Unedited
-from fastprobe.ablations.picture import picture
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
+from fastprobe.ablations.views import ablation_views
 from fastprobe.data.checks import check_repeatable
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
@@ -36,11 +36,9 @@ from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
 from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
+from fastprobe.results.views import View
 from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +53,8 @@ class Ablations(Result):
 
     kind: ClassVar[str] = "ablation"
     metric: ClassVar[str] = "relative_l2"
+    shown = ("delta_loss",)
+    columns = COLUMNS
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -74,16 +74,10 @@ class Ablations(Result):
                 matrix[lines.index((row["element"], row["mode"])), sets.index(row["layers"])] = row[metric]
         return matrix
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw one line an element and mode over sets of layers.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
+    def views(self, metric: str) -> list[View]:
+        """Return one line an element and mode over sets of layers."""
         self.rows_with(metric)  # raises if there are none
-        sets, sweep = self.config["sets"], self.config["sweep"]
-        return picture(self.title, metric, self.lines, self.matrix(metric), sets, sweep, path)
+        return ablation_views(metric, self.lines, self.matrix(metric), self.config["sets"], self.config["sweep"])
 
     @classmethod
     def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import counted_mask
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
@@ -75,7 +75,7 @@ def sampled_outputs(
     largest = 0
     for share in Shares(batches, ranks).rounds():
         for batch in share.batches:
-            count = len(batch["input_ids"])
+            count = len(attended_mask(batch))
             numbers = share.first + share.step * torch.arange(count)
             sample.add(batch, numbers, share.first, share.step)
             largest = max(largest, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -56,6 +57,11 @@ def note(text: str) -> None:
     """Print a remark to standard error, apart from the result. Of several processes the first one prints it."""
     if prints():
         typer.echo(text, err=True)
+
+
+def made_by() -> dict[str, Any]:
+    """Return the entries of a configuration that say what made a result: the command and the versions."""
+    return {"command": shlex.join(["fastprobe", *sys.argv[1:]]), "versions": VERSIONS}
 
 
 def dumps(document: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import RenderableType
 
-from fastprobe.cli.app import VERSIONS, note, stdout
+from fastprobe.cli.app import made_by, note, stdout
 from fastprobe.cli.processes import prints
 from fastprobe.errors import InputError
 from fastprobe.regression.evidence import cannot_be_said, tokens_for_difference, tokens_for_map
@@ -80,7 +80,7 @@ def show(
     """
     if not prints():
         return
-    result.config.update(provenance | {"versions": VERSIONS})
+    result.config.update(provenance | made_by())
     result.save(out)
     picture = f"{result.kind}.png"
     drawn = metric if any(row.get(metric) is not None for row in result.rows) else result.metric

@@ -47,4 +47,5 @@ def show_scan(scan: fp.LinearityScan, out: Path, *, full: bool, json: bool, quie
     if scan.moments is not None and not scan.remark:
         plan = scan.moments.plan
         note_few_tokens(scan.moments.tokens, max(plan.widths[x] for x, y in plan.pairs if x == y))
-    note(f"{out}: scores.json, scores.csv, {FILE}, {PICTURE}")
+    files = ["scores.json", "scores.csv", *([FILE] if (out / FILE).exists() else []), PICTURE]
+    note(f"{out}: {', '.join(files)}")

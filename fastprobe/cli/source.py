@@ -16,6 +16,7 @@ from fastprobe.data.labelled_batches import NEEDS_ROWS, WORDS
 from fastprobe.data.sources import load_text, parse_count
 from fastprobe.data.token_batches import TokenBatches, default_batch_size
 from fastprobe.errors import InputError
+from fastprobe.models.calling import device_of
 from fastprobe.models.loading import load_model
 from fastprobe.models.positions import most_tokens
 
@@ -28,13 +29,14 @@ class ModelSource:
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16 or float64.")] = "auto"
     device: Device = "auto"
 
-    def load_model(self, *, head: bool = False) -> tuple[Any, Any]:
+    def load_model(self, *, head: bool = False, **placement: Any) -> tuple[Any, Any]:
         """Load the model and its tokenizer.
 
         Args:
             head: with the language-model head that was saved, if one was.
+            placement: ``device_map``, ``offload_folder`` and ``room`` of :func:`~fastprobe.models.loading.load_model`.
         """
-        return load_model(self.model, self.dtype, self.device, head=head)
+        return load_model(self.model, self.dtype, self.device, head=head, **placement)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Source(ModelSource, TextSource):
             raise InputError(f"--labels: {NEEDS_ROWS}; name one with --text or --dataset")
         _check_positions(loaded, self.max_seq_len)
         text, named = self.load_text()
-        automatic = default_batch_size(self.max_seq_len, loaded.device.type)
+        automatic = default_batch_size(self.max_seq_len, device_of(loaded).type)
         sizes: dict[str, Any] = {
             "tokens": parse_count(self.tokens),
             "max_seq_len": self.max_seq_len,

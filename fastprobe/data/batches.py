@@ -69,7 +69,7 @@ def select(batch: Batch, sequences: Tensor) -> dict[str, Any]:
         batch: the keyword arguments of a model.
         sequences: ``(n,)`` int64 indices.
     """
-    count = batch["input_ids"].shape[:1]
+    count = attended_mask(batch).shape[:1]
     return {
         key: value[sequences.to(value.device)] if isinstance(value, Tensor) and value.shape[:1] == count else value
         for key, value in batch.items()

@@ -46,6 +46,34 @@ def counted_mask(batch: Mapping[str, Any]) -> Tensor:
     return attended_mask(batch) if counted is None else counted.bool()
 
 
+def by_sequence(batch: Mapping[str, Any], values: Tensor) -> Tensor:
+    """Return the value of each token's sequence, ``(batch, length)``; -1 at tokens that do not count.
+
+    Args:
+        batch: the batch.
+        values: ``(batch,)``, one for each sequence.
+    """
+    counted = counted_mask(batch)
+    return torch.where(counted, values.to(counted.device)[:, None], -1)
+
+
+def check_some_count(tokens: int, sequences: int) -> None:
+    """Raise if none of the tokens of all batches counts.
+
+    Args:
+        tokens: number of tokens that count.
+        sequences: number of sequences.
+
+    Raises:
+        InputError: there is no such token.
+    """
+    if not tokens:
+        raise InputError(
+            f"batches: no token of their {sequences} sequences counts; let token_mask, skip_first and skip_special "
+            "leave some"
+        )
+
+
 def checked_mask(batch: Any, number: int) -> Tensor:
     """Check a batch and return its tokens that are not padding, ``(batch, length)`` bool.
 

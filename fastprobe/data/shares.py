@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import Batch, select
-from fastprobe.data.checks import TOKEN_MASK, attended_mask, counted_mask
+from fastprobe.data.checks import TOKEN_MASK, attended_mask, check_some_count, counted_mask
 from fastprobe.data.splits import REMEDY, split_of
 from fastprobe.errors import InputError
 from fastprobe.runtime.distributed import Ranks
@@ -120,11 +120,7 @@ class Shares:
                 )
             counted += sum(one.counted for one in everyone)
             if not any(one.batches for one in everyone):
-                if not counted:
-                    raise InputError(
-                        f"batches: no token of their {sequences} sequences counts; let token_mask, skip_first and "
-                        "skip_special leave some"
-                    )
+                check_some_count(counted, sequences)
                 return
             yield Share(
                 mine,
@@ -167,7 +163,7 @@ class Shares:
         room = len(range(self._number(), self._split.stop, self._split.step))
         kept = []
         for batch in batches:
-            count = len(batch["input_ids"])
+            count = len(attended_mask(batch))
             if min(count, room) > 0:
                 kept.append(batch if count <= room else select(batch, torch.arange(room)))
             room -= count
@@ -189,7 +185,7 @@ def _first_mask(counted: dict[str, Any], head: Batch) -> dict[str, str]:
 
 
 def _sequences(batches: Iterable[Batch]) -> int:
-    return sum(len(batch["input_ids"]) for batch in batches)
+    return sum(len(attended_mask(batch)) for batch in batches)
 
 
 def _digest(batches: Iterable[Batch]) -> bytes:

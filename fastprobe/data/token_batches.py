@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -64,6 +65,12 @@ class TokenBatches:
         self.counted = ", ".join(f"{name}={value}" for name, value in skips.items() if value) or None
         self.text, self.tokenizer, self.tokens = text, tokenizer, tokens
         self.max_seq_len, self.batch_size, self.text_column = max_seq_len, batch_size, text_column
+
+    def up_to(self, tokens: int) -> TokenBatches:
+        """Return the batches of the same text that end after another number of tokens."""
+        other = copy.copy(self)
+        other.tokens = tokens
+        return other
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return known_tokens(self._batches(), self.tokenizer)

@@ -120,7 +120,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
 def why_not_finite(model: nn.Module) -> str:
     """Return the reason for NaN or infinite states: the first weight that is not finite, else the model's dtype."""
     for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
+        if weight.device.type != "meta" and not weight.isfinite().all():  # an offloaded weight cannot be read
             return f"its weight {name} has numbers that are NaN or infinite; name a model whose weights are finite"
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return f"its states are NaN or infinite in {dtype}, though its weights are not; use --dtype float32"

@@ -26,6 +26,9 @@ from fastprobe.models.trace import ModuleCall, Trace
 FFN_NAMES = re.compile(r"(^|[._])(mlp|ffn|feed_?forward\w*|moe|experts|block_sparse_moe|channel_mix\w*)([._]|$)")
 """Names of FFNs. They count only where both parts of a layer mix tokens, as in RWKV."""
 
+UNMIXED = 0.05
+"""Largest change of an FFN at other tokens, relative to that of the attention. Quantisation by batch makes some."""
+
 Rerun = Callable[[Mapping[int, Tensor]], Mapping[int, Tensor]]
 """From values to put in place of others, to the first outputs of the modules by the numbers that they had before."""
 
@@ -95,7 +98,9 @@ def layout_of(layer: LayerCalls, rerun: Rerun) -> Layout:
         rerun: runs it again.
     """
     steps = path_of(layer)
-    mixes = {step.after: [_mixes(layer, step.before, f, rerun) for f in step.added] for step in steps}
+    changes = {step.after: [_change(layer, step.before, f, rerun) for f in step.added] for step in steps}
+    least = max((c for found in changes.values() for c in found if c is not None), default=0.0) * UNMIXED
+    mixes = {after: [None if c is None else c > least for c in found] for after, found in changes.items()}
     if not steps:
         return Layout(reason="no equation between its modules gives its output")
     if len(steps) == 1:
@@ -167,7 +172,7 @@ def _part(layer: LayerCalls, step: Step, f: int | None = None) -> Part | None:
 def _producer(layer: LayerCalls, f: int | None) -> ModuleCall | None:
     """Return the outermost call that returns a value first; one with parameters, if there is one."""
     calls = [c for c in layer.calls if c.first_output == f and _once(layer, c)]
-    return next((c for c in calls if next(c.module.parameters(), None) is not None), calls[0] if calls else None)
+    return next((c for c in calls if _has_matrix(c.module)), calls[0] if calls else None)
 
 
 def _input(layer: LayerCalls, m: int, producer: ModuleCall) -> int:
@@ -187,10 +192,15 @@ def _projection(layer: LayerCalls, out: int | None, given: set[int]) -> str:
         x = call.first_input
         if call.first_output != out or len(call.inputs) != 1 or x in given or x is None or not _once(layer, call):
             continue
-        has_matrix = any(parameter.ndim > 1 for parameter in call.module.parameters())
-        if has_matrix and layer.values[x].shape[-1] * layer.rows == layer.values[x].numel():
+        if _has_matrix(call.module) and layer.values[x].shape[-1] * layer.rows == layer.values[x].numel():
             return call.path
     return ""
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Return whether a module has a matrix: a parameter, a buffer, or packed weights as quantised modules have."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return any(tensor.ndim > 1 for tensor in tensors) or (not tensors and hasattr(module, "weight"))
 
 
 def place_of(layer: LayerCalls, number: int) -> Place | None:
@@ -217,8 +227,12 @@ def _named_ffn(layer: LayerCalls, f: int) -> bool:
     return any(FFN_NAMES.search(call.path) for call in layer.calls if call.first_output == f)
 
 
-def _mixes(layer: LayerCalls, m: int, f: int, rerun: Rerun) -> bool | None:
-    """Return whether the output f of a module depends on other tokens of a state m; ``None`` if unknown."""
+def _change(layer: LayerCalls, m: int, f: int, rerun: Rerun) -> float | None:
+    """Return how much the output f of a module changes at later tokens with the first tokens of a state m.
+
+    Returns:
+        the relative Frobenius norm of the change, 0 if it is rounding; ``None`` if unknown.
+    """
     state = layer.values[m].clone()
     shape = layer.values.shapes[layer.x]
     part = shape[1] // 3  # no multiple of the chunks of an attention in chunks
@@ -233,7 +247,8 @@ def _mixes(layer: LayerCalls, m: int, f: int, rerun: Rerun) -> bool | None:
     before = layer.values[f].view(shape)[:, part:].double()
     change = float((found.view(shape)[:, part:].double() - before).norm())
     rounding = torch.finfo(found.dtype).eps * (100 if found.dtype.itemsize > 2 else 4)
-    return change > rounding * float(before.norm())
+    relative = change / max(float(before.norm()), 1e-30)
+    return relative if relative > rounding else 0.0
 
 
 def substituted(

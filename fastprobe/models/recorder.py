@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import attended_mask, counted_mask
+from fastprobe.data.checks import attended_mask, by_sequence
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import (
     StopForward,
@@ -67,8 +67,7 @@ class ModuleRecorder:
 
     def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
         """Return the value of each row's sequence, -1 for rows that do not count; see ``Recorder.rows_of``."""
-        counted = counted_mask(batch)
-        return torch.where(counted, values.to(counted.device)[:, None], -1).flatten()
+        return by_sequence(batch, values).flatten()
 
     def run(self, batch: Mapping[str, Any]) -> None:
         """Run the model without its head up to the last layer that is needed; see ``Recorder.run``."""
@@ -87,19 +86,12 @@ class ModuleRecorder:
 
     def _hold(self, point: Point, tensor: Tensor) -> None:
         """Keep a point, as ``(batch, length, width)`` also where its module works on rows."""
-        if tensor.shape[:-1] != self._shape and tensor.shape[:-1] == (self._shape.numel(),):
-            tensor = tensor.view(*self._shape, tensor.shape[-1])
-        if tensor.shape[:-1] != self._shape:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of "
-                f"{tuple(self._shape)}; points need one row for each token. A model that pads its input itself takes "
-                "batches whose length needs no padding"
-            )
-        self.held[point] = tensor
+        self.held[point] = by_token(tensor, self._shape)
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
             self._ran.add(layer)
+            check_shapes(self.model, self.held, self._shape)
             with self._fast.suspended():
                 self.on_layer(layer, self.held)
             for point in [point for point in self.held if self.wanted[point] <= layer]:
@@ -108,3 +100,35 @@ class ModuleRecorder:
                 raise StopForward
 
         return on_output
+
+
+def by_token(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return the rows of a point as ``(batch, length, width)`` if they are ``(batch * length, width)``.
+
+    Args:
+        tensor: as the module has it.
+        shape: (batch, length).
+    """
+    if tensor.shape[:-1] != shape and tensor.shape[:-1] == (shape.numel(),):
+        return tensor.view(*shape, tensor.shape[-1])
+    return tensor
+
+
+def check_shapes(model: nn.Module, held: Mapping[Point, Tensor], shape: torch.Size) -> None:
+    """Raise an error if a point does not have one row for each token.
+
+    Args:
+        model: the model, for the error message.
+        held: the points that are read at the end of a layer.
+        shape: (batch, length).
+
+    Raises:
+        UnsupportedModelError: a tensor has another number of rows.
+    """
+    for point, tensor in held.items():
+        if tensor.shape[:-1] != shape:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: {point} has the shape {tuple(tensor.shape)} for a batch of {tuple(shape)}; "
+                "points need one row for each token. A model that pads its input itself takes batches whose length "
+                "needs no padding"
+            )

@@ -65,7 +65,7 @@ class LayerStack:
         checked: dict[Hashable, bool] | None = None,
     ):
         self.model, self.points, self.batch, self.stem, self.first = model, points, dict(batch), stem, first
-        self._calls, self._checked = calls, {} if checked is None else checked
+        self.calls, self._checked = calls, {} if checked is None else checked
 
     @classmethod
     def record(
@@ -147,7 +147,7 @@ class LayerStack:
         return None if changes.found or stack.stem.shape[:2] != attended_mask(short).shape else stack
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self.calls)
 
     def apply(self, step: Step, state: Tensor, copies: int = 1) -> Tensor:
         """Run one step of an order; see ``Stack.apply``."""
@@ -180,7 +180,7 @@ class LayerStack:
 
     def _run(self, layer: int, state: Tensor, copies: int) -> Tensor:
         """Run a layer on states side by side."""
-        args, kwargs = repeated(self._calls[layer], len(self.stem), copies)
+        args, kwargs = repeated(self.calls[layer], len(self.stem), copies)
         return first_tensor(self.points.layers[layer](state, *args, **kwargs))
 
     def _may_repeat(self) -> bool:
@@ -209,5 +209,5 @@ class LayerStack:
     def _pattern(self) -> Hashable | None:
         """Which arguments are repeated, ``None`` if some cannot be."""
         batch = len(self.stem)
-        pattern = pattern_of(tuple(self._calls), batch)
+        pattern = pattern_of(tuple(self.calls), batch)
         return None if pattern is None else (batch == 1, pattern)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastprobe.models.calling import arguments_of, with_decoder_inputs, without_cache
+from fastprobe.models.calling import arguments_of, device_of, with_decoder_inputs, without_cache
 from fastprobe.models.trace import ModuleCall, Trace
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -99,7 +99,8 @@ def _chains(path: str, calls: Sequence[ModuleCall], trace: Trace, *, in_list: bo
     """Yield the longest runs of calls in which each receives, first, what the one before returns first."""
     run: list[ModuleCall] = []
     for call in [*calls, None]:
-        if call is not None and run and call.first_input is not None and call.first_input == run[-1].first_output:
+        handed = call is not None and bool(run) and call.first_input == run[-1].first_output
+        if call is not None and handed and _keeps_shape(call, trace):
             run.append(call)
             continue
         if run:
@@ -156,7 +157,7 @@ def text_batch(model: nn.Module) -> dict[str, Any]:
     plain = [token for token in range(min(rows, 128 + len(special))) if token not in special] or [0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor(plain)[torch.randint(len(plain), SHAPE, generator=generator)]
-    device = next(model.parameters()).device
+    device = device_of(model)
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
-from fastprobe.data.checks import counted_mask
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Shares
 from fastprobe.models.calling import device_of, to_device
@@ -116,7 +116,7 @@ class SumPass:
         progress.begin("sums", getattr(batches, "tokens", None), "tokens")
         for share in shares.rounds():
             for batch in share.batches:
-                count = batch["input_ids"].shape[:1]
+                count = attended_mask(batch).shape[:1]
                 fold = fold_of_sequences(share.first, count, max(self._folds, 1), torch.device("cpu"), share.step)
                 for state, rows in self._states.of(batch, fold):
                     with fast.suspended():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,17 +23,16 @@ from fastprobe.orders import Order, wanted_of
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.probes.classifiers import StateClassifiers, solve
+from fastprobe.probes.legend import COLUMNS
 from fastprobe.probes.passes import StateRows, SumPass, count_accuracies
-from fastprobe.probes.picture import picture
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT, TokenLabels
+from fastprobe.probes.views import probe_views
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.results.result import Result
+from fastprobe.results.views import View
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.progress import PassProgress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +41,7 @@ class Probes(Result):
 
     kind: ClassVar[str] = "probe"
     metric: ClassVar[str] = "r2_cv"
+    columns = COLUMNS
 
     @property
     def tasks(self) -> list[str]:
@@ -93,16 +92,10 @@ class Probes(Result):
             for task, centre, total in zip(self.tasks, centres, best[:, -1], strict=True)
         }
 
-    def plot(self, path: str | Path | None = None, metric: str = "r2_cv") -> Figure:
-        """Draw one line a task over states; orders other than the baseline are dashed.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
+    def views(self, metric: str) -> list[View]:
+        """Return one line a task over states; orders other than the baseline are dashed."""
         self.rows_with(metric)  # raises if there are none
-        matrices = {order: self.matrix(metric, order) for order in self.orders}
-        return picture(self.title, metric, self.tasks, matrices, path)
+        return probe_views(metric, self.tasks, {order: self.matrix(metric, order) for order in self.orders})
 
 
 @renamed_arguments(which="orders", fit="method")

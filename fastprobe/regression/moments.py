@@ -12,7 +12,7 @@ Sums of several shards are added: moments are a commutative monoid under :meth:`
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fastprobe.errors import InputError, NumericalError, ShapeError
 from fastprobe.ops.gram import Block, Pair, gram_
+from fastprobe.ops.gram.known_folds import remember_largest
 from fastprobe.ops.unit_sum import UnitSum, unit_sum
 from fastprobe.regression.moment_plan import MomentPlan, Stage
 from fastprobe.regression.moments_file import reading_moments_file, write_moments_file
@@ -99,12 +100,17 @@ class Moments:
                 )
             if not rows[block].dtype.is_floating_point:
                 raise ShapeError(f"{block}: rows must be floating, got {rows[block].dtype}")
-        valid = fold >= 0
-        if not valid.any():
+        if not len(fold):
             return
-        if int(fold.max()) >= self.plan.folds:
-            raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {int(fold.max())}")
-        units = unit_sums({block: rows[block] for block in stage.fresh}, valid, backend, exact=exact)
+        valid = fold >= 0
+        fresh = {block: rows[block] for block in stage.fresh}
+        # One read of the device for everything that the host has to know of a batch.
+        units, (largest,) = unit_sums(fresh, valid, backend, exact=exact, beside=[fold.max()])
+        if largest < 0:
+            return
+        if largest >= self.plan.folds:
+            raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {largest}")
+        remember_largest(fold, largest)
         blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
         with torch.autocast(fold.device.type, enabled=False):
             for block in blocks:
@@ -129,7 +135,7 @@ class Moments:
         self.dtype = _coarsest(self.dtype, dtype)
         self.precision = _coarsest(self.precision, "float64" if exact else dtype)
         if stage.first:
-            self.counts += torch.bincount(fold[valid], minlength=self.plan.folds)
+            self.counts.index_add_(0, fold.clamp(min=0), valid.double())
 
     @torch.no_grad()
     def update_classes_(self, x: str, y: str, rows: Tensor, label: Tensor, fold: Tensor) -> None:
@@ -226,6 +232,12 @@ class Moments:
         self._whole.clear()
         self.dtype, self.backend = _coarsest(self.dtype, other.dtype), self.backend or other.backend
         self.precision = _coarsest(self.precision, other.precision)
+        return self
+
+    def negate_(self) -> Moments:
+        """Negate every sum, so that rows added before a second call are subtracted."""
+        for tensor in self._sums():
+            tensor.neg_()
         return self
 
     def all_reduce_(self) -> Moments:
@@ -338,25 +350,30 @@ def _coarsest(*dtypes: str) -> str:
     return max(dtypes, key=("", "float64", "float32", "float16", "bfloat16").index)
 
 
-def unit_sums(rows: Mapping[str, Tensor], valid: Tensor, backend: str, *, exact: bool = False) -> dict[str, UnitSum]:
-    """Return the sum of unit rows of every block, over the rows that count.
+def unit_sums(
+    rows: Mapping[str, Tensor], valid: Tensor, backend: str, *, exact: bool = False, beside: Sequence[Tensor] = ()
+) -> tuple[dict[str, UnitSum], list[int]]:
+    """Return the sum of unit rows of every block, over the rows that count, and some integers read with their flags.
 
     Args:
         rows: block -> ``(N, width)``.
         valid: ``(N,)`` bool: the rows that count.
         backend: the backend of the operation.
         exact: widen the rows to float64 first.
+        beside: () integers to read from the device at the same time.
 
     Raises:
         NumericalError: a row that counts is not finite; the message names the block.
     """
-    found = {}
-    for block, part in rows.items():
-        wide = torch.float64 if exact or part.dtype == torch.float64 else torch.float32
-        found[block] = unit_sum.on_if_implemented("auto" if exact else backend)(part.to(wide) if exact else part, valid)
-        if not found[block].finite:
+    operation = unit_sum.on_if_implemented("auto" if exact else backend)
+    found = {block: operation(part.double() if exact else part, valid) for block, part in rows.items()}
+    flags = [number.long().to(valid.device) for number in (*beside, *(units.finite for units in found.values()))]
+    numbers = torch.stack(flags).tolist() if flags else []
+    for block, finite in zip(found, numbers[len(beside) :], strict=True):
+        if not finite:
+            wide = torch.float64 if exact or rows[block].dtype == torch.float64 else torch.float32
             raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
-    return found
+    return found, numbers[: len(beside)]
 
 
 def _origin(rows: Tensor, valid: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,19 +20,18 @@ from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, parse, wanted_of
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
-from fastprobe.reordering import pictures
 from fastprobe.reordering.effects import Metric
+from fastprobe.reordering.legend import ORDERS
 from fastprobe.reordering.measured_orders import MeasuredOrders
 from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import CHANGES, EffectSums, changes
+from fastprobe.reordering.views import depth_views, order_views
 from fastprobe.results.result import BY_DEPTH, Result
+from fastprobe.results.views import View, square_heatmap
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.progress import OrderProgress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +47,8 @@ class OrderEffects(Result):
 
     kind: ClassVar[str] = "commutativity"
     metric: ClassVar[str] = "relative_l2"
+    shown = ("delta_loss",)
+    columns = ORDERS
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
         """Return one metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` for pairs without a number.
@@ -75,21 +75,25 @@ class OrderEffects(Result):
                 line[: len(values)] = values
         return matrix
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw swaps as a heatmap, permutations over the layers they keep in place, and other orders as named dots.
+    def views(self, metric: str) -> list[View]:
+        """Return swaps as a heatmap, permutations over the layers they keep in place, and other orders as named dots.
 
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw; one that ends in ``_by_depth`` as a heatmap of orders and depths.
+        A column that ends in ``_by_depth`` is a heatmap of orders and depths.
         """
         baseline, *others = self.rows
         if metric.endswith(BY_DEPTH):
             column = metric.removesuffix(BY_DEPTH)
-            return pictures.profiles(self.title, column, others, self.profile(column)[1:], path)
+            return depth_views(column, others, self.profile(column)[1:])
         rows = [row for row in self.top(len(self.rows), metric) if row is not baseline]
         if _all_swaps(rows):
-            return pictures.pairs(self.title, metric, self.matrix(metric), "swapped with layer", path)
-        return pictures.orders(self.title, metric, rows, path)
+            return [square_heatmap(self.matrix(metric), x_label="layer", y_label="swapped with layer", label=metric)]
+        return order_views(metric, rows)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns that can be drawn, those of states by depth included."""
+        by_depth = [name for name in self.rows[0] if name.endswith(BY_DEPTH) and not name.endswith("_se" + BY_DEPTH)]
+        return [*super().metrics, *by_depth]
 
     @classmethod
     def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,21 +27,19 @@ from fastprobe.orders import Order
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
-from fastprobe.reordering import pictures
 from fastprobe.reordering.checked_stack import check_stack
 from fastprobe.reordering.effects import Sums, compare, sum_by_sequence
+from fastprobe.reordering.legend import PAIRS
 from fastprobe.reordering.order_runs import OrderRuns
 from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import ratio, root
 from fastprobe.results.result import Result
+from fastprobe.results.views import View, square_heatmap
 from fastprobe.runtime.cores import side_by_side
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.progress import OrderProgress
 from fastprobe.scan.result import LinearityScan
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FIRST_LAYER_INPUT = "own"
 """State of a pair: the input that its first layer has in the baseline."""
@@ -54,6 +51,7 @@ class Commutators(Result):
 
     kind: ClassVar[str] = "commutator"
     metric: ClassVar[str] = "relative_l2"
+    columns = PAIRS
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
         """Return one metric as a symmetric ``(layers, layers)`` matrix, ``nan`` on its diagonal.
@@ -63,14 +61,9 @@ class Commutators(Result):
         """
         return pair_matrix(self.rows_with(metric), self.config["layers"], metric)
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw a heatmap of the pairs.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
-        return pictures.pairs(self.title, metric, self.matrix(metric), "and layer", path)
+    def views(self, metric: str) -> list[View]:
+        """Return a heatmap of the pairs."""
+        return [square_heatmap(self.matrix(metric), x_label="layer", y_label="and layer", label=metric)]
 
 
 @together()

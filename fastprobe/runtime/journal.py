@@ -30,10 +30,18 @@ class Journal:
         folder: folder of the file; ``None`` writes no file.
         origin: entries of the configuration, besides those of :meth:`keeping`, that must agree when a run resumes.
         resume: continue the file in the folder.
+        file: name of the file.
     """
 
-    def __init__(self, folder: str | Path | None = None, origin: dict[str, Any] | None = None, *, resume: bool = False):
-        self._path = None if folder is None else Path(folder) / FILE
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        origin: dict[str, Any] | None = None,
+        *,
+        resume: bool = False,
+        file: str = FILE,
+    ):
+        self._path = None if folder is None else Path(folder) / file
         self._origin, self._resume = origin or {}, resume
         self._done: dict[int, dict[int, Any]] = {}
         self._file: TextIO | None = None

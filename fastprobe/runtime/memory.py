@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.errors import InputError
 from fastprobe.runtime.distributed import on_this_machine
 
 _LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -55,7 +57,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed() -> None:
-    """Return freed memory to the system, where the C library can: for measurements of peak memory.
+    """Return freed memory to the system, where the C library can.
 
     No setting changes. Pages that are used again are then counted again.
     """
@@ -84,3 +86,18 @@ def human(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Return a number of bytes that a user wrote: ``8000000000``, ``"8GB"``, ``"1.5 GB"`` or ``"8GiB"``.
+
+    Raises:
+        InputError: it is no number of bytes above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kMGT]i?|)B?\s*", str(size)) if not isinstance(size, bool) else None
+    if not found or not (count := int(float(found[1]) * UNITS[found[2]])):
+        raise InputError(f"memory: must be a number of bytes above 0, like 8GB or 500MB, got {size!r}")
+    return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,16 @@ from fastprobe.regression.moments import Moments
 from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.interrupt import uninterrupted
 from fastprobe.runtime.journal import OPTIONS
+from fastprobe.runtime.memory import human
 from fastprobe.scan.moment_pass import MomentPass
 
 FILE = "moments.safetensors"
+ROWS = "layers.jsonl"
+"""File of the finished rows of a scan layer by layer."""
+BUDGET = "token_budget"
+"""Entry of the source with the number of tokens to read."""
+STATES = "states-{:04d}"
+"""Folder of the states of a depth in a scan layer by layer."""
 
 
 class Checkpoint:
@@ -32,6 +40,8 @@ class Checkpoint:
         source: the model, text and sizes of the scan, saved with the moments and compared on resuming.
         resume: start from the moments in the folder, if there are any.
         interval: seconds between two saves; longer where a save takes over a twentieth of that.
+        keep: save the moments of a finished scan, too, for :func:`~fastprobe.scan.merging.merge_scans`, other scores
+            and more tokens. Without it the file only serves to resume, and :meth:`finish` deletes it.
     """
 
     def __init__(
@@ -41,8 +51,12 @@ class Checkpoint:
         *,
         resume: bool = False,
         interval: float = 60.0,
+        keep: bool = True,
     ):
+        self.folder = None if folder is None else Path(folder)
         self.path = None if folder is None else Path(folder) / FILE
+        self.keep = keep
+        self.earlier_tokens: int | None = None
         self.source = dict(source or {})
         self.resuming = resume
         self.interval = interval
@@ -52,6 +66,7 @@ class Checkpoint:
     def resume(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         """Return the moments to start from, and the number of batches that they hold.
 
+        A run with fewer tokens of the same text may be extended: ``earlier_tokens`` is then their number.
         Of several processes the first one reads the moments, and the others start from moments of no rows.
 
         Raises:
@@ -68,7 +83,9 @@ class Checkpoint:
             return zero, 0
         moments, saved = Moments.load(self.path, zero.counts.device)
         for key, value in (self.source | dict(config)).items():
-            if saved.get(key) != value:
+            if key == BUDGET and Ranks.here().size == 1 and value > saved.get(key, value):
+                self.earlier_tokens = saved[key]
+            elif saved.get(key) != value:
                 name = OPTIONS.get(key, key)
                 raise InputError(
                     f"--resume: {self.path.parent} holds a run with {name}={_short(saved.get(key))}, this one has "
@@ -83,7 +100,6 @@ class Checkpoint:
         After an error of one of several processes nothing is saved, because it takes all of them.
         """
         ranks = Ranks.here()
-        can_save = ranks.size == 1
 
         def save() -> None:
             if self.path is None:
@@ -94,15 +110,16 @@ class Checkpoint:
                 done = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
 
-        self._save = save
+        self._save, done = save, False
         try:
             yield
-            can_save = True
+            done = True
         finally:
             self._save = _nothing  # `save` refers to the moments: they are freed with the scan
-            if can_save:
+            if done or ranks.size == 1:
                 with uninterrupted():  # a second Ctrl-C during this save must not lose it
-                    save()
+                    if not done or self.keep or ranks.from_first(self._is_due):
+                        save()
 
     def tick(self) -> None:
         """Save if the last save was long enough ago. Call it between batches."""
@@ -112,6 +129,23 @@ class Checkpoint:
         self._save()
         self._saved_at = time.monotonic()
         self.interval = max(self.interval, 20 * (self._saved_at - start))
+
+    def announcement(self, nbytes: int) -> str:
+        """Say in a clause when moments of a size are written, ``""`` if they are not."""
+        if self.path is None:
+            return ""
+        when = f"every {self.interval:.0f} s for --resume" + (" and kept" if self.keep else ", deleted at the end")
+        return f"; {self.path} ({human(nbytes)}) is written {when}"
+
+    def finish(self) -> None:
+        """Delete the files that only serve to resume. Call it when the result is saved."""
+        if self.folder is None:
+            return
+        (self.folder / ROWS).unlink(missing_ok=True)
+        for states in self.folder.glob(STATES.format(0).replace("0000", "*")):
+            shutil.rmtree(states, ignore_errors=True)
+        if not self.keep:
+            (self.folder / FILE).unlink(missing_ok=True)
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._saved_at >= self.interval

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import merge, select
-from fastprobe.data.checks import checked_mask, counted_mask
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Share
@@ -84,6 +84,19 @@ class MomentPass:
         self._count(len(mask), 1)
         return int(mask.sum())
 
+    def remove(self, batch: Mapping[str, Any]) -> None:
+        """Subtract the last batch that the moments hold. It must not be counted yet."""
+        _, fold = self._read(batch)
+        order = fold.argsort(stable=True)
+        batch = select(to_device(batch, device_of(self.model)), order)
+        self._fold = self._recorder.rows_of(batch, fold[order])
+        with uninterrupted():
+            self.complete = False
+            self.moments.negate_()
+            self._recorder.run(batch)
+            self.moments.negate_()
+            self.complete = True
+
     def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
         """Add consecutive batches and return their number of tokens.
 
@@ -114,7 +127,7 @@ class MomentPass:
             with self.clock("forward"):
                 self._recorder.run(batch)
             first = self.sequences
-            for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
+            for part, folds in zip(batches, fold.split([len(attended_mask(part)) for part in batches]), strict=True):
                 self.sample.add(part, folds, first, self.step)
                 first += self.step * len(folds)
             self._count(len(mask), len(batches))
@@ -142,7 +155,6 @@ class MomentPass:
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the tokens of a batch that count, ``(batch, length)``, and its folds, ``(batch,)``."""
-        checked_mask(batch, self.batches)
         mask = counted_mask(batch).cpu()
         folds = self.plan.moments.folds
         fold = fold_of_sequences(self.sequences, mask.shape[:1], folds, torch.device("cpu"), self.step)
@@ -152,7 +164,8 @@ class MomentPass:
         stage = self.plan.stages.get(layer)
         if stage is None:
             return
-        rows = partial(block_rows, self.plan, held)
+        # A layer that its user placed on another device gives its points there.
+        rows = partial(block_rows, self.plan, {point: tensor.to(self._fold.device) for point, tensor in held.items()})
         if self._looking:
             unit_sums({block: rows(block) for block in stage.fresh}, self._fold >= 0, self.backend, exact=self.exact)
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -52,6 +52,25 @@ _LIMITS: tuple[tuple[str, int], ...] = (
 """Pattern of a field's name -> its largest value."""
 
 
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+_MAMBA = {"mamba_d_head": 16, "mamba_n_heads": 4, "mamba_d_ssm": 64, "mamba_expand": 2}
+FACTS: dict[str, dict[str, Any]] = {
+    r"glm4v.*_text|glm4v_moe_text|glm_ocr_text|glm_image_text|qwen2(_5)?_vl_text|hunyuan_vl_text": _MROPE,
+    r"bamba|falcon_h1|granitemoehybrid": _MAMBA,
+    r"mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
+    r"mobilebert": {"intra_bottleneck_size": 16, "true_hidden_size": 16, "embedding_size": 32},
+    r"xmod": {"default_language": "en_XX"},
+    r"esm": {"vocab_size": 100, "pad_token_id": 0, "mask_token_id": 3},
+    r"deepseek_v2": {"topk_method": "greedy", "num_experts_per_tok": 2},
+    r"squeezebert": {f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "intermediate", "output")},
+    r"reformer": {"axial_pos_embds": False, "attn_layers": ["local"] * LAYERS, "local_attn_chunk_length": 4},
+    r"zamba2": {"mamba_headdim": 16, "n_mamba_heads": 4, "mamba_expand": 2},
+    r"lilt": {"channel_shrink_ratio": 4},
+    r"rwkv": {"attention_hidden_size": 32},
+}
+"""Pattern of a model type -> fields whose sizes must fit each other in a way that their names do not say."""
+
+
 class NotBuiltError(Exception):
     """A model type that has no toy model; the message is the reason."""
 
@@ -93,7 +112,7 @@ def toy_model(model_type: str, seed: int = SEED) -> nn.Module:
 
 def _config_and_class(model_type: str) -> tuple[Any, Any]:
     try:
-        config = toy_config(CONFIG_MAPPING[model_type])
+        config = toy_config(CONFIG_MAPPING[model_type], _facts(model_type))
     except Exception as error:
         raise NotBuiltError(f"its configuration: {_first_line(error)}") from error
     for mapping in (
@@ -114,10 +133,13 @@ def _config_and_class(model_type: str) -> tuple[Any, Any]:
     raise NotBuiltError("it has no model class for text")
 
 
-def toy_config(kind: Any) -> Any:
-    """Return a configuration of a class with its sizes shrunk."""
-    default = kind()
-    return kind(**_shrunk(default))
+def toy_config(kind: Any, facts: Mapping[str, Any] | None = None) -> Any:
+    """Return a configuration of a class with its sizes shrunk, and with some fields as given."""
+    return kind(**_shrunk(kind()) | dict(facts or {}))
+
+
+def _facts(model_type: str) -> dict[str, Any]:
+    return next((fields for pattern, fields in FACTS.items() if re.fullmatch(pattern, model_type)), {})
 
 
 def _shrunk(config: Any) -> dict[str, Any]:

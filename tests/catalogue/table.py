@@ -116,10 +116,8 @@ def main(types: Sequence[str]) -> None:
     full = [line for line in lines if line.elements]
     both = [line for line in full if "a" in line.elements.split() and "m" in line.elements.split()]
     ordered = sum(line.orders == "yes" for line in full)
-    print(
-        HEADER + f"{len(lines)} types: {len(full)} have a stack of layers, {ordered} run in other orders, {len(both)}"
-    )
-    print("have attention and FFN in every layer.\n")
+    print(HEADER + f"{len(lines)} types: {len(full)} have a stack of layers, {ordered} run in other orders, and")
+    print(f"{len(both)} have attention and FFN in every layer.\n")
     print("| type | stack | elements | orders | generation | what is missing |\n|---|---|---|---|---|---|")
     for line in lines:
         print(f"| {' | '.join(line)} |")

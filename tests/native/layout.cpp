@@ -47,11 +47,11 @@ class PlanOnHost {
     }
 
     // block, column, row, address
-    std::vector<std::tuple<int, int, int, uint32_t>> boxes(int index, int slab, uint32_t stage) const {
+    std::vector<std::tuple<int, int, int, uint32_t>> boxes(int index, int row, uint32_t stage) const {
         const Work work = work_at(plan_, tile_, index);
         std::vector<std::tuple<int, int, int, uint32_t>> boxes;
         for (int i = 0; i < boxes_of(work.diagonal); ++i) {
-            const Box box = box_at(work, slab, stage, i);
+            const Box box = box_at(work, row, stage, i);
             boxes.push_back({box.block, box.column, box.row, box.to});
         }
         return boxes;
@@ -75,12 +75,6 @@ class PlanOnHost {
     Plan plan_{};
 };
 
-double sum_of_chains(py::array_t<float> chains) {
-    float sum = 0, lost = 0;
-    for (py::ssize_t i = 0; i < chains.size(); ++i) add_chain(sum, lost, chains.data()[i]);
-    return double(sum) - double(lost);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(layout, m) {
@@ -99,15 +93,18 @@ PYBIND11_MODULE(layout, m) {
         const Slabs slabs = slabs_of(fold_slabs.data(), fold, fold + 1, split, splits);
         return std::pair(slabs.begin, slabs.end);
     });
-    m.def("sum_of_chains", &sum_of_chains);
     m.def("left_operand", py::vectorize(left_operand));
     m.def("right_operand", py::vectorize(right_operand));
+    m.def("at_stage", py::vectorize(at_stage));
     m.def("further", py::vectorize(further));
     m.def("accumulator_row", py::vectorize(accumulator_row));
     m.def("accumulator_column", py::vectorize(accumulator_column));
-    m.def("stage_of", &stage_of);
-    m.def("full_parity", &full_parity);
-    m.def("empty_parity", &empty_parity);
+    py::class_<Place>(m, "Place")
+        .def(py::init<>())
+        .def_readonly("stage", &Place::stage)
+        .def("full_parity", &Place::full_parity)
+        .def("empty_parity", &Place::empty_parity)
+        .def("advance", &Place::advance);
     m.def("exact_token", py::vectorize(exact_token));
     m.def("exact_column", py::vectorize(exact_column));
     m.def("a_column", py::vectorize(a_column));
@@ -117,7 +114,8 @@ PYBIND11_MODULE(layout, m) {
     m.def("c_row", py::vectorize(c_row));
     m.def("c_column", py::vectorize(c_column));
     for (const auto& [name, value] : std::vector<std::pair<const char*, int>>{
-             {"TILE", TILE}, {"SLAB", SLAB}, {"STAGES", STAGES}, {"STAGE_BYTES", STAGE_BYTES}, {"STEPS", STEPS}, {"GRAM_SHARED", GRAM_SHARED},
+             {"TILE", TILE}, {"SLAB", SLAB}, {"STAGES", STAGES}, {"STAGE_BYTES", STAGE_BYTES}, {"STAGE_ROWS", STAGE_ROWS},
+             {"PIECES", PIECES}, {"STEPS", STEPS}, {"FLUSH", FLUSH}, {"GRAM_SHARED", GRAM_SHARED},
              {"EXACT_TILE", EXACT_TILE}, {"EXACT_DEPTH", EXACT_DEPTH}, {"EXACT_STRIDE", EXACT_STRIDE},
              {"EXACT_THREADS", EXACT_THREADS}, {"MAX_PAIRS", MAX_PAIRS}})
         m.attr(name) = value;

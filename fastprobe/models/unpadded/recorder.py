@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import attended_mask, counted_mask
+from fastprobe.data.checks import attended_mask, by_sequence
 from fastprobe.models.calling import evaluating, inputs_of
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
@@ -46,9 +46,7 @@ class UnpaddedRecorder:
 
     def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
         """Return the value of each token's sequence, ``(N,)``; see ``Recorder.rows_of``."""
-        counted = counted_mask(batch)
-        by_token = torch.where(counted, values.to(counted.device)[:, None], -1)
-        return UnpaddedTokens.of(attended_mask(batch)).unpad(by_token)
+        return UnpaddedTokens.of(attended_mask(batch)).unpad(by_sequence(batch, values))
 
     @torch.no_grad()
     def run(self, batch: Mapping[str, Any]) -> None:
