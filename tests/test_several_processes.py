@@ -57,6 +57,9 @@ def batches_of(kind: str, rank: int = 0, size: int = 1):
         nothing = {key: value[:0] for key, value in batches[0].items()}
         padding = {"input_ids": batches[1]["input_ids"], "attention_mask": torch.zeros_like(batches[1]["input_ids"])}
         return [batches[0], nothing, padding, *batches[2:]]
+    if kind == "counted":  # every third token counts, and none of the first batch
+        places = torch.arange(batches[0]["input_ids"].shape[1]) % 3 == 1
+        return [batch | {"token_mask": batch["attention_mask"] * places * bool(n)} for n, batch in enumerate(batches)]
     if kind == "loader":
         return DataLoader(rows, batch_size=3)
     if kind == "sampler":
@@ -105,7 +108,7 @@ def test_the_unpadded_encoder_gives_the_rows_of_one_process(verb, world_of_two):
     check_equal(world_of_two(run_verb, verb, {}, "bert-mlm"), run_verb(0, verb, {}, "bert-mlm"))
 
 
-@pytest.mark.parametrize("kind", ["one batch", "odd"])
+@pytest.mark.parametrize("kind", ["one batch", "odd", "counted"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_processes_and_batches_without_rows_are_normal(verb, kind, world_of_four):
     check_equal(world_of_four(run_verb, verb, {}, "gpt2", kind), run_verb(0, verb, {}, "gpt2", kind))

@@ -114,8 +114,8 @@ def ablation(
     """Remove or replace elements of a model and measure the effect, with the columns of :func:`commutativity`.
 
     ``mlp`` and ``attn`` are the bare parts: skip connection and norm stay. ``ffn`` and ``attention`` include them, and
-    ``layer`` is everything. Replacements are made from the unedited model, also if several layers are edited. The mode
-    says what replaces an element's output:
+    ``layer`` is everything. Replacements are made from the unedited model, also if several layers are edited, at the
+    tokens that count; they replace the output at all tokens. The mode says what replaces an element's output:
 
     * ``zero``: 0.
     * ``mean``: its mean over tokens.
@@ -129,7 +129,8 @@ def ablation(
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read more than once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, the tokens that count,
+            each ``(batch, length)``; read more than once.
         elements: one or several, each ablated alone: ``layer``, ``attention``, ``ffn``, ``attn``, ``mlp``,
             ``attn_heads``, ``attn_proj``, ``mlp_act``.
         mode: one mode or several.

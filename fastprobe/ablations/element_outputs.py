@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
@@ -24,7 +25,7 @@ SEQUENCES = 32
 def mean_outputs(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], elements: Sequence[Element]
 ) -> dict[Element, Tensor]:
-    """Return the mean output ``(width,)`` float64 of every element over the tokens that are not padding."""
+    """Return the mean output ``(width,)`` float64 of every element over the tokens that count."""
     ranks = Ranks.here()
     sums: dict[Point, Tensor] = {}
     tokens = 0
@@ -53,7 +54,7 @@ def sampled_outputs(
     seed: int = 0,
     size: int = SEQUENCES,
 ) -> tuple[dict[Element, Tensor], Tensor]:
-    """Return the outputs of every element at the tokens of a sample of sequences, without padding.
+    """Return the outputs of every element at the tokens that count of a sample of sequences.
 
     Args:
         model: a Hugging Face model.
@@ -74,7 +75,7 @@ def sampled_outputs(
     largest = 0
     for share in Shares(batches, ranks).rounds():
         for batch in share.batches:
-            count = len(batch["input_ids"])
+            count = len(attended_mask(batch))
             numbers = share.first + share.step * torch.arange(count)
             sample.add(batch, numbers, share.first, share.step)
             largest = max(largest, count)
@@ -87,7 +88,7 @@ def sampled_outputs(
     for outputs in _outputs(model, points, [batch for batch, _ in sampled], elements):
         for point, rows in outputs.items():
             kept.setdefault(point, []).append(rows)
-    sequence = [number.repeat_interleave(batch["attention_mask"].sum(1)) for batch, number in sampled]
+    sequence = [number.repeat_interleave(counted_mask(batch).sum(1)) for batch, number in sampled]
     return {element: torch.cat(kept[points.canonical(element.y)]) for element in elements}, torch.cat(sequence)
 
 
@@ -95,7 +96,7 @@ def sampled_outputs(
 def _outputs(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], elements: Sequence[Element]
 ) -> Iterator[dict[Point, Tensor]]:
-    """Yield the outputs ``(tokens, width)`` of every element for each batch, without padding."""
+    """Yield the outputs ``(tokens, width)`` of every element for each batch, at the tokens that count."""
     wanted = {points.canonical(element.y): element.start for element in elements}
     found: dict[Point, Tensor] = {}
     mask = torch.zeros(0)
@@ -106,7 +107,7 @@ def _outputs(
     with ModuleRecorder(model, points, points.needed_until(wanted.items()), on_layer) as recorder:
         for batch in batches:
             batch = to_device(batch, device_of(model))
-            mask = batch["attention_mask"].bool()
+            mask = counted_mask(batch)
             recorder.run(batch)
             yield found
             found.clear()

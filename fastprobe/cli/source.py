@@ -81,6 +81,12 @@ class Source(ModelSource, TextSource):
     batch_size: Annotated[
         str, typer.Option(help="Sequences a batch; auto makes 4,096 tokens on a CPU, 32,768 elsewhere.")
     ] = "auto"
+    skip_first: Annotated[
+        int, typer.Option(help="First tokens of each sequence that the model reads but that count in no number.")
+    ] = 0
+    skip_special: Annotated[
+        bool, typer.Option("--skip-special", help="Special tokens count in no number; the model reads them.")
+    ] = False
 
     def load_batches(
         self, loaded: Any, tokenizer: Any, *, labels: Sequence[str] = (), words: str = WORDS
@@ -105,10 +111,12 @@ class Source(ModelSource, TextSource):
         _check_positions(loaded, self.max_seq_len)
         text, named = self.load_text()
         automatic = default_batch_size(self.max_seq_len, device_of(loaded).type)
-        sizes = {
+        sizes: dict[str, Any] = {
             "tokens": parse_count(self.tokens),
             "max_seq_len": self.max_seq_len,
             "batch_size": automatic if self.batch_size == "auto" else integer("--batch-size", self.batch_size),
+            "skip_first": self.skip_first,
+            "skip_special": self.skip_special,
         }
         batches: TokenBatches
         if labels:
@@ -133,8 +141,10 @@ class Source(ModelSource, TextSource):
             "--max-seq-len": str(self.max_seq_len),
             "--batch-size": self.batch_size if self.batch_size != "auto" else None,
             "--dtype": self.dtype if self.dtype != "auto" else None,
+            "--skip-first": str(self.skip_first) if self.skip_first else None,
         }
-        return [*([self.model] if self.model else []), *self.text_argv, *_argv(sizes)]
+        special = ["--skip-special"] * self.skip_special
+        return [*([self.model] if self.model else []), *self.text_argv, *_argv(sizes), *special]
 
 
 def _argv(options: dict[str, str | None]) -> list[str]:

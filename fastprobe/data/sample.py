@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import grouped, merge, select
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.errors import InputError
 from fastprobe.orders.arguments import integer
 from fastprobe.runtime.distributed import Ranks
@@ -21,6 +22,9 @@ Sequence = tuple[int, dict[str, Tensor]]
 
 class SequenceSample:
     """The ``size`` sequences of a stream whose tokens have the smallest hash.
+
+    The hash is of all tokens but padding, so it does not depend on which of them count. A sequence without tokens that
+    count is left out.
 
     Args:
         size: how many to keep; ``None`` keeps all.
@@ -61,8 +65,8 @@ class SequenceSample:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens of the sample."""
-        return sum(int(tensors["attention_mask"].sum()) for _, _, (_, tensors) in self._heap)
+        """Tokens of the sample that count."""
+        return sum(int(counted_mask(tensors).sum()) for _, _, (_, tensors) in self._heap)
 
     def add(self, batch: Mapping[str, Any], fold: Tensor, first: int | None = None, step: int = 1) -> None:
         """Add the sequences of a batch to the stream.
@@ -73,15 +77,15 @@ class SequenceSample:
             first: number of the first sequence in the stream; by default the number of those added before.
             step: difference between the numbers of two sequences in succession.
         """
-        mask = batch["attention_mask"].bool().cpu()
+        mask, counts = attended_mask(batch).cpu(), counted_mask(batch).any(1).tolist()
         ids = batch["input_ids"].cpu()
         first = self._seen if first is None else first
         self._seen += len(ids)
         for row in range(len(ids)):
             number = first + step * row
-            tokens = ids[row][mask[row]]
-            if self.size == 0 or not len(tokens):
+            if self.size == 0 or not counts[row]:
                 continue
+            tokens = ids[row][mask[row]]
             digest = hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8, key=self._key).digest()
             key = -int.from_bytes(digest, "little")
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:

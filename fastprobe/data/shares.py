@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import Batch, select
+from fastprobe.data.checks import TOKEN_MASK, attended_mask, check_some_count, counted_mask
 from fastprobe.data.splits import REMEDY, split_of
 from fastprobe.errors import InputError
 from fastprobe.runtime.distributed import Ranks
+
+COUNTED = "counted"
+"""Entry of a configuration that says which tokens count, and attribute of batches that know it."""
+FIRST_MASK = "first_token_mask"
+"""Entry of a configuration with a digest of the ``token_mask`` of the first batch, if it is a user's own."""
 
 
 class Share(NamedTuple):
@@ -29,7 +35,7 @@ class Share(NamedTuple):
     tokens: int
     """Tokens of all processes in this round."""
     opens: bool
-    """True in the first round, which has the first batches and no others."""
+    """True in the first round, which has the first batches and no others; in later ones until some tokens count."""
     sequences: int
     """Sequences of all processes in the rounds up to this one."""
     batches_done: int
@@ -39,6 +45,7 @@ class Share(NamedTuple):
 class _Counts(NamedTuple):
     sequences: int
     tokens: int
+    counted: int
     batches: int
     digest: bytes
 
@@ -48,7 +55,7 @@ class Shares:
 
     If every process has all batches, a process takes every n-th group of them, for n processes. If they are split
     already, it takes its part. The first round has one group only, in one process, so that what the first rows decide
-    is known before the others begin.
+    is known before the others begin; so have the next ones while no token counts.
 
     Args:
         batches: read once.
@@ -57,7 +64,9 @@ class Shares:
     Attributes:
         head: the first batch of all processes, the same in each.
         stream: all batches that this process reads, for :meth:`rounds`.
-        config: entries of a configuration that the numbers of sequences depend on.
+        config: entries of a configuration that a resumed run must agree on: what the numbers of sequences depend on,
+            and which tokens count.
+        counted: the entry of a result's configuration that says which tokens count; empty if all do.
 
     Raises:
         InputError: there are no batches, or the processes have different ones that are not split.
@@ -78,7 +87,10 @@ class Shares:
             raise InputError("batches: there are none")
         self.head: Batch = found
         self.stream: Iterator[Batch] = stream if head is None else itertools.chain([head], stream)
-        self.config: dict[str, Any] = {} if self._split is None else {"split_among": ranks.size}
+        self.counted = _counted(batches, found)
+        self.config: dict[str, Any] = self.counted | _first_mask(self.counted, found)
+        if self._split is not None:
+            self.config["split_among"] = ranks.size
         self._mine = 0  # sequences of this process in the rounds that have ended
 
     @property
@@ -93,11 +105,12 @@ class Shares:
             groups: the batches of ``stream`` in groups that run together; by default each alone.
         """
         left = iter(groups if groups is not None else ([batch] for batch in self.stream))
-        opens, sequences, done = True, 0, 0
+        opens, sequences, done, counted = True, 0, 0, 0
         while True:
             mine, seen = self._next(left, opens)
-            tokens = sum(int(batch["attention_mask"].sum()) for batch in mine)
-            counts = _Counts(_sequences(mine), tokens, len(mine), seen)
+            tokens = sum(int(attended_mask(batch).sum()) for batch in mine)
+            of_mine = sum(int(counted_mask(batch).sum()) for batch in mine)
+            counts = _Counts(_sequences(mine), tokens, of_mine, len(mine), seen)
             everyone = self._ranks.gather(counts)
             before = everyone[: self._ranks.rank]
             if other := next((rank for rank, one in enumerate(everyone) if one.digest != everyone[0].digest), 0):
@@ -105,7 +118,9 @@ class Shares:
                     f"batches: must be the same in all processes, but processes 0 and {other} read different ones from "
                     f"batch {done} on; {REMEDY}"
                 )
+            counted += sum(one.counted for one in everyone)
             if not any(one.batches for one in everyone):
+                check_some_count(counted, sequences)
                 return
             yield Share(
                 mine,
@@ -118,7 +133,7 @@ class Shares:
                 done := done + sum(one.batches for one in everyone),
             )
             self._mine += counts.sequences
-            opens = False
+            opens = self._split is None and not counted
 
     @property
     def _by_rounds(self) -> bool:
@@ -148,22 +163,38 @@ class Shares:
         room = len(range(self._number(), self._split.stop, self._split.step))
         kept = []
         for batch in batches:
-            count = len(batch["input_ids"])
+            count = len(attended_mask(batch))
             if min(count, room) > 0:
                 kept.append(batch if count <= room else select(batch, torch.arange(room)))
             room -= count
         return kept
 
 
+def _counted(batches: Any, head: Batch) -> dict[str, Any]:
+    """Return the entry of a configuration that says which tokens count; empty if all do."""
+    named = getattr(batches, COUNTED, None) or (TOKEN_MASK if head.get(TOKEN_MASK) is not None else None)
+    return {COUNTED: named} if named else {}
+
+
+def _first_mask(counted: dict[str, Any], head: Batch) -> dict[str, str]:
+    """Return the entry of a configuration that tells one ``token_mask`` of a user from another."""
+    if counted.get(COUNTED) != TOKEN_MASK:
+        return {}
+    mask = head[TOKEN_MASK].bool().cpu().contiguous()
+    return {FIRST_MASK: hashlib.blake2b(mask.numpy().tobytes(), digest_size=8).hexdigest()}
+
+
 def _sequences(batches: Iterable[Batch]) -> int:
-    return sum(len(batch["input_ids"]) for batch in batches)
+    return sum(len(attended_mask(batch)) for batch in batches)
 
 
 def _digest(batches: Iterable[Batch]) -> bytes:
     """Return a digest of the shapes, ids and masks of batches."""
     found = hashlib.blake2b(digest_size=16)
     for batch in batches:
-        for key in ("input_ids", "attention_mask"):
+        for key in ("input_ids", "attention_mask", TOKEN_MASK):
+            if batch.get(key) is None:
+                continue
             value = batch[key].cpu().contiguous()
             found.update(repr((tuple(value.shape), str(value.dtype))).encode())
             found.update(value.view(torch.uint8).numpy().tobytes())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import TOKEN_MASK
 from fastprobe.errors import FastprobeError, InputError, UnsupportedModelError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -138,9 +139,9 @@ def cache_options(module: nn.Module) -> list[dict[str, bool]]:
     return [{"use_cache": False}, {}] if hands_on and any("use_cache" in names for names in inner) else [{}]
 
 
-def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a batch without its labels, which a model without a head does not accept."""
-    return {key: value for key, value in batch.items() if key != "labels"}
+def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model takes of a batch: all but labels and the mask of the tokens that count."""
+    return {key: value for key, value in batch.items() if key not in ("labels", TOKEN_MASK)}
 
 
 def with_decoder_inputs(body: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.models.caches import fresh_caches
-from fastprobe.models.calling import Call, first_input, first_tensor, named_errors
+from fastprobe.models.calling import Call, first_input, first_tensor, inputs_of, named_errors
 from fastprobe.runtime.random_state import random_state_kept
 
 Run = Callable[[int, Tensor, Call], Tensor]
@@ -149,7 +149,7 @@ def final_state(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[st
     """Return the output of the last layer in a forward pass of a model, and the output of the model."""
     found: list[Tensor] = []
     with named_errors(model), layers[-1].register_forward_hook(lambda *call: found.append(first_tensor(call[2]))):
-        out = model(**batch)
+        out = model(**inputs_of(batch))
     return found[-1], out
 
 
@@ -157,4 +157,4 @@ def output_for(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str
     """Return the output of a model whose last layer gives ``state`` and whose other layers do not run."""
     last = len(layers) - 1
     with replaced_layers(layers, lambda layer, passed, _: state if layer == last else passed):
-        return model(**batch)
+        return model(**inputs_of(batch))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import first_input, first_tensor
 from fastprobe.models.equations import equations_of
@@ -82,7 +83,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     """
     identities: list[Identity] = []
     widths: dict[Point, int] = {}
-    mask = batch["attention_mask"].bool()
+    mask = attended_mask(batch)
 
     def check(layer: int, equation: str, left: Tensor, right: Tensor, inside: frozenset[Point] = frozenset()) -> None:
         if right.shape[:2] != mask.shape:

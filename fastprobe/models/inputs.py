@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import TOKEN_MASK, checked_mask
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
 from fastprobe.models.layer_order import is_reordered
@@ -26,12 +26,13 @@ class ModelBatches:
     Args:
         model: a Hugging Face model.
         points: its resolved points.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, each ``(batch, length)``.
         labels: keys of the batches that the model does not get.
 
     Attributes:
         source: the batches of the user.
         tokens: number of their tokens, if it is known.
+        counted: which tokens count, if it is known.
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
@@ -60,7 +61,7 @@ class ModelBatches:
                 "model: its layers run in another order now, and points and orders are numbered by the layers of the "
                 "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
             )
-        self.source, self._labels = batches, {"labels", *labels}
+        self.source, self._labels = batches, {"labels", TOKEN_MASK, *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
         self._table = position_table(model)
@@ -68,6 +69,7 @@ class ModelBatches:
         names, takes_all = arguments_of(body_of(model))
         self._known = None if takes_all else names
         self.tokens: int | None = getattr(batches, "tokens", None)
+        self.counted: str | None = getattr(batches, "counted", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for number, batch in enumerate(self.source):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import body_of, evaluating, first_tensor, without_labels
+from fastprobe.data.checks import by_sequence
+from fastprobe.models.calling import body_of, evaluating, first_tensor
 from fastprobe.models.offloaded import weights_present
 from fastprobe.models.packed_calls import packed, unpacked
 from fastprobe.models.points import Point
@@ -49,7 +50,7 @@ class LayerReader(Protocol):
     def __exit__(self, *exc: object) -> None:
         """Restore the mode of the model."""
 
-    def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
+    def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
         """Return, for each row of a state, the value of its sequence; see ``Recorder.rows_of``."""
 
     def embedding(self) -> AbstractContextManager[Any]:
@@ -84,9 +85,9 @@ class ModuleLayerReader:
     def __exit__(self, *exc: object) -> None:
         self._on_exit.close()
 
-    def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
-        """Return the value of each row's sequence, -1 for padding; see ``Recorder.rows_of``."""
-        return torch.where(mask, values[:, None], -1).flatten()
+    def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
+        """Return the value of each row's sequence, -1 for rows that do not count; see ``Recorder.rows_of``."""
+        return by_sequence(batch, values).flatten()
 
     def embedding(self) -> AbstractContextManager[Any]:
         """Bring in all weights of the model's body that are outside its layers; see ``LayerReader.embedding``."""
@@ -99,7 +100,7 @@ class ModuleLayerReader:
     def stem(self, batch: Mapping[str, Any]) -> tuple[Tensor, Arguments]:
         """Run the model with layers that return their input; see ``LayerReader.stem``."""
         with self._fast:
-            stack = LayerStack.record(self.model, self.points, without_labels(batch))
+            stack = LayerStack.record(self.model, self.points, batch)
         tensors: list[Tensor] = []
         rest = packed(stack.calls, tensors)
         return stack.stem, Arguments(tensors, rest)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import FastprobeError, UnsupportedModelError
-from fastprobe.models.calling import body_of, evaluating, first_tensor, without_cache, without_labels
+from fastprobe.models.calling import body_of, evaluating, first_tensor, without_cache
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.layer_reader import LayerReader, ModuleLayerReader
 from fastprobe.models.protocols import Recorder
@@ -40,7 +41,6 @@ def one_by_one_refusal(
     """
     if kind is UnpaddedLayerReader:  # it knows every module of the model
         return None
-    batch = without_labels(batch)
     other = {**batch, "input_ids": batch["input_ids"].flip(1)}
     try:
         outputs, handed_on = _outputs(model, points, batch)
@@ -48,7 +48,7 @@ def one_by_one_refusal(
             return f"layer {handed_on} passes more than one state on, and one is stored"
         found = _one_by_one(kind, model, points, batch, other, outputs)
         for layer, (state, expected) in enumerate(zip(found, outputs, strict=True)):
-            mask = batch["attention_mask"].bool()
+            mask = attended_mask(batch)
             error = (state - expected)[mask].double().norm() / expected[mask].double().norm().clamp(min=1e-30)
             if not float(error) <= TOLERANCE.get(expected.dtype, 1e-5):
                 return (

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import attended_mask, by_sequence
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import (
     StopForward,
     body_of,
     evaluating,
+    inputs_of,
     named_errors,
     never_ran,
     without_cache,
-    without_labels,
 )
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
@@ -64,19 +65,18 @@ class ModuleRecorder:
         self.held.clear()
         self._on_exit.close()
 
-    def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
-        """Return the value of each row's sequence, -1 for padding; see ``Recorder.rows_of``."""
-        return torch.where(mask, values[:, None], -1).flatten()
+    def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
+        """Return the value of each row's sequence, -1 for rows that do not count; see ``Recorder.rows_of``."""
+        return by_sequence(batch, values).flatten()
 
     def run(self, batch: Mapping[str, Any]) -> None:
         """Run the model without its head up to the last layer that is needed; see ``Recorder.run``."""
         self.held.clear()
         self._ran.clear()
-        batch = without_labels(batch)
-        self._shape = batch["attention_mask"].shape
+        self._shape = attended_mask(batch).shape
         try:
             with named_errors(self.model), torch.no_grad(), self._fast:
-                self._body(**batch, **self._options)
+                self._body(**inputs_of(batch), **self._options)
         except StopForward:
             pass
         finally:

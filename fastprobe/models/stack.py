@@ -15,8 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import Call, body_of, cache_options, first_tensor, named_errors, never_ran, without_cache
+from fastprobe.models.calling import (
+    Call,
+    body_of,
+    cache_options,
+    first_tensor,
+    inputs_of,
+    named_errors,
+    never_ran,
+    without_cache,
+)
 from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequences
 from fastprobe.models.forwards import observed_layers, output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
@@ -100,7 +110,7 @@ class LayerStack:
             *options, last = cache_options(body)
             for option in options:
                 try:
-                    body(**batch | option)
+                    body(**inputs_of(batch) | option)
                     break
                 except TypeError as error:
                     if "use_cache" not in str(error):
@@ -108,7 +118,7 @@ class LayerStack:
                 for found in (calls, states, ran):
                     found.clear()
             else:
-                body(**batch | last)
+                body(**inputs_of(batch) | last)
         if missing := never_ran(model, ran, len(points.layers)):
             raise UnsupportedModelError(missing)
         if ran != list(range(len(points.layers))):
@@ -134,7 +144,7 @@ class LayerStack:
                 stack = cls.record(model, points, short)
             except Exception:  # of the model's code, which may raise anything
                 return None
-        return None if changes.found or stack.stem.shape[:2] != short["attention_mask"].shape else stack
+        return None if changes.found or stack.stem.shape[:2] != attended_mask(short).shape else stack
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -179,7 +189,7 @@ class LayerStack:
             return False
         if pattern not in self._checked:
             stack = self._smaller(pattern)
-            mask = stack.batch["attention_mask"].bool()
+            mask = attended_mask(stack.batch)
             self._checked[pattern] = copies_agree(stack._run, len(stack), stack.stem, mask)
         return self._checked[pattern]
 
@@ -189,7 +199,7 @@ class LayerStack:
         if short is not None and short._pattern == pattern:
             return short
         if len(self.stem) > 2:
-            few = select(self.batch, two_sequences(self.batch["attention_mask"].bool()))
+            few = select(self.batch, two_sequences(attended_mask(self.batch)))
             longer = LayerStack.record(self.model, self.points, few)
             if longer._pattern == pattern:
                 return longer

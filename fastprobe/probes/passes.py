@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Shares
 from fastprobe.models.calling import device_of, to_device
@@ -52,7 +52,7 @@ class StateRows:
     make_stack: MakeStack = field(init=False, default=LayerStack.record)
     runner: str = field(init=False, default="none")
     classes: dict[str, Tensor] = field(init=False, default_factory=dict)  # task -> (rows,)
-    fold: Tensor = field(init=False)  # (rows,), -1 for padding
+    fold: Tensor = field(init=False)  # (rows,), -1 for rows that do not count
 
     def check(self, batch: Mapping[str, Any]) -> int:
         """Check the layers of the model on the first batch, choose how they run, and return the width of states."""
@@ -69,7 +69,7 @@ class StateRows:
         """
         order = fold.argsort(stable=True)  # sums take the rows of one fold as a slice
         batch = to_device(select(batch, order), device_of(self.model))
-        mask = checked_mask(batch, 0)
+        mask = counted_mask(batch)
         stack = self.make_stack(self.model, self.points, self._inputs(batch))
         self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}
         self.fold = stack.by_row(torch.where(mask, fold[order].to(mask.device)[:, None], -1))
@@ -96,6 +96,7 @@ class SumPass:
         self._states, self._sample, self._folds, self._backend = states, sample, folds, backend
         self.sequences = 0
         self.largest_batch = 0
+        self.counted: dict[str, Any] = {}
 
     def run(self, batches: Iterable[Mapping[str, Any]], fast: FastLinear, progress: PassProgress) -> ProbeSums:
         """Return the sums over all tokens.
@@ -110,11 +111,12 @@ class SumPass:
         """
         ranks = Ranks.here()
         shares = Shares(batches, ranks)
+        self.counted = shares.counted
         sums = self._open(self._states.check(shares.head))
         progress.begin("sums", getattr(batches, "tokens", None), "tokens")
         for share in shares.rounds():
             for batch in share.batches:
-                count = batch["input_ids"].shape[:1]
+                count = attended_mask(batch).shape[:1]
                 fold = fold_of_sequences(share.first, count, max(self._folds, 1), torch.device("cpu"), share.step)
                 for state, rows in self._states.of(batch, fold):
                     with fast.suspended():

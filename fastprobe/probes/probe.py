@@ -131,7 +131,8 @@ def probe(
     Args:
         model: a Hugging Face encoder or decoder.
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``, and with your own labels,
-            integers of that shape, below 0 for tokens without a label; read twice.
+            integers of that shape, below 0 for tokens without a label; perhaps ``token_mask``, the tokens that count;
+            read twice.
         tasks: ``token``, ``previous``, ``next``, ``position``, ``word_piece``, ``sentence`` (see
             :class:`~fastprobe.probes.token_labels.TokenLabels`), and keys of the batches that hold labels. By default
             all that need no labels, without the last two if there is no tokenizer.
@@ -193,6 +194,7 @@ def probe(
         "rcond": method.rcond,
         "seed": seed,
         "runner": states.runner,
+        **first_pass.counted,
         **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,

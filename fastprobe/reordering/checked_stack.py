@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import has_language_head, logits_of, without_labels
+from fastprobe.models.calling import has_language_head, logits_of
 from fastprobe.models.edit_checks import check_edits
 from fastprobe.models.forwards import final_state
 from fastprobe.models.identities import TOLERANCE, why_not_finite
@@ -43,14 +44,14 @@ def check_stack(
         UnsupportedModelError: the layers, run one after another, do not give the model's output; or a layer gives
             another output when it runs again; or an edit does not reach what its layer computes.
     """
-    present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
-    few = select(without_labels(batch), present)
+    present = attended_mask(batch).any(1).nonzero()[:2, 0]
+    few = select(batch, present)
     make, reason = (LayerStack.record, "a layer is edited") if edits else stack_for(model, points, few)
     if not reason:
         return make, "encoder"
-    longest = batch["attention_mask"].bool().sum(1).argmax()[None]
-    stack = LayerStack.record(model, points, select(without_labels(batch), longest))
-    mask = stack.batch["attention_mask"].bool()
+    longest = attended_mask(batch).sum(1).argmax()[None]
+    stack = LayerStack.record(model, points, select(batch, longest))
+    mask = attended_mask(stack.batch)
     if stack.stem.ndim != 3 or stack.stem.shape[:2] != mask.shape:
         raise UnsupportedModelError(
             f"{type(model).__name__}: its layers receive states of shape {tuple(stack.stem.shape)} for a batch of "
@@ -59,7 +60,7 @@ def check_stack(
     states = states_of(stack)
     few_stack, few_states = stack, states
     if len(present) > 1:  # masks of several sequences
-        short = LayerStack.record_short(model, points, without_labels(batch))
+        short = LayerStack.record_short(model, points, batch)
         few_stack = LayerStack.record(model, points, few) if short is None else short
         few_states = states_of(few_stack)
     else:
@@ -68,7 +69,7 @@ def check_stack(
     logits = _checked_output(stack, states[-1])
     if few_stack is not stack:
         logits = _checked_output(few_stack, few_states[-1])
-    mask = few_stack.batch["attention_mask"].bool()
+    mask = attended_mask(few_stack.batch)
     if logits is not None:
         _check_head(few_stack, few_states[-1][mask], logits[mask], mask.shape[1])
     check_edits(few_stack, edits, few_states, mask)
@@ -85,7 +86,7 @@ def _checked_output(stack: LayerStack, state: Tensor) -> Tensor | None:
     Raises:
         UnsupportedModelError: the outputs differ, or are not finite.
     """
-    model, mask = stack.model, stack.batch["attention_mask"].bool()
+    model, mask = stack.model, attended_mask(stack.batch)
     expected, out = final_state(model, stack.points.layers, stack.batch)
     logits = logits_of(stack.head(state)) if has_language_head(model) else None
     for found, right in ((state, expected), *([] if logits is None else [(logits, logits_of(out))])):

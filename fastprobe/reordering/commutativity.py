@@ -129,15 +129,16 @@ def commutativity(
     """Run a model's layers in many orders and measure how each order changes the output.
 
     Orders with a common beginning share it: every distinct prefix runs once a batch. States are compared after the last
-    layer, over tokens that are not padding. A model with a language-model head also gets loss, accuracy, KL divergence
+    layer, over tokens that count: those of ``token_mask``, by default all but padding. A prediction counts if the token
+    that makes it does. A model with a language-model head also gets loss, accuracy, KL divergence
     and agreement with the baseline, at the tokens it predicts: the next ones for a decoder, or those with ``labels``
     other than -100. The model's own loss decides which logits belong to a label: those of the token before for a
     decoder, those of the token itself for an encoder.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``labels``, each ``(batch, length)``; read
-            once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``labels`` and ``token_mask``, the tokens
+            that count, each ``(batch, length)``; read once.
         orders: orders of the layers; the baseline is added in front.
         metrics: additional columns by name: functions of a final state and the baseline's, each ``(batch, length,
             width)``, to ``(batch, length)``. Rows have the mean over tokens.
@@ -186,6 +187,7 @@ def commutativity(
         "sequences": measured.sequences,
         "tokens": rows[0]["tokens"],
         "runner": next((runner for runner in ranks.gather(measured.runner) if runner != "none"), "none"),
+        **shares.counted,
         **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,

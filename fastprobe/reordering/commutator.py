@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import counted_mask
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
-from fastprobe.models.calling import device_of, evaluating, to_device, without_labels
+from fastprobe.models.calling import device_of, evaluating, to_device
 from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
@@ -84,7 +84,8 @@ def commutator(
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, the tokens that count,
+            each ``(batch, length)``; read once.
         state: the state x. ``"own"`` is the input that layer i has in the model. A number is the input of that layer,
             for all pairs: 144 layer forwards for 12 layers and the input of the first one.
         stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
@@ -112,12 +113,12 @@ def commutator(
     sums: list[Sums] = [{"error": [], "norm": [], "cosine": [], "tokens": []} for _ in pairs]
     bar = OrderProgress(batches.tokens, len(pairs), progress and ranks.is_first, "pairs")
     with bar, evaluating(model), torch.no_grad(), FastLinear():
-        make_stack, runner = check_stack(model, points, without_labels(to_device(shares.head, device)))
+        make_stack, runner = check_stack(model, points, to_device(shares.head, device))
         for share in shares.rounds():
             found: dict[int, Sums] = {}
             for batch in share.batches:
-                batch = without_labels(to_device(batch, device))
-                mask = checked_mask(batch, share.number)
+                batch = to_device(batch, device)
+                mask = counted_mask(batch)
                 run = make_stack(model, points, batch)
                 runs = OrderRuns(run, plan, memory, lambda node, depth, state: bar.ran(1))
                 bar.batch(share.tokens, 0, plan.applications)
@@ -135,6 +136,7 @@ def commutator(
         "sequences": len(sums[0]["tokens"]),
         "tokens": int(sum(sums[0]["tokens"])),
         "runner": runner,
+        **shares.counted,
         **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": 4 * len(pairs),

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import counted_mask
 from fastprobe.data.shares import Share, Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, has_language_head, to_device
@@ -84,7 +84,7 @@ class MeasuredOrders:
         """Return the sums of every order over the batch of a share."""
         number = share.number
         batch = to_device(batch, self._device)
-        mask = checked_mask(batch, number)
+        mask = counted_mask(batch)
         found: dict[int, Sums] = dict(self._journal.finished(number))
         missing = [index for index in range(len(self._orders)) if index not in found]
         if missing:
@@ -110,7 +110,7 @@ class MeasuredOrders:
         stack = self._make_stack(self._model, self._points, batch, share.first)
         stack.step = share.step
         self._dtype = stack.stem.dtype
-        targets = None if labels is None else self._targets(stack.batch, mask, labels)
+        targets = None if labels is None else self._targets(stack.batch, labels)
         metrics, depths, memory = self._metrics, self._depths, self._memory
         return BatchOrders(stack, mask, targets, self._orders, missing, metrics, depths, memory, self._ran)
 

@@ -13,7 +13,7 @@ from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.files import write_text
 
 FILE = "orders.jsonl"
-OPTIONS = {"token_budget": "tokens", "model_dtype": "dtype"}
+OPTIONS = {"token_budget": "tokens", "model_dtype": "dtype", "first_token_mask": "token_mask"}
 """Entries of a configuration whose option has another name: entry -> option."""
 
 

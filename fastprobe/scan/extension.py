@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fastprobe.data.checks import attended_mask
 from fastprobe.scan.moment_pass import MomentPass
 
 
@@ -22,10 +23,10 @@ def remove_last(moment_pass: MomentPass, shorter: Iterable[Mapping[str, Any]], d
     last = None
     for batch in itertools.islice(shorter, done):
         last = batch
-        moment_pass.sequences += len(batch["input_ids"])
+        moment_pass.sequences += len(attended_mask(batch))
     if last is None:
         return 0
-    moment_pass.sequences -= len(last["input_ids"])
+    moment_pass.sequences -= len(attended_mask(last))
     moment_pass.batches = done - 1
     moment_pass.remove(last)
     return done - 1

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fastprobe.data.batches import grouped, merge, select
+from fastprobe.data.checks import attended_mask, check_some_count, counted_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.models.layer_reader import LayerReader
@@ -127,7 +128,7 @@ class LayerScan:
         with layers.embedding():
             number = 0
             for group in grouped(self.clock.timed("read", batches), self._merged):
-                batch, sizes = merge(group), [len(part["input_ids"]) for part in group]
+                batch, sizes = merge(group), [len(attended_mask(part)) for part in group]
                 fold = fold_of_sequences(self.sequences, (sum(sizes),), self.plan.moments.folds, torch.device("cpu"))
                 for part, folds in zip(group, fold.split(sizes), strict=True):
                     self.sample.add(part, folds)
@@ -136,8 +137,9 @@ class LayerScan:
                 if self._number:
                     main.append(select(batch, order), fold[order], numbers[order])
                 self.sequences, number = self.sequences + sum(sizes), number + len(group)
-                self.tokens += int(batch["attention_mask"].sum())
+                self.tokens += int(counted_mask(batch).sum())
                 self.progress.ran(0, tokens=self.tokens)
+            check_some_count(self.tokens, self.sequences)
             if not self._number or not len(self.sample) or self._scores_all:
                 return [main]
             scored = StateStream("sample", layers, store, self.clock, "score forward", kept=plans.kept)
@@ -148,7 +150,7 @@ class LayerScan:
     @property
     def _scores_all(self) -> bool:
         """True if all tokens are scored."""
-        return self.sample.size is None or len(self.sample) == self.sequences
+        return self.sample.size is None or self.sample.tokens == self.tokens
 
     def _expect(self, plans: LayerPlans, streams: list[StateStream]) -> None:
         """Tell the progress bar the work that is left."""
@@ -168,7 +170,7 @@ class LayerScan:
     def _run(self, layers: LayerReader, store: StateStore, plans: LayerPlans, streams: list[StateStream]) -> None:
         """Compute the rows of all groups, layer by layer, then source by source."""
         main, scored = streams[0], streams[-1] if len(self.sample) else None
-        refine = len(self.sample) == self.sequences
+        refine = self.sample.tokens == self.tokens
         solver = GroupSolver(
             self.model, self.points, self.method, self.clock, self.progress, self.device, self.backend, refine
         )

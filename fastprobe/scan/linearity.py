@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastprobe.data.batches import Batch, grouped
+from fastprobe.data.checks import attended_mask
 from fastprobe.data.sample import SequenceSample
-from fastprobe.data.shares import Shares
+from fastprobe.data.shares import COUNTED, FIRST_MASK, Shares
 from fastprobe.data.token_batches import TokenBatches
 from fastprobe.models.calling import device_of
 from fastprobe.models.digest import check_same_run
@@ -70,11 +71,13 @@ def linearity(
     The map of each element x -> y is fitted by least squares over all tokens, from sums that one pass gathers. The
     score to report is ``r2_cv``: sequence s is in fold ``s mod folds``, and the fit on the other folds predicts it.
     The cosine columns need the tokens themselves. They come from a second pass over ``score_sequences`` sequences,
-    chosen by a hash of their tokens. Padding never enters a number.
+    chosen by a hash of their tokens. Padding, and tokens where ``token_mask`` is 0, never enter a
+    number.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, the tokens that count,
+            each ``(batch, length)``; read once.
         elements: names from ``fastprobe.models.points.ELEMENTS``; by default all that the model has.
         layers: 0-based layers to score; by default all.
         spans: ``"all"``, ``"2-5,0-3"`` or half-open pairs: also score from the input of one layer to the output of
@@ -122,7 +125,7 @@ def linearity(
     check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
     given, batches = batches, ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
-    shape, most = shares.head["input_ids"].shape, _most_tokens(given)
+    shape, most = attended_mask(shares.head).shape, _most_tokens(given)
     with clock("check"):
         reader = Reader.of(model, points, shares.head, options.elements)
         plan = ScanPlan.of(points, reader.widths, options)
@@ -147,6 +150,7 @@ def linearity(
         "columns": max(plan.moments.widths[f.x] for f in plan.fits),
         "schedule": "layer" if by_layer else "batch",
         "runner": reader.runner,
+        **shares.counted,
         **points.description(dict.fromkeys(e.name for e in options.elements if not e.is_span), numbers),
     }
     if by_layer:
@@ -155,13 +159,13 @@ def linearity(
             model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most
         )
         with bar:
-            rows = scan.run(stream, shape, facts | {"score_sequences": score_sequences})
+            rows = scan.run(stream, shape, facts | shares.config | {"score_sequences": score_sequences})
         bar.finish()
         return LinearityScan(facts | scan.config | {"seconds": clock.rounded}, rows)
     check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
 
     bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
-    resumable = plan.config | shares.config
+    resumable = plan.config | {COUNTED: None, FIRST_MASK: None} | shares.config
     moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
     work = BatchWork.of(plan, points.layers, bar, getattr(batches, "tokens", None), sample.size)
@@ -183,7 +187,7 @@ def linearity(
     score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
     work.begin_solve(sample)
     with bar, clock("solve"):
-        sees_all = len(sample) == moment_pass.sequences
+        sees_all = sample.tokens == moments.tokens
         scored = score_pass if len(sample) else None
         rows = solve_rows(fits, moments, method, scored, refine=sees_all, advance=work.solved)
     if len(sample):
@@ -220,8 +224,10 @@ def _chosen(
 def _most_tokens(batches: Iterable[Mapping[str, Any]]) -> int:
     """Return the number of tokens of some batches, padding included, or a larger one where it is not known."""
     if isinstance(batches, list | tuple):
-        ids = (batch.get("input_ids") for batch in batches if isinstance(batch, Mapping))
-        return sum(tensor.numel() for tensor in ids if isinstance(tensor, Tensor))
+        ids = [batch.get("input_ids") for batch in batches if isinstance(batch, Mapping)]
+        tensors = [tensor for tensor in ids if isinstance(tensor, Tensor)]
+        if len(tensors) == len(batches):
+            return sum(tensor.numel() for tensor in tensors)
     return getattr(batches, "tokens", None) or sys.maxsize
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import merge, select
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
 from fastprobe.data.shares import Share
@@ -86,13 +86,14 @@ class MomentPass:
 
     def remove(self, batch: Mapping[str, Any]) -> None:
         """Subtract the last batch that the moments hold. It must not be counted yet."""
-        mask, fold = self._read(batch)
+        _, fold = self._read(batch)
         order = fold.argsort(stable=True)
-        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
+        batch = select(to_device(batch, device_of(self.model)), order)
+        self._fold = self._recorder.rows_of(batch, fold[order])
         with uninterrupted():
             self.complete = False
             self.moments.negate_()
-            self._recorder.run(select(to_device(batch, device_of(self.model)), order))
+            self._recorder.run(batch)
             self.moments.negate_()
             self.complete = True
 
@@ -120,13 +121,13 @@ class MomentPass:
         # Sequences of one fold are adjacent, so that the rows of a fold are a slice.
         order = fold.argsort(stable=True)
         batch = select(to_device(batch, device_of(self.model)), order)
-        self._fold = self._recorder.rows_of(mask[order], fold[order]).to(device_of(self.model))
+        self._fold = self._recorder.rows_of(batch, fold[order])
         with uninterrupted():
             self.complete = False
             with self.clock("forward"):
                 self._recorder.run(batch)
             first = self.sequences
-            for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
+            for part, folds in zip(batches, fold.split([len(attended_mask(part)) for part in batches]), strict=True):
                 self.sample.add(part, folds, first, self.step)
                 first += self.step * len(folds)
             self._count(len(mask), len(batches))
@@ -138,10 +139,11 @@ class MomentPass:
         self._looking = True
         try:
             for number, batch in enumerate(batches, self.batches):
-                mask, fold = self._read(batch)
-                self._fold = self._recorder.rows_of(mask, fold).to(device_of(self.model))
+                _, fold = self._read(batch)
+                batch = to_device(batch, device_of(self.model))
+                self._fold = self._recorder.rows_of(batch, fold)
                 try:
-                    self._recorder.run(to_device(dict(batch), device_of(self.model)))
+                    self._recorder.run(batch)
                 except NumericalError as error:
                     raise NumericalError(f"batch {number}: {error}") from None
         finally:
@@ -152,8 +154,8 @@ class MomentPass:
         self.batches += batches
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the mask ``(batch, length)`` and the fold ``(batch,)`` of a batch."""
-        mask = checked_mask(batch, self.batches).cpu()
+        """Return the tokens of a batch that count, ``(batch, length)``, and its folds, ``(batch,)``."""
+        mask = counted_mask(batch).cpu()
         folds = self.plan.moments.folds
         fold = fold_of_sequences(self.sequences, mask.shape[:1], folds, torch.device("cpu"), self.step)
         return mask, fold

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastprobe.data.batches import batch_tokens, select
+from fastprobe.data.checks import attended_mask
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.identities import check_points
 from fastprobe.models.points import Element, Point
@@ -56,5 +57,5 @@ class Reader:
 
 def first_sequences(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return the first two sequences of a batch that have tokens, on the model's device."""
-    present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
+    present = attended_mask(batch).any(1).nonzero()[:2, 0]
     return to_device(select(batch, present), device)

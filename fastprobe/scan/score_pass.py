@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import counted_mask
 from fastprobe.data.sample import SequenceSample
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Point
@@ -71,12 +72,12 @@ class ScorePass:
             return {}
         with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size, self.group_tokens):
-                mask = batch["attention_mask"].bool()
-                self._fold = recorder.rows_of(mask, fold).to(device_of(self.model))
-                self._token_count += int(mask.sum())
+                tokens = int(counted_mask(batch).sum())
+                self._fold = recorder.rows_of(batch, fold).to(device_of(self.model))
+                self._token_count += tokens
                 with self.clock("score forward"):
                     recorder.run(to_device(batch, device_of(self.model)))
-                advance(int(mask.sum()))
+                advance(tokens)
         return self.cosines()
 
     def cosines(self) -> dict[tuple[ElementFit, str], float]:

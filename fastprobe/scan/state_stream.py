@@ -86,15 +86,15 @@ class StateStream:
             fold: ``(batch,)`` fold of each sequence.
             number: ``(batch,)`` number of each sequence's batch in the stream of the user.
         """
-        mask, device = batch["attention_mask"].bool(), self.store.device
+        device = self.store.device
         with self.clock(self.part):
             state, arguments = self.reader.stem(to_device(batch, device))
-        rows = [self.reader.rows_of(mask.cpu(), values.cpu()) for values in (fold, number)]
+        rows = [self.reader.rows_of(batch, values).cpu() for values in (fold, number)]
         name = f"{self.name}-{len(self.batches):06d}"
         with self.clock("states"):
             self.store.put(f"{name}-arguments", arguments.tensors)
             self.store.put(f"{name}-0000", [state])
-        self.batches.append(StoredBatch(name, rows[0].to(device), rows[1], int(mask.sum()), arguments.rest))
+        self.batches.append(StoredBatch(name, rows[0].to(device), rows[1], int((rows[0] >= 0).sum()), arguments.rest))
 
     def run(
         self, layer: RunLayer, wanted: Collection[Point] = (), on_batch: OnBatch | None = None, *, advance: bool

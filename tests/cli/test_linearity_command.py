@@ -233,3 +233,19 @@ def test_unusable_schedules_get_one_line(scan, arguments, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_tokens_that_are_skipped_do_not_count(scan, run, tmp_path):
+    scan("--elements", "layer", "--skip-first", "1", "--skip-special", "--keep-moments", out=tmp_path / "skipped")
+    scan("--elements", "layer", "--keep-moments", out=tmp_path / "all")
+
+    skipped, everything = fp.load(tmp_path / "skipped"), fp.load(tmp_path / "all")
+
+    assert skipped.config["counted"] == "skip_first=1, skip_special=True"
+    assert "counted" not in everything.config
+    assert skipped.config["sequences"] == everything.config["sequences"]
+    assert skipped.config["tokens"] == everything.config["tokens"] - 2 * everything.config["sequences"]  # [CLS], [SEP]
+    _, _, err = scan("--elements", "layer", "--skip-first", "1", "--resume", out=tmp_path / "skipped")
+    assert "holds a run with counted=" in err
+    _, _, err = run("merge", tmp_path / "skipped", tmp_path / "all", "--out", tmp_path / "merged")
+    assert "differ in counted" in err

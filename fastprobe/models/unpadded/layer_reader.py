@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import evaluating, without_labels
+from fastprobe.data.checks import attended_mask, by_sequence
+from fastprobe.models.calling import evaluating, inputs_of
 from fastprobe.models.layer_reader import Arguments, RunLayer
 from fastprobe.models.points import Point
 from fastprobe.models.resolve import ModelPoints
@@ -40,9 +41,9 @@ class UnpaddedLayerReader:
         self._on_exit.close()
         del self._encoder
 
-    def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
+    def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
         """Return the value of each token's sequence, ``(N,)``; see ``Recorder.rows_of``."""
-        return values[UnpaddedTokens.of(mask).sequence]
+        return UnpaddedTokens.of(attended_mask(batch)).unpad(by_sequence(batch, values))
 
     def embedding(self) -> AbstractContextManager[Any]:
         """Do nothing: this runner refuses offloaded weights; see ``LayerReader.embedding``."""
@@ -51,8 +52,8 @@ class UnpaddedLayerReader:
     @torch.no_grad()
     def stem(self, batch: Mapping[str, Any]) -> tuple[Tensor, Arguments]:
         """Run the embeddings; see ``LayerReader.stem``."""
-        tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
-        return self._encoder.stem(without_labels(batch), tokens), Arguments([], tokens)
+        tokens = UnpaddedTokens.of(attended_mask(batch))
+        return self._encoder.stem(inputs_of(batch), tokens), Arguments([], tokens)
 
     @contextmanager
     def layer(self, index: int) -> Iterator[RunLayer]:
