@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastprobe.data.checks import TOKEN_MASK, checked_mask
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
-from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
+from fastprobe.models.reordered import check_not_reordered
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.wrappers import check_wrapper
 
@@ -56,11 +56,7 @@ class ModelBatches:
                 f"{type(model).__name__}: its layers run several times in one forward pass, so a layer has no single "
                 "input and output"
             )
-        if is_reordered(points):
-            raise InputError(
-                "model: its layers run in another order now, and points and orders are numbered by the layers of the "
-                "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
-            )
+        check_not_reordered(points.layers)
         self.source, self._labels = batches, {"labels", TOKEN_MASK, *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False

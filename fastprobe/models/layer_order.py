@@ -8,7 +8,6 @@ Modules and weights stay where they are, so gradients flow as usual.
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from fastprobe.models.calling import Call, never_ran
 from fastprobe.models.executed_states import equal_states, with_executed_states
 from fastprobe.models.forwards import intercepted_layers, replaced_forwards
 from fastprobe.models.layers_alone import check_layers_alone
+from fastprobe.models.reordered import REORDERED
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Step, Sublayer
@@ -48,7 +48,7 @@ class LayerOrder:
     def installed(cls, model: nn.Module) -> Iterator[LayerOrder]:
         """Yield the order of a model, which runs its layers inside the block. Nested blocks share one order."""
         points = resolve(model)
-        if outer := _INSTALLED.get(points.layers[0]):
+        if outer := REORDERED.get(points.layers[0]):
             yield outer
             return
         if points.carries:
@@ -56,7 +56,7 @@ class LayerOrder:
                 f"{type(model).__name__}: its layers hand on more than the hidden states, so a live model cannot run "
                 "them in another order; use commutativity"
             )
-        order = _INSTALLED[points.layers[0]] = cls(model, points)
+        order = REORDERED[points.layers[0]] = cls(model, points)
         forwards: dict[nn.Module, Callable[..., Any]] = {
             module: order._around(module.forward) for module in _parents(model, points)
         }
@@ -68,7 +68,7 @@ class LayerOrder:
             ):
                 yield order
         finally:
-            del _INSTALLED[points.layers[0]]
+            del REORDERED[points.layers[0]]
 
     def _around(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a forward pass around the layers that raises an error if the order does not run in it."""
@@ -183,20 +183,11 @@ class LayerOrder:
         )
 
 
-_INSTALLED: weakref.WeakKeyDictionary[nn.Module, LayerOrder] = weakref.WeakKeyDictionary()
-"""First layer of a model -> its order."""
-
-
 def places_of(model: nn.Module) -> int:
     """Return the number of places in the current order of a model; without an order, its number of layers."""
     points = resolve(model)
-    installed = _INSTALLED.get(points.layers[0])
+    installed = REORDERED.get(points.layers[0])
     return len(installed.steps) if installed else len(points.layers)
-
-
-def is_reordered(points: ModelPoints) -> bool:
-    """Return whether the layers of a model run in another order now."""
-    return points.layers[0] in _INSTALLED
 
 
 def _parents(model: nn.Module, points: ModelPoints) -> list[nn.Module]:

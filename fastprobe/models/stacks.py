@@ -81,7 +81,10 @@ def observe(model: nn.Module, call: Any) -> Observation:
             if len(again) == 1 and again[0].layers == tuple(children):
                 found.append(replace(again[0], loops=True))
             elif 0 < len(firsts) < len(children) and _keeps_shape(firsts[0], trace) and _is_batch(firsts[0], trace):
-                near.append(f"{path}: {len(firsts)} of its {len(children)} modules ran")
+                near.append(
+                    f"{path}: {len(firsts)} of its {len(children)} modules ran; turn off what skips layers (early "
+                    "exit, layer drop, a smaller num_hidden_layers)"
+                )
             elif any(len(c) > 1 for c in calls) and any(next(child.children(), None) is not None for child in children):
                 most = max(calls, key=len)
                 near.append(f"{path}: {type(most[0].module).__name__} runs {len(most)} times in one pass")
