@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from fastprobe.ablations.linear_maps import fit_linear_maps
 from fastprobe.ablations.modes import Unedited
 from fastprobe.ablations.picture import picture
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
+from fastprobe.data.batches import select
 from fastprobe.data.checks import check_repeatable
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
@@ -201,7 +202,8 @@ def _widths(
 ) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
     for batch in batches:
-        few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in batch.items()}
+        present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
+        few = select(batch, present)
         checked = check_points(model, points, to_device(few, device_of(model)))
         checked.require(type(model).__name__, points.read_by(edited))
         return checked.widths

@@ -37,6 +37,7 @@ class ModuleRecorder:
         self.last_layer = max(wanted.values())
         self.held: dict[Point, Tensor] = {}
         self._ran: set[int] = set()
+        self._running = False  # other passes of the model, like a check of padding, are not read
         self._body = body_of(model)
         self._options = without_cache(self._body)
         self._fast = FastLinear()
@@ -65,18 +66,22 @@ class ModuleRecorder:
         self.held.clear()
         self._ran.clear()
         batch = without_labels(batch)
+        self._running = True
         try:
             with torch.no_grad(), self._fast:
                 self._body(**batch, **self._options)
         except StopForward:
             pass
         finally:
+            self._running = False
             self.held.clear()
         if missing := never_ran(self.model, self._ran, self.last_layer + 1):
             raise UnsupportedModelError(missing)
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
+            if not self._running:
+                return
             self._ran.add(layer)
             with self._fast.suspended():
                 self.on_layer(layer, self.held)

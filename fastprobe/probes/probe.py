@@ -14,7 +14,7 @@ from torch import nn
 from fastprobe.data.checks import check_repeatable
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
-from fastprobe.models.calling import evaluating
+from fastprobe.models.calling import arguments_of, body_of, evaluating
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -159,6 +159,11 @@ def probe(
     if folds < 0:
         raise InputError(f"folds: must be 0 or more, got {folds}")
     chosen = _select_tasks(tasks, tokenizer)
+    if taken := sorted({*chosen} & {*arguments_of(body_of(model))[0], "input_ids", "attention_mask"} - {"labels"}):
+        raise InputError(
+            f"tasks: {taken[0]!r} is an argument of {type(model).__name__}, which would not get it; give the labels "
+            "another key"
+        )
     batches = ModelBatches(model, points, batches, labels=chosen)
     sample = SequenceSample.of(score_sequences, seed)
     method, labels = method or LeastSquares(), TokenLabels(chosen, batches, tokenizer)

@@ -228,7 +228,16 @@ class Moments:
         return self
 
     def all_reduce_(self) -> Moments:
-        """Replace these moments by their sum over all processes of ``torch.distributed``."""
+        """Replace these moments by their sum over all processes of ``torch.distributed``.
+
+        Raises:
+            InputError: there is no process group.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            raise InputError(
+                "all_reduce_: there is no process group; call torch.distributed.init_process_group first, or leave "
+                "this call out in a single process"
+            )
         origins = {block: _agreed(self.origin(block), bool(self.origins)) for block in self.sums}
         for mine, shifted in zip(self._sums(), list(self._sums_about(origins)), strict=True):
             torch.distributed.all_reduce(shifted)

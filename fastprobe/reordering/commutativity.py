@@ -13,6 +13,7 @@ from torch import nn
 
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
+from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -159,6 +160,8 @@ def commutativity(
     bar = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
     resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths}
+    if journal.writes:
+        resumable["weights"] = fingerprint(model)
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
         for number, batch in enumerate(batches):
             for index, found in enumerate(measured.sums(number, batch)):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastprobe.data.batches import digest_of
 from fastprobe.data.checks import checked_mask
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, has_language_head, to_device
@@ -64,9 +65,10 @@ class MeasuredOrders:
             number: of the batch.
             batch: with ``input_ids``, ``attention_mask`` and perhaps ``labels``.
         """
+        digest = digest_of(batch, ("input_ids", "attention_mask", "labels")).hex()
         batch = to_device(batch, self._device)
         mask = checked_mask(batch, number)
-        found: dict[int, Sums] = dict(self._journal.finished(number))
+        found: dict[int, Sums] = dict(self._journal.finished(number, digest))
         missing = [index for index in range(len(self._orders)) if index not in found]
         if missing:
             runs = self._runs(batch, mask, missing)
@@ -75,7 +77,7 @@ class MeasuredOrders:
                 if index == 0:
                     check_baseline(sums, number, self._dtype)
                 found[index] = sums
-                self._journal.add(number, index, sums)
+                self._journal.add(number, index, sums, digest)
                 self._progress.finished()
         else:
             self._progress.batch(int(mask.sum()), len(found), 0)

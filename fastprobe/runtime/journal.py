@@ -35,7 +35,13 @@ class Journal:
         self._path = None if folder is None else Path(folder) / FILE
         self._origin, self._resume = origin or {}, resume
         self._done: dict[int, dict[int, Any]] = {}
+        self._digests: dict[int, str] = {}  # of the batches of the interrupted run
         self._file: TextIO | None = None
+
+    @property
+    def writes(self) -> bool:
+        """True if there is a file."""
+        return self._path is not None
 
     @contextmanager
     def keeping(self, config: dict[str, Any]) -> Iterator[None]:
@@ -56,14 +62,27 @@ class Journal:
         with self._path.open("a", encoding="utf-8") as self._file:
             yield
 
-    def finished(self, batch: int) -> dict[int, Any]:
-        """Return the sums of the finished orders of a batch, by order."""
+    def finished(self, batch: int, digest: str = "") -> dict[int, Any]:
+        """Return the sums of the finished orders of a batch, by order.
+
+        Args:
+            batch: its number.
+            digest: a hash of its content.
+
+        Raises:
+            InputError: the interrupted run had another batch of this number.
+        """
+        if self._digests.get(batch, digest) != digest:
+            raise InputError(
+                f"--resume: {self._path} is of a run whose batch {batch} was another one; resume with the same "
+                "batches, or start anew in a new folder"
+            )
         return self._done.get(batch, {})
 
-    def add(self, batch: int, order: int, sums: Any) -> None:
+    def add(self, batch: int, order: int, sums: Any, digest: str = "") -> None:
         """Write the sums of one more order of a batch."""
         if self._file is not None:
-            self._file.write(json.dumps([batch, order, sums]) + "\n")
+            self._file.write(json.dumps([batch, order, sums, digest]) + "\n")
             self._file.flush()
 
     def _lines(self, head: str) -> list[str]:
@@ -81,9 +100,11 @@ class Journal:
         kept = [first]
         for line in lines:
             try:
-                batch, order, sums = json.loads(line)
+                batch, order, sums, *digest = json.loads(line)  # version 0.1.0 wrote no digest
             except ValueError:
                 break  # the run was killed while it wrote this line
             self._done.setdefault(batch, {})[order] = sums
+            if digest:
+                self._digests[batch] = digest[0]
             kept.append(line)
         return kept

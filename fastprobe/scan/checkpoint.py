@@ -47,6 +47,7 @@ class Checkpoint:
         self.interval = interval
         self._saved_at = time.monotonic()
         self._save: Callable[[], None] = _nothing
+        self._read = ""  # hash of the batches that the moments in the folder hold
 
     def resume(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         """Return the moments to start from, and the number of batches that they hold.
@@ -64,7 +65,21 @@ class Checkpoint:
                     f"--resume: {self.path.parent} holds a run with {name}={_short(saved.get(key))}, this one has "
                     f"{name}={_short(value)}; use the same options or another --out"
                 )
+        self._read = saved.get("read", "")
         return moments, int(saved["batches_done"])
+
+    def check_read(self, first_pass: MomentPass) -> None:
+        """Raise an error if the batches that a pass has skipped are not those that the moments hold.
+
+        Raises:
+            InputError: they are others.
+        """
+        if self._read and self._read != first_pass.read:
+            assert self.path is not None
+            raise InputError(
+                f"--resume: {self.path.parent} holds a run of other batches; use the same text and batch size, or "
+                "another --out"
+            )
 
     @contextmanager
     def keeping(self, first_pass: MomentPass, config: Mapping[str, Any]) -> Iterator[None]:
@@ -72,7 +87,11 @@ class Checkpoint:
 
         def save() -> None:
             if self.path is not None and first_pass.batches and first_pass.complete:
-                done = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
+                done = {
+                    "batches_done": first_pass.batches,
+                    "sequences": first_pass.sequences,
+                    "read": first_pass.read,
+                }
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
 
         self._save = save

@@ -12,6 +12,7 @@ from fastprobe.data.batches import grouped
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of
+from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
@@ -95,17 +96,19 @@ def linearity(
 
     batches = ModelBatches(model, points, batches)
     first, stream = _peek(batches)
-    reader = Reader.of(model, points, first, options.elements)
+    reader = Reader.of(model, points, first, options.elements, sampled=sample.size != 0)
     plan = ScanPlan.of(points, reader.widths, options)
     check_memory(plan, points, reader.widths, device)
 
     clock = Clock(device)
-    moments, batches_done = checkpoint.resume(plan.config, Moments.zero(plan.moments, device))
+    resumable = plan.config | {"weights": fingerprint(model)}
+    moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
     bar = Bar(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, plan.config):
+    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, resumable):
         for batch in itertools.islice(stream, batches_done):
             bar.update(moment_pass.skip(batch))
+        checkpoint.check_read(moment_pass)
         for group in grouped(stream, reader.group_tokens):
             bar.update(moment_pass.add(group))
             checkpoint.tick()
@@ -117,13 +120,14 @@ def linearity(
     if len(sample):
         add_scores(rows, plan.fits, score_pass, score_pass.run(sample, len(first["input_ids"])))
 
-    config = plan.config | {
+    config = resumable | {
         "alpha": method.alpha,
         "rcond": method.rcond,
         "seed": seed,
         "tokens": moments.tokens,
         "columns": max(plan.moments.widths[f.x] for f in plan.fits),
         "sequences": moment_pass.sequences,
+        "read": moment_pass.read,
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
         "runner": reader.runner,

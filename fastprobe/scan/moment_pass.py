@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.batches import merge, select
+from fastprobe.data.batches import digest_of, merge, select
 from fastprobe.data.checks import checked_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
@@ -50,8 +51,14 @@ class MomentPass:
     complete: bool = field(init=False, default=True)
     """True while the moments hold whole batches only; false while a batch is added, and after one that failed."""
     _fold: Tensor = field(init=False)
+    _digest: Any = field(init=False, default_factory=hashlib.blake2b)
     _looking: bool = field(init=False, default=False)
     """True while rows are checked without adding them."""
+
+    @property
+    def read(self) -> str:
+        """A hash of all batches so far."""
+        return self._digest.hexdigest()[:32]
 
     @contextmanager
     def recording(self) -> Iterator[MomentPass]:
@@ -66,7 +73,7 @@ class MomentPass:
         """Count a batch that the moments already hold, and return its number of tokens."""
         mask, fold = self._read(batch)
         self.sample.add(batch, fold)
-        self._count(len(mask), 1)
+        self._count(len(mask), [batch])
         return int(mask.sum())
 
     def add(self, batches: Sequence[Mapping[str, Any]]) -> int:
@@ -100,7 +107,7 @@ class MomentPass:
                 self._recorder.run(batch)
             for part, folds in zip(batches, fold.split([len(part["input_ids"]) for part in batches]), strict=True):
                 self.sample.add(part, folds)
-            self._count(len(mask), len(batches))
+            self._count(len(mask), batches)
             self.complete = True
         return int(mask.sum())
 
@@ -118,9 +125,11 @@ class MomentPass:
         finally:
             self._looking = False
 
-    def _count(self, sequences: int, batches: int) -> None:
+    def _count(self, sequences: int, batches: Sequence[Mapping[str, Any]]) -> None:
         self.sequences += sequences
-        self.batches += batches
+        self.batches += len(batches)
+        for batch in batches:
+            self._digest.update(digest_of(batch))
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the mask ``(batch, length)`` and the fold ``(batch,)`` of a batch."""

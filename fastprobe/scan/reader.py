@@ -14,6 +14,7 @@ from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.identities import check_points
 from fastprobe.models.points import Element, Point
 from fastprobe.models.protocols import Recorder
+from fastprobe.models.repeated_passes import check_repeated_passes
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import recorder_for
 
@@ -28,7 +29,15 @@ class Reader:
     group_tokens: int  # batches with fewer tokens are merged with the next; 0 if padding would cost something
 
     @classmethod
-    def of(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], elements: Sequence[Element]) -> Reader:
+    def of(
+        cls,
+        model: nn.Module,
+        points: ModelPoints,
+        batch: Mapping[str, Any],
+        elements: Sequence[Element],
+        *,
+        sampled: bool = True,
+    ) -> Reader:
         """Check the identities of the points on two sequences of a batch, and choose the recorder.
 
         Args:
@@ -36,9 +45,10 @@ class Reader:
             points: its resolved points.
             batch: the first one, with tokens.
             elements: what will be read.
+            sampled: a sample of the sequences will be read again, in other batches.
 
         Raises:
-            UnsupportedModelError: an identity fails.
+            UnsupportedModelError: an identity fails, or a second pass gives other states.
         """
         device = device_of(model)
         few = _first_sequences(batch, device)
@@ -46,6 +56,7 @@ class Reader:
         checked.require(type(model).__name__, points.read_by(elements))
         recorder, why_padded = recorder_for(model, points, few)
         if why_padded:
+            check_repeated_passes(model, points, few, sampled=sampled)
             return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0)
         return cls(checked.widths, recorder, "encoder", batch_tokens(device.type))
 
