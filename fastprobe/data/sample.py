@@ -15,7 +15,10 @@ from fastprobe.errors import InputError
 from fastprobe.orders.arguments import integer
 
 Sequence = tuple[int, dict[str, Any]]
-"""(fold, the arguments of the model for one sequence: tensors without their batch dimension, and other values)."""
+"""(fold, the arguments of the model for one sequence: tensors without their batch dimension, and constants)."""
+
+CONSTANTS = (bool, int, float, str, type(None))
+"""Types of arguments that are the same for every sequence."""
 
 
 class SequenceSample:
@@ -77,7 +80,8 @@ class SequenceSample:
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
                 continue
             # A tensor of one row, as position_ids may be, belongs to all sequences.
-            values = {k: v[min(row, len(v) - 1)].cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
+            values = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
+            values |= {k: v for k, v in batch.items() if isinstance(v, CONSTANTS)}
             entry = (key, -self._seen, (int(fold[row]), values))
             if len(self._heap) == self.size:
                 heapq.heapreplace(self._heap, entry)
@@ -118,4 +122,4 @@ class SequenceSample:
 
 def _kind(value: Any) -> Any:
     """Return what the values of two sequences must share to be in one batch: a shape, or the value itself."""
-    return value.shape if isinstance(value, Tensor) else id(value)
+    return value.shape if isinstance(value, Tensor) else value

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.data.sample import CONSTANTS
 from fastprobe.errors import InputError
 
 OPTIONS = {
@@ -36,8 +37,8 @@ REFUSED = {
 def plain_arguments(batch: Mapping[str, Any], number: int, labels: Collection[str]) -> dict[str, Any]:
     """Return a batch whose tensors have one entry a sequence, or one for all.
 
-    Options of the output are left out. Integers that no embedding takes, and masks of any dtype, become int64. One row
-    of positions without its first dimension gets it.
+    Options of the output and lists of texts are left out. Integers that no embedding takes, and masks of any dtype,
+    become int64. One row of positions without its first dimension gets it.
 
     Args:
         batch: arguments of the model, with ``input_ids`` and ``attention_mask`` of one shape.
@@ -45,7 +46,8 @@ def plain_arguments(batch: Mapping[str, Any], number: int, labels: Collection[st
         labels: keys that the model does not get. They stay as they are.
 
     Raises:
-        InputError: a tensor has neither one entry a sequence nor one for all, or an argument belongs to a whole call.
+        InputError: a tensor has neither one entry a sequence nor one for all, or an argument belongs to a whole call or
+            is an object.
     """
     count, length = batch["input_ids"].shape
     plain: dict[str, Any] = {}
@@ -54,6 +56,13 @@ def plain_arguments(batch: Mapping[str, Any], number: int, labels: Collection[st
             continue
         if key in REFUSED and value is not None:
             raise InputError(f"batches: {key} of batch {number} must be left out; {REFUSED[key]}")
+        if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+            continue  # texts beside their tokens
+        if not isinstance(value, Tensor) and not isinstance(value, CONSTANTS):
+            raise InputError(
+                f"batches: {key} of batch {number} must be a tensor or a constant, got a {type(value).__name__}; leave "
+                "it out"
+            )
         if not isinstance(value, Tensor) or key in labels:
             plain[key] = value
             continue

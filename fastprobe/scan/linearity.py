@@ -105,13 +105,14 @@ def linearity(
     moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
     bar = Bar(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, resumable):
+    with bar, moment_pass.recording():
         for batch in itertools.islice(stream, batches_done):
             bar.update(moment_pass.skip(batch))
         checkpoint.check_read(moment_pass)
-        for group in grouped(stream, reader.group_tokens):
-            bar.update(moment_pass.add(group))
-            checkpoint.tick()
+        with checkpoint.keeping(moment_pass, resumable):  # not before the pass has counted all batches that it skips
+            for group in grouped(stream, reader.group_tokens):
+                bar.update(moment_pass.add(group))
+                checkpoint.tick()
 
     score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
     with clock("solve"):

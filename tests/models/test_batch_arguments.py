@@ -64,6 +64,13 @@ def test_options_of_the_output_are_left_out(key):
     assert plain_arguments(PLAIN[0] | {key: True}, 0, ()).keys() == PLAIN[0].keys()
 
 
+def test_texts_are_left_out_and_objects_refused():
+    assert plain_arguments(PLAIN[0] | {"text": ["a"] * LENGTH}, 0, ()).keys() == PLAIN[0].keys()
+    for value in ({}, [1], object()):
+        with pytest.raises(InputError, match="batches: extra of batch 0 must be a tensor or a constant, got a"):
+            plain_arguments(PLAIN[0] | {"extra": value}, 0, ())
+
+
 @pytest.mark.parametrize("key", sorted(REFUSED))
 def test_arguments_of_a_whole_call_are_refused(key):
     with pytest.raises(InputError, match=f"batches: {key} of batch 3 must be left out; "):
