@@ -80,7 +80,9 @@ class SequenceSample:
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
                 continue
             # A tensor of one row, as position_ids may be, belongs to all sequences.
-            values = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
+            values: dict[str, Any] = {
+                k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)
+            }
             values |= {k: v for k, v in batch.items() if isinstance(v, CONSTANTS)}
             entry = (key, -self._seen, (int(fold[row]), values))
             if len(self._heap) == self.size:

@@ -6,8 +6,8 @@ something between passes, or whose sequences depend on each other would give oth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -15,56 +15,60 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import select
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import body_of, evaluating, first_tensor, without_cache, without_labels
+from fastprobe.models.calling import StopForward, body_of, evaluating, first_tensor, without_cache, without_labels
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.memoryless import TOLERANCE as AGAIN
 from fastprobe.models.resolve import ModelPoints
 
 
 @torch.no_grad()
-def check_repeated_passes(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], *, sampled: bool) -> None:
-    """Raise an error if a second pass gives other states, or if a sequence alone has other states than in its batch.
+def check_repeated_passes(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], last: int) -> str:
+    """Raise an error if a second pass gives other states, and tell whether sequences depend on each other.
 
     Args:
         model: a Hugging Face model.
         points: its resolved points.
         batch: one or two sequences, on the device of the model.
-        sampled: the scan reads a sample of its sequences in other batches.
+        last: the last layer that a scan needs; the passes end there.
+
+    Returns:
+        the first layer that gives another output for a sequence alone than for the same one in the batch, as the part
+        of a sentence; ``""`` if there is none.
 
     Raises:
-        UnsupportedModelError: they differ; the message names the first layer where they do.
+        UnsupportedModelError: a second pass differs; the message names the first layer where it does.
     """
     batch = without_labels(batch)
     mask = batch["attention_mask"].bool()
     with evaluating(model):
-        first, again = _outputs(model, points, batch), _outputs(model, points, batch)
-        for layer, (one, other) in enumerate(zip(first, again, strict=True)):
-            if (error := _difference(other[mask], one[mask])) > AGAIN.get(one.dtype, 1e-6):
-                raise UnsupportedModelError(
-                    f"{type(model).__name__}: layer {layer} gives another output when the same batch runs again "
-                    f"(relative difference {error:.1e}), so it keeps something between passes or draws random numbers; "
-                    "a scan needs layers that depend on their input only"
-                )
-        if len(mask) < 2 or not sampled:
-            return
-        alone = _outputs(model, points, select(batch, torch.tensor([len(mask) - 1])))
-    for layer, (one, other) in enumerate(zip(first, alone, strict=True)):
-        if (error := _difference(other[mask[-1:]], one[-1:][mask[-1:]])) > TOLERANCE.get(one.dtype, 1e-5):
+        first, again = (_outputs(model, points.layers[: last + 1], batch) for _ in range(2))
+        alone = _outputs(model, points.layers[: last + 1], select(batch, torch.tensor([len(mask) - 1])))
+    for layer, (one, other) in enumerate(zip(first, again, strict=True)):
+        if (error := _difference(other[mask], one[mask])) > AGAIN.get(one.dtype, 1e-6):
             raise UnsupportedModelError(
-                f"{type(model).__name__}: layer {layer} gives another output for a sequence alone than for the same "
-                f"one in a batch (relative difference {error:.1e}), so the sample for the cosine columns, which runs "
-                "in other batches, has other states; pass score_sequences=0"
+                f"{type(model).__name__}: layer {layer} gives another output when the same batch runs again (relative "
+                f"difference {error:.1e}), so it keeps something between passes or draws random numbers; a scan needs "
+                "layers that depend on their input only"
             )
+    for layer, (one, other) in enumerate(zip(first, alone, strict=True)):
+        if _difference(other[mask[-1:]], one[-1:][mask[-1:]]) > TOLERANCE.get(one.dtype, 1e-5):
+            return f"layer {layer} depends on the other sequences of a batch"
+    return ""
 
 
-def _outputs(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]) -> list[Tensor]:
-    """Return the output of every layer in a pass of the model without its head."""
+def _outputs(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any]) -> list[Tensor]:
+    """Return the outputs of the first layers of a model, in a pass that ends with them."""
     found: list[Tensor] = []
     body = body_of(model)
-    with ExitStack() as hooks:
-        for layer in points.layers:
-            handle = layer.register_forward_hook(lambda *call: found.append(first_tensor(call[2]).clone()))
-            hooks.callback(handle.remove)
+
+    def keep(_: nn.Module, __: Any, result: Any) -> None:
+        found.append(first_tensor(result).clone())
+        if len(found) == len(layers):
+            raise StopForward
+
+    with ExitStack() as hooks, suppress(StopForward):
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(keep).remove)
         body(**batch, **without_cache(body))
     return found
 

@@ -68,7 +68,8 @@ def linearity(
             another.
         folds: folds of ``r2_cv``; 0 for none. Each fold has its own sums, so memory grows with them.
         score_sequences: number of sequences for the cosine columns; ``"all"``, or 0 for no such columns. With all
-            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass.
+            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass. A model
+            whose sequences depend on each other in a batch gets no such columns, and ``config["runner"]`` says so.
         objective: ``"cosine"`` also fits unit-norm targets, for the column ``cosine_objective``.
         method: ridge penalty and rank threshold; by default ordinary least squares.
         cka: rows that get a ``cka``: ``"auto"`` for those whose y is no wider than x (the Gram matrix of a wider y
@@ -96,7 +97,9 @@ def linearity(
 
     batches = ModelBatches(model, points, batches)
     first, stream = _peek(batches)
-    reader = Reader.of(model, points, first, options.elements, sampled=sample.size != 0)
+    reader = Reader.of(model, points, first, options.elements)
+    if not reader.rebatched:  # the sample would have other states
+        sample = SequenceSample(0)
     plan = ScanPlan.of(points, reader.widths, options)
     check_memory(plan, points, reader.widths, device)
 

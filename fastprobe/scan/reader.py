@@ -27,17 +27,10 @@ class Reader:
     recorder: type[Recorder]
     runner: str  # for the configuration of a result: what runs the model
     group_tokens: int  # batches with fewer tokens are merged with the next; 0 if padding would cost something
+    rebatched: bool = True  # sequences have the same states in other batches
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        points: ModelPoints,
-        batch: Mapping[str, Any],
-        elements: Sequence[Element],
-        *,
-        sampled: bool = True,
-    ) -> Reader:
+    def of(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], elements: Sequence[Element]) -> Reader:
         """Check the identities of the points on two sequences of a batch, and choose the recorder.
 
         Args:
@@ -45,7 +38,6 @@ class Reader:
             points: its resolved points.
             batch: the first one, with tokens.
             elements: what will be read.
-            sampled: a sample of the sequences will be read again, in other batches.
 
         Raises:
             UnsupportedModelError: an identity fails, or a second pass gives other states.
@@ -56,8 +48,10 @@ class Reader:
         checked.require(type(model).__name__, points.read_by(elements))
         recorder, why_padded = recorder_for(model, points, few)
         if why_padded:
-            check_repeated_passes(model, points, few, sampled=sampled)
-            return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0)
+            last = max(element.stop for element in elements) - 1
+            if found := check_repeated_passes(model, points, few, last):
+                why_padded += f"; {found}, so no sample is read"
+            return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0, not found)
         return cls(checked.widths, recorder, "encoder", batch_tokens(device.type))
 
 

@@ -55,16 +55,18 @@ def test_a_scan_of_layers_that_change_between_passes_is_refused(name, family):
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("name", TOGETHER)
-def test_a_scan_of_sequences_that_depend_on_each_other_is_refused(name, family):
+def test_sequences_that_depend_on_each_other_are_read_once(name, family):
     model = model_with(family, TOGETHER[name])
-    with pytest.raises(UnsupportedModelError, match="layer 1 gives another output for a sequence alone"):
-        fp.linearity(model, tiny_batches(), elements=["layer"], progress=False)
-    scan = fp.linearity(model, tiny_batches(), elements=["layer"], score_sequences=0, progress=False)
-    assert len(scan.rows) == 3
+    scan = fp.linearity(model, tiny_batches(), elements=["layer"], score_sequences="all", progress=False)
+
+    assert scan.config["runner"].endswith("; layer 1 depends on the other sequences of a batch, so no sample is read)")
+    assert [row["cosine"] for row in scan.rows] == [None] * 3
+    once = fp.linearity(model, tiny_batches(), elements=["layer"], score_sequences=0, progress=False)
+    assert [row["r2_cv"] for row in scan.rows] == [row["r2_cv"] for row in once.rows]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_family_gives_the_same_states_again(dtype):
     for family in FAMILIES:
         model = tiny_model(family, dtype=dtype)
-        check_repeated_passes(model, resolve(model), tiny_batches(batch_size=2)[0], sampled=True)
+        assert check_repeated_passes(model, resolve(model), tiny_batches(batch_size=2)[0], 2) == ""

@@ -250,10 +250,10 @@ def test_a_scan_records_its_runner(family, runner):
 def test_a_nan_is_reported_with_its_point_and_batch(layer):
     model, batches = tiny_model("bert"), tiny_batches(batch_size=6)
     calls = []
-    # The check of the identities makes two calls, so batch 2 is the fifth.
+    # The checks make five calls, so batch 2 is the eighth.
     model.encoder.layer[layer].output.dense.register_forward_hook(
         lambda m, a, out: (
-            calls.append(1) or (out.index_fill(1, torch.tensor([0]), torch.nan) if len(calls) > 4 else out)
+            calls.append(1) or (out.index_fill(1, torch.tensor([0]), torch.nan) if len(calls) > 7 else out)
         )
     )
 
@@ -317,7 +317,7 @@ def test_moments_that_do_not_fit_in_memory_are_refused_before_the_run(monkeypatc
     with pytest.raises(InputError, match=r"take [\d,]+ bytes .* 1.0 MB are free; folds=0 takes"):
         fp.linearity(model, tiny_batches(), progress=False)
 
-    assert len(ran) == 1  # the check of the identities
+    assert len(ran) == 4  # the check of the identities, and the three passes that are compared
 
 
 def test_a_model_whose_identities_fail_is_refused():
