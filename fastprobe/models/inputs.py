@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastprobe.data.batches import digest_of
 from fastprobe.data.checks import checked_mask
-from fastprobe.errors import InputError
+from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.batch_arguments import plain_arguments
 from fastprobe.models.calling import arguments_of, body_of
 from fastprobe.models.layer_order import is_reordered
@@ -34,6 +34,7 @@ class ModelBatches:
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
+        UnsupportedModelError: one module is several layers of the model.
     """
 
     def __init__(
@@ -48,6 +49,11 @@ class ModelBatches:
         if isinstance(batches, str | bytes) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
             raise InputError(
                 f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
+            )
+        if len({*points.layers}) < len(points.layers):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: one module is several of its layers, so what it does in one place cannot be "
+                "told from what it does in another; give each place its own copy (copy.deepcopy)"
             )
         if is_reordered(points):
             raise InputError(

@@ -97,11 +97,6 @@ def resolve(model: nn.Module) -> ModelPoints:
             f"of them by itself, if its layers are as in {_families()}"
         )
     layers, layout = _find_layers(model)
-    if len({*layers}) < len(layers):
-        raise UnsupportedModelError(
-            f"{_name(model)}: one module is several of its layers, so what it does in one place cannot be told from "
-            "what it does in another; give each place its own copy (copy.deepcopy)"
-        )
     if layout.post_ln:
         return _post_ln_points(layers, layout)
     return _pre_ln_points(layers, layout, parallel=bool(getattr(layers[0], "use_parallel_residual", False)))
