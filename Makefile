@@ -3,17 +3,21 @@
 # test       run all tests
 # oldest     run a fast part of the tests with the oldest supported versions of all libraries but torch
 # check      run linters and the type checker
+# docs       build the documentation site in docs/_build, with warnings as errors
+# notebooks  run the notebooks of docs/tutorials and write their outputs into them
+# figures    make the pictures of docs/which_score.md
+# catalogue  test all model types of Transformers, and write docs/models.md; takes half an hour
 # bench      run the benchmarks on this machine
 # compile    compile the C++ kernels after a change in csrc/
 # sanitize   run the tests of the C++ kernels with AddressSanitizer and UndefinedBehaviorSanitizer
 # resources  print registers and shared memory of the Triton kernels; needs no GPU
-# gpu        run tests and benchmarks on a machine with a GPU
+# gpu        measure everything on a machine with a GPU; gpu-second is the second half
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo real test oldest check compile sanitize bench resources gpu
+.PHONY: demo real test oldest catalogue check docs notebooks figures compile sanitize bench resources gpu gpu-first gpu-second
 
 demo: $(VENV)/demo
 	$(BIN)/fastprobe linearity --out fastprobe-out/demo --overwrite
@@ -27,10 +31,24 @@ test: $(VENV)/dev
 oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -m 'not slow and not gpu' $(OLDEST_TESTS)
 
+catalogue: $(VENV)/dev
+	FASTPROBE_CATALOGUE=all $(BIN)/python -m pytest tests/catalogue
+	PYTHONPATH=. $(BIN)/python tests/catalogue/table.py > docs/models.md
+
 check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A fresh environment of Sphinx (-E), because the contents of the site are in conf.py.
+docs: $(VENV)/dev
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build
+
+notebooks: $(VENV)/dev
+	$(BIN)/python docs/tutorials/run.py
+
+figures: $(VENV)/demo
+	$(BIN)/python docs/figures/which_score.py
 
 $(VENV)/demo: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -42,7 +60,7 @@ $(VENV)/real: $(VENV)/demo
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,docs,dev]'
 	touch $@
 
 # The C++ kernels are those of the other environment, or none.
@@ -82,20 +100,14 @@ bench: $(VENV)/dev
 resources: $(VENV)/dev
 	TRITON_INTERPRET=0 $(BIN)/python tests/kernels/compiled.py
 
-# For a machine with torch, Triton, Transformers, pytest and pytest-benchmark but no package index. Nothing is installed,
-# and only files are run that need nothing else. Kernels without a compiler are left out, and the table says so.
-# A failed benchmark does not stop the run. A run over its time limit gets SIGINT, so that pytest still writes the
-# benchmarks that are finished.
-GPU_ENV ?= TRITON_INTERPRET=0
-GPU_PYTEST = $(GPU_ENV) PYTHONPATH=$(CURDIR) PYTHONUNBUFFERED=1 timeout --signal=INT --kill-after=20 $(1) \
-	$(PYTHON) -m pytest -q --tb=short
-GPU_TESTS = $(shell grep --recursive --files-with-matches pytest.mark.gpu tests)
-GPU_BENCHES = $(patsubst %,benchmarks/bench_%.py,gpu gpu_encoder update solve fit)
-GPU_OUT ?= benchmarks/results/latest
-gpu:
-	-$(PYTHON) setup.py --quiet build_ext --inplace --build-temp build/native --build-lib build/native
-	-$(call GPU_PYTEST,120) $(GPU_TESTS)
-	-$(call GPU_PYTEST,320) $(GPU_BENCHES) -o python_files='bench_*.py' -o python_functions='bench_*' \
-		--benchmark-json=$(GPU_OUT).json
-	$(PYTHON) benchmarks/report.py $(GPU_OUT).json > $(GPU_OUT).md
-	cat $(GPU_OUT).md
+# For a machine with a GPU, torch, Triton, Transformers, pytest and pybind11, but no package index: nothing is installed.
+# Each call takes at most five minutes: `make gpu`, then `make gpu-second`. benchmarks/gpu/run.py says what they do.
+GPU_OUT ?= benchmarks/results/gpu
+GPU_SECONDS ?= 290
+gpu: gpu-first
+gpu-first:
+	TRITON_INTERPRET=0 $(PYTHON) -m benchmarks.gpu.run 1 --out $(GPU_OUT)/first --seconds $(GPU_SECONDS)
+	cat $(GPU_OUT)/first/table.md
+gpu-second:
+	TRITON_INTERPRET=0 $(PYTHON) -m benchmarks.gpu.run 2 --out $(GPU_OUT)/second --seconds $(GPU_SECONDS)
+	cat $(GPU_OUT)/second/table.md

@@ -26,3 +26,7 @@ class UnsupportedModelError(FastprobeError, NotImplementedError):
 
 class NumericalError(FastprobeError, ArithmeticError):
     """A NaN or infinite number in the input of a result."""
+
+
+class ProcessError(FastprobeError, RuntimeError):
+    """A process of a distributed run that ended without a message, for example because it was killed."""

@@ -19,14 +19,16 @@ class Slots(NamedTuple):
     fold_end: Tensor  # (F,) int64: one past the last slot of a fold; its first slot is the end of the fold before
 
 
-def slots_of(fold: Tensor, folds: int, length: int) -> Slots:
-    """Cut rows into slots of at most ``length`` rows.
+def slots_of(fold: Tensor, folds: int, length: int, unit: int | None = None) -> Slots:
+    """Cut rows into slots of at most ``length`` rows. The slots of a fold have one length, but for the last of them.
 
     Args:
         fold: ``(N,)`` int64; rows below 0 or not below ``folds`` are left out.
         folds: F, the number of folds.
-        length: of a slot, in rows.
+        length: of a slot, in rows, at most.
+        unit: slots have a multiple of as many rows; ``length`` is a multiple of it, and the default.
     """
+    unit = unit or length
     device, n = fold.device, len(fold)
     key = fold.clamp(-1, folds)
     if folds < 127:
@@ -39,6 +41,9 @@ def slots_of(fold: Tensor, folds: int, length: int) -> Slots:
     slot = torch.arange(-(-n // length) + folds, device=device)
     owner = torch.searchsorted(fold_end, slot, right=True)
     spare, owner = owner == folds, owner.clamp(max=folds - 1)
-    start = first[owner] + (slot - (fold_end - count)[owner]) * length
-    end = torch.minimum(start + length, last[owner])
+    step = (count * unit).clamp(min=unit)  # rows of a fold that has a unit in every slot
+    even = ((last - first + step - 1) // step).clamp(min=1) * unit
+    start = first[owner] + (slot - (fold_end - count)[owner]) * even[owner]
+    start = torch.minimum(start, last[owner])
+    end = torch.minimum(start + even[owner], last[owner])
     return Slots(order, start, torch.where(spare, start, end), fold_end)

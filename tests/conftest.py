@@ -58,6 +58,26 @@ def residual_rows(randn):
 
 
 @pytest.fixture(scope="session")
+def world_of_two(tmp_path_factory):
+    """Start two processes of ``torch.distributed``, for all tests of a session."""
+    from tests.worlds import World
+
+    world = World(2, tmp_path_factory.mktemp("world"))
+    yield world
+    world.close()
+
+
+@pytest.fixture(scope="session")
+def world_of_four(tmp_path_factory):
+    """Start four processes of ``torch.distributed``, for all tests of a session."""
+    from tests.worlds import World
+
+    world = World(4, tmp_path_factory.mktemp("world"))
+    yield world
+    world.close()
+
+
+@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """Save a tiny random encoder with a real tokenizer to a folder."""
     from transformers import AutoTokenizer, BertConfig, BertModel

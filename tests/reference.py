@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from fastprobe.data.checks import counted_mask
 from fastprobe.models.calling import first_tensor
 from fastprobe.models.points import Point
 from fastprobe.models.resolve import resolve
@@ -21,7 +22,7 @@ def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
     def keep(name: str) -> Callable:
         def hook(module, args, kwargs, *result):
             tensor = first_tensor(result[0]) if result else (args[0] if args else kwargs["hidden_states"])
-            stored.setdefault(name, []).append(tensor[mask.bool()].double())
+            stored.setdefault(name, []).append(tensor[mask].double())
 
         return hook
 
@@ -32,8 +33,8 @@ def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
             handles.append(register(keep(f"{name}.{index}"), with_kwargs=True))
     with torch.no_grad():
         for batch in batches:
-            mask = batch["attention_mask"]
-            model(**batch)
+            mask = counted_mask(batch)
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     for handle in handles:
         handle.remove()
     return {name: torch.cat(parts).numpy() for name, parts in stored.items()}
@@ -43,7 +44,11 @@ def read_unpadded_points(model, batches) -> dict[str, np.ndarray]:
     """Record the same points with fastprobe's unpadded forward pass, whose rounding differs from the modules'."""
     points, stored = resolve(model), {}
     layers = range(len(points.layers))
-    named = {Point(name, layer): points.canonical(Point(name, layer)) for name in points.places for layer in layers}
+    named = {
+        Point(name, layer): points.canonical(Point(name, layer))
+        for layer in layers
+        for name in points.found[layer].places
+    }
 
     def keep(layer, held):
         for point, canonical in named.items():
@@ -60,7 +65,7 @@ def read_unpadded_points(model, batches) -> dict[str, np.ndarray]:
 
 def token_folds(batches, folds: int) -> np.ndarray:
     """Return the fold of every token: sequence s is in fold s mod folds."""
-    lengths = [int(n) for batch in batches for n in batch["attention_mask"].sum(1)]
+    lengths = [int(n) for batch in batches for n in counted_mask(batch).sum(1)]
     return np.repeat(np.arange(len(lengths)) % folds, lengths)
 
 

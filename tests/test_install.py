@@ -119,10 +119,12 @@ def test_a_wheel_contains_every_module(checkout, tmp_path):
     )
 
     (wheel,) = tmp_path.glob("fastprobe-*.whl")
-    contained = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".py", ".jinja"))}
-    modules = {path.relative_to(checkout).as_posix() for path in (checkout / "fastprobe").rglob("*.py")}
+    suffixes = (".py", ".jinja", ".js")
+    contained = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(suffixes)}
+    files = (checkout / "fastprobe").rglob("*")
+    modules = {path.relative_to(checkout).as_posix() for path in files if path.suffix in suffixes}
     kernels = {f"fastprobe/kernels/{path.name}" for path in (checkout / "kernels").glob("*.py")}
-    assert contained == modules | kernels | {"fastprobe/replication/page.html.jinja"}
+    assert contained == modules | kernels
 
 
 @pytest.mark.slow

@@ -17,20 +17,9 @@ void check(cudaError_t error) {
     if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
-// Makes a device current, and restores the caller's device at the end of the scope.
-class Device {
-   public:
-    explicit Device(int device) {
-        check(cudaGetDevice(&before_));
-        check(cudaSetDevice(device));
-    }
-    ~Device() { cudaSetDevice(before_); }
-    Device(const Device&) = delete;
-    Device& operator=(const Device&) = delete;
-
-   private:
-    int before_;
-};
+// Make the device of a launch current. It stays current: torch has made the same device current for this call, and this
+// module's copy of the runtime does not know which one torch had before.
+void use(int device) { check(cudaSetDevice(device)); }
 
 // Look the function up in the loaded driver: machines that build this have no libcuda to link with.
 PFN_cuTensorMapEncodeTiled_v12000 encoder() {
@@ -60,12 +49,13 @@ CUtensorMap tensor_map(const void* data, bool bfloat16, int rows, int width, int
 }
 
 __global__ void __launch_bounds__(256) add_parts_kernel(const __grid_constant__ Plan plan, int tile) {
-    const Item item = item_at(plan.pairs, plan.pair_count, 1, tile, blockIdx.x);
+    const Item item = unit_at(plan.pairs, plan.pair_count, tile, blockIdx.x);
+    if (plan.pairs[item.pair].splits == 1) return;
     for (int i = threadIdx.x; i < tile * tile; i += blockDim.x) add_parts(plan, tile, item, i / tile, i % tile);
 }
 
 void add_up(const Plan& plan, int tile, cudaStream_t stream) {
-    if (plan.splits > 1) add_parts_kernel<<<plan.units, 256, 0, stream>>>(plan, tile);
+    if (plan.pairs[0].splits > 1) add_parts_kernel<<<plan.units, 256, 0, stream>>>(plan, tile);
     check(cudaGetLastError());
 }
 
@@ -79,7 +69,7 @@ Rows as_rows(const AnyRows& block) {
 
 void gram(const std::vector<Block>& blocks, bool bfloat16, int rows, int positions, const int* is_gathered,
           const Plan& plan, Launch launch) {
-    const Device device(launch.device);
+    use(launch.device);
     GramArguments arguments{};
     for (size_t i = 0; i < blocks.size(); ++i) {
         const Block& block = blocks[i];
@@ -93,19 +83,19 @@ void gram(const std::vector<Block>& blocks, bool bfloat16, int rows, int positio
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, GRAM_SHARED));
     int multiprocessors;
     check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, launch.device));
-    const int grid = plan.items() < multiprocessors ? plan.items() : multiprocessors;
+    const int grid = plan.items < multiprocessors ? plan.items : multiprocessors;
     kernel<<<grid, GRAM_THREADS, GRAM_SHARED, stream_of(launch)>>>(arguments);
     check(cudaGetLastError());
     add_up(plan, TILE, stream_of(launch));
 }
 
 void gram_exact(const std::vector<AnyRows>& blocks, const int* index, const Plan& plan, Launch launch) {
-    const Device device(launch.device);
+    use(launch.device);
     ExactArguments arguments{};
     for (size_t i = 0; i < blocks.size(); ++i) arguments.rows[i] = as_rows(blocks[i]);
     arguments.index = index;
     arguments.plan = plan;
-    gram_exact_kernel<<<plan.items(), EXACT_THREADS, 0, stream_of(launch)>>>(arguments);
+    gram_exact_kernel<<<plan.items, EXACT_THREADS, 0, stream_of(launch)>>>(arguments);
     check(cudaGetLastError());
     add_up(plan, EXACT_TILE, stream_of(launch));
 }
@@ -113,7 +103,7 @@ void gram_exact(const std::vector<AnyRows>& blocks, const int* index, const Plan
 void rows(const AnyRows& block, const int* columns, int width, const int* index, const int* fold_slabs, int folds,
           int splits, const int* is_gathered, void* gathered, int64_t gathered_stride, bool low, double* sums,
           Launch launch) {
-    const Device device(launch.device);
+    use(launch.device);
     const RowsArguments arguments{as_rows(block), columns,     width,
                                   index,          fold_slabs,  splits,
                                   is_gathered,    static_cast<uint16_t*>(gathered),

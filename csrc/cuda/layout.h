@@ -10,22 +10,28 @@
 
 namespace fastprobe {
 
-// -- wgmma: tiles of 128 x 128, one slab of both operands a stage ---------------------------------------------------
+// -- wgmma: tiles of 128 x 128, half a slab of both operands a stage --------------------------------------------------
 
 constexpr int TILE = 128;
-constexpr int BOX = 64;                              // columns of 2 bytes: 128 bytes, one swizzled row
-constexpr int ROW_BYTES = 128;                       // of a box
-constexpr int BOX_BYTES = SLAB * ROW_BYTES;          // 64 columns of one slab
+constexpr int BOX = 64;                                // columns of 2 bytes: 128 bytes, one swizzled row
+constexpr int ROW_BYTES = 128;                         // of a box
+constexpr int STAGE_ROWS = 64;                         // tokens of a stage
+constexpr int PIECES = SLAB / STAGE_ROWS;              // stages of a slab
+constexpr int BOX_BYTES = STAGE_ROWS * ROW_BYTES;      // 64 columns of one stage
 constexpr int OPERAND_BYTES = TILE / BOX * BOX_BYTES;
 constexpr int STAGE_BYTES = 2 * OPERAND_BYTES;
-constexpr int STAGES = 3;
-constexpr int STEP = 16;                             // tokens of one wgmma
-constexpr int STEPS = SLAB / STEP;
-constexpr int ATOM_BYTES = 8 * ROW_BYTES;            // 8 rows, 1,024 bytes: the period of the swizzle
+constexpr int STAGES = FASTPROBE_STAGES;
+constexpr int STEP = 16;                               // tokens of one wgmma
+constexpr int STEPS = STAGE_ROWS / STEP;
+constexpr int ATOM_BYTES = 8 * ROW_BYTES;              // 8 rows, 1,024 bytes: the period of the swizzle
 constexpr int GRAM_SHARED = STAGES * STAGE_BYTES + ATOM_BYTES;  // the ring begins at an atom
-constexpr int ACCUMULATORS = BOX * TILE / 128;       // float32 registers of a thread for 64 x 128
+constexpr int ACCUMULATORS = BOX * TILE / 128;         // float32 registers of a thread for 64 x 128
+constexpr int FLUSH = FASTPROBE_FLUSH;                 // slabs that are summed in float32
 
-// One copy: 64 columns of a slab of a block, from `column` and `row` on, to an address in shared memory.
+static_assert(STAGES >= 2 * PIECES, "two chains are in flight");
+static_assert(FLUSH % 2 == 0, "sums are flushed after every second chain at most");
+
+// One copy: 64 columns of a piece of a slab of a block, from `column` and `row` on, to an address in shared memory.
 struct Box {
     int block, column, row;
     uint32_t to;
@@ -33,10 +39,10 @@ struct Box {
 
 // A stage holds the left operand and, off the diagonal, the right one, each as two boxes.
 FASTPROBE_HD inline int boxes_of(bool diagonal) { return diagonal ? 2 : 4; }
-FASTPROBE_HD inline Box box_at(const Work& work, int slab, uint32_t stage, int i) {
+FASTPROBE_HD inline Box box_at(const Work& work, int row, uint32_t stage, int i) {
     const bool right = i >= TILE / BOX;
     return {right ? work.pair.right : work.pair.left,
-            (right ? work.item.column : work.item.row) + i % (TILE / BOX) * BOX, slab * SLAB, stage + i * BOX_BYTES};
+            (right ? work.item.column : work.item.row) + i % (TILE / BOX) * BOX, row, stage + i * BOX_BYTES};
 }
 
 // The descriptor of an operand with adjacent columns ("MN-major": a row of shared memory is a token) whose first box is
@@ -54,7 +60,11 @@ FASTPROBE_HD inline uint64_t right_operand(uint32_t stage, bool diagonal) {
     return descriptor(diagonal ? stage : stage + OPERAND_BYTES);
 }
 
-// The same operand, 16 `step` tokens further.
+// The same operand of another stage, from that of the first stage, and 16 `step` tokens further. Shared memory ends
+// below 2^18, so that the sum of addresses stays in its field.
+FASTPROBE_HD inline uint64_t at_stage(uint64_t descriptor, int stage) {
+    return descriptor + uint64_t(stage * (STAGE_BYTES >> 4));
+}
 FASTPROBE_HD inline uint64_t further(uint64_t descriptor, int step) {
     return descriptor + uint64_t(step * STEP * ROW_BYTES >> 4);
 }
@@ -63,19 +73,19 @@ FASTPROBE_HD inline uint64_t further(uint64_t descriptor, int step) {
 FASTPROBE_HD inline int accumulator_row(int thread, int i) { return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8; }
 FASTPROBE_HD inline int accumulator_column(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
 
-// The ring of stages. Slab n of a block of threads is in stage n % STAGES, and is the n / STAGES-th slab there. A wait
-// for a barrier waits for the parity of that number. A new barrier counts number -1 as complete, so that the producer's
-// first waits for an empty stage return at once.
-FASTPROBE_HD inline int stage_of(uint32_t n) { return n % STAGES; }
-FASTPROBE_HD inline uint32_t full_parity(uint32_t n) { return n / STAGES & 1; }
-FASTPROBE_HD inline uint32_t empty_parity(uint32_t n) { return full_parity(n) ^ 1; }
+// A place in the ring of stages, and the parity of the number of times that the ring was used before. A wait for a full
+// stage waits for that parity, a wait for an empty one for the other. A new barrier counts its phase -1 as complete, so
+// that the producer's first waits for an empty stage return at once.
+struct Place {
+    int stage = 0;
+    uint32_t parity = 0;
 
-// sum += chain, in two float32 (Kahan): `lost` is the rounding error of `sum`, and the total is sum - lost.
-FASTPROBE_HD inline void add_chain(float& sum, float& lost, float chain) {
-    const float addend = chain - lost, total = sum + addend;
-    lost = (total - sum) - addend;
-    sum = total;
-}
+    FASTPROBE_HD uint32_t full_parity() const { return parity; }
+    FASTPROBE_HD uint32_t empty_parity() const { return parity ^ 1; }
+    FASTPROBE_HD void advance() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+};
 
 // -- mma.m16n8k16 in float64: tiles of 64 x 64, 16 tokens at a time -------------------------------------------------
 

@@ -15,6 +15,9 @@ __device__ inline uint8_t* dynamic_shared() {
 
 __device__ inline uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 
+// A number that is the same in all threads of a warp, so that the compiler may keep it in one register for all.
+__device__ inline int uniform(int number) { return __shfl_sync(0xFFFFFFFF, number, 0); }
+
 // -- mbarrier ---------------------------------------------------------------------------------------------------------
 
 __device__ inline void barrier_init(uint64_t* barrier, int arrivals) {
@@ -53,7 +56,7 @@ __device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
 
 // -- the copy engine --------------------------------------------------------------------------------------------------
 
-// Copy columns [column, column + 64) of rows [row, row + 128) to shared memory, with zeros outside of the matrix.
+// Copy columns [column, column + 64) of rows [row, row + 64) to shared memory, with zeros outside of the matrix.
 __device__ inline void load_box(uint32_t to, const CUtensorMap* map, int column, int row, uint64_t* barrier) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
@@ -79,7 +82,11 @@ __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" 
 
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-__device__ inline void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+// Wait until only the last `LEFT` committed groups are unfinished.
+template <int LEFT>
+__device__ inline void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
 
 // Keep the compiler from moving reads or writes of these registers across this line.
 template <int N>

@@ -9,20 +9,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import nn
 
+from fastprobe.ablations.legend import COLUMNS
 from fastprobe.ablations.linear_maps import fit_linear_maps
 from fastprobe.ablations.modes import Unedited
-from fastprobe.ablations.picture import picture
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
+from fastprobe.ablations.views import ablation_views
 from fastprobe.data.batches import select
-from fastprobe.data.checks import check_repeatable
+from fastprobe.data.checks import attended_mask, check_repeatable
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.edits import Replaced, Reweighted
 from fastprobe.models.identities import check_points
 from fastprobe.models.inputs import ModelBatches
@@ -35,10 +37,9 @@ from fastprobe.reordering.commutativity import commutativity
 from fastprobe.reordering.effects import Metric
 from fastprobe.reordering.rows import CHANGES
 from fastprobe.results.result import Result
+from fastprobe.results.views import View
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +54,8 @@ class Ablations(Result):
 
     kind: ClassVar[str] = "ablation"
     metric: ClassVar[str] = "relative_l2"
+    shown = ("delta_loss",)
+    columns = COLUMNS
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -72,16 +75,11 @@ class Ablations(Result):
                 matrix[lines.index((row["element"], row["mode"])), sets.index(row["layers"])] = row[metric]
         return matrix
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw one line an element and mode over sets of layers.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
+    def views(self, metric: str) -> list[View]:
+        """Return one line an element and mode over sets of layers."""
         self.rows_with(metric)  # raises if there are none
-        sets, sweep = self.config["sets"], self.config["sweep"]
-        return picture(self.title, metric, self.lines, self.matrix(metric), sets, sweep, path)
+        values, errors = self.matrix(metric), self.matrix(f"{metric}_se")
+        return ablation_views(metric, self.lines, values, errors, self.config["sets"], self.config["sweep"])
 
     @classmethod
     def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
@@ -96,6 +94,7 @@ class Ablations(Result):
         )
 
 
+@together()
 @plain_numbers
 def ablation(
     model: nn.Module,
@@ -108,6 +107,7 @@ def ablation(
     alpha: float | None = None,
     seed: int = 0,
     metrics: Mapping[str, Metric] | None = None,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
     journal: Journal | None = None,
@@ -115,8 +115,8 @@ def ablation(
     """Remove or replace elements of a model and measure the effect, with the columns of :func:`commutativity`.
 
     ``mlp`` and ``attn`` are the bare parts: skip connection and norm stay. ``ffn`` and ``attention`` include them, and
-    ``layer`` is everything. Replacements are made from the unedited model, also if several layers are edited. The mode
-    says what replaces an element's output:
+    ``layer`` is everything. Replacements are made from the unedited model, also if several layers are edited, at the
+    tokens that count; they replace the output at all tokens. The mode says what replaces an element's output:
 
     * ``zero``: 0.
     * ``mean``: its mean over tokens.
@@ -130,7 +130,8 @@ def ablation(
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read more than once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, the tokens that count,
+            each ``(batch, length)``; read more than once.
         elements: one or several, each ablated alone: ``layer``, ``attention``, ``ffn``, ``attn``, ``mlp``,
             ``attn_heads``, ``attn_proj``, ``mlp_act``.
         mode: one mode or several.
@@ -140,6 +141,7 @@ def ablation(
         alpha: ridge penalty of ``linear``, as in scikit-learn's ``Ridge``; chosen by cross-validation by default.
         seed: of ``resample`` and ``random_init``.
         metrics: additional columns by name, as for :func:`commutativity`.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
         journal: keeps finished rows on disk, and has those of an interrupted run, which do not run again. Linear maps
@@ -154,13 +156,20 @@ def ablation(
         >>> damage = ablation(model, batches, elements=["mlp"], mode=["zero", "linear"])  # doctest: +SKIP
         >>> damage.matrix("delta_loss")  # doctest: +SKIP
     """
-    points = resolve(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     names, modes = select_editable(elements, points.elements), select_modes(mode)
     sets = select_layer_sets(layers, depth)
     if seed < 0:
         raise InputError(f"seed: must be 0 or more, got {seed}")
     edited = [Element(name, layer, layer + 1) for name in names for layer in sorted({i for s in sets for i in s})]
+    for element in edited:
+        if not points.has(element):
+            reason = points.layouts[element.start].reason or f"its layer has {points.layouts[element.start].form}"
+            raise InputError(f"elements: this model has no {element}: {reason}; name other layers or elements")
+    asked = {"elements": names, "mode": modes, "layers": sets, "folds": folds, "alpha": alpha, "seed": seed}
+    check_same_run(model, points, Ranks.here(), **asked)
     check_repeatable(batches, "an ablation reads them more than once")
     batches = ModelBatches(model, points, batches)
     widths = _widths(model, points, batches, edited)
@@ -201,13 +210,11 @@ def _widths(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], edited: Sequence[Element]
 ) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
-    for batch in batches:
-        present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
-        few = select(batch, present)
-        checked = check_points(model, points, to_device(few, device_of(model)))
-        checked.require(type(model).__name__, points.read_by(edited))
-        return checked.widths
-    raise InputError("batches: there are none")
+    head = Shares(batches, Ranks.here()).head
+    few = select(head, attended_mask(head).any(1).nonzero()[:2, 0])
+    checked = check_points(model, points, to_device(few, device_of(model)))
+    checked.require(type(model).__name__, points.read_by(edited))
+    return checked.widths
 
 
 def _step(element: Element, mode: str, replacement: Any, folds: int, alpha: float | None, seed: int) -> Step:

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.sample import SequenceSample
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Element, Point
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.runtime.distributed import Ranks
 
 SEQUENCES = 32
 """Sequences in a sample of outputs."""
@@ -22,15 +25,24 @@ SEQUENCES = 32
 def mean_outputs(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], elements: Sequence[Element]
 ) -> dict[Element, Tensor]:
-    """Return the mean output ``(width,)`` float64 of every element over the tokens that are not padding."""
+    """Return the mean output ``(width,)`` float64 of every element over the tokens that count."""
+    ranks = Ranks.here()
     sums: dict[Point, Tensor] = {}
     tokens = 0
-    for outputs in _outputs(model, points, batches, elements):
+    shared = (batch for share in Shares(batches, ranks).rounds() for batch in share.batches)
+    for outputs in _outputs(model, points, shared, elements):
         tokens += len(next(iter(outputs.values())))
         for point, rows in outputs.items():
             total = rows.double().sum(0)
             sums[point] = sums[point] + total if point in sums else total
-    return {element: sums[points.canonical(element.y)] / tokens for element in elements}
+    everyone = [found for found in ranks.gather({point: total.cpu() for point, total in sums.items()}) if found]
+    tokens = sum(ranks.gather(tokens))
+    device = device_of(model)
+
+    def mean(point: Point) -> Tensor:
+        return torch.stack([found[point] for found in everyone]).sum(0).to(device) / tokens
+
+    return {element: mean(points.canonical(element.y)) for element in elements}
 
 
 def sampled_outputs(
@@ -42,7 +54,7 @@ def sampled_outputs(
     seed: int = 0,
     size: int = SEQUENCES,
 ) -> tuple[dict[Element, Tensor], Tensor]:
-    """Return the outputs of every element at the tokens of a sample of sequences, without padding.
+    """Return the outputs of every element at the tokens that count of a sample of sequences.
 
     Args:
         model: a Hugging Face model.
@@ -58,12 +70,17 @@ def sampled_outputs(
     Raises:
         InputError: the stream has fewer than two sequences.
     """
+    ranks = Ranks.here()
     sample = SequenceSample(size, seed)
-    sequences = largest = 0
-    for batch in batches:
-        count = len(batch["input_ids"])
-        sample.add(batch, torch.arange(sequences, sequences + count))
-        sequences, largest = sequences + count, max(largest, count)
+    largest = 0
+    for share in Shares(batches, ranks).rounds():
+        for batch in share.batches:
+            count = len(attended_mask(batch))
+            numbers = share.first + share.step * torch.arange(count)
+            sample.add(batch, numbers, share.first, share.step)
+            largest = max(largest, count)
+    sample.gather_(ranks)
+    largest = max(ranks.gather(largest))
     if len(sample) < 2:
         raise InputError(f"mode: resample needs 2 sequences or more, got {len(sample)}")
     sampled = list(sample.batches(largest))
@@ -71,15 +88,15 @@ def sampled_outputs(
     for outputs in _outputs(model, points, [batch for batch, _ in sampled], elements):
         for point, rows in outputs.items():
             kept.setdefault(point, []).append(rows)
-    numbers = [number.repeat_interleave(batch["attention_mask"].sum(1)) for batch, number in sampled]
-    return {element: torch.cat(kept[points.canonical(element.y)]) for element in elements}, torch.cat(numbers)
+    sequence = [number.repeat_interleave(counted_mask(batch).sum(1)) for batch, number in sampled]
+    return {element: torch.cat(kept[points.canonical(element.y)]) for element in elements}, torch.cat(sequence)
 
 
 @torch.no_grad()
 def _outputs(
     model: nn.Module, points: ModelPoints, batches: Iterable[Mapping[str, Any]], elements: Sequence[Element]
 ) -> Iterator[dict[Point, Tensor]]:
-    """Yield the outputs ``(tokens, width)`` of every element for each batch, without padding."""
+    """Yield the outputs ``(tokens, width)`` of every element for each batch, at the tokens that count."""
     wanted = {points.canonical(element.y): element.start for element in elements}
     found: dict[Point, Tensor] = {}
     mask = torch.zeros(0)
@@ -90,7 +107,7 @@ def _outputs(
     with ModuleRecorder(model, points, points.needed_until(wanted.items()), on_layer) as recorder:
         for batch in batches:
             batch = to_device(batch, device_of(model))
-            mask = batch["attention_mask"].bool()
+            mask = counted_mask(batch)
             recorder.run(batch)
             yield found
             found.clear()

@@ -69,8 +69,10 @@ class Unedited:
         return {e: Resampled(rows, sequence, self.seed) for e, rows in outputs.items()}
 
     def _initial_weights(self) -> dict[Element, Any]:
-        layers, layout = self.points.layers, self.points.layout
-        return {e: initial_weights(layers[e.start], layout, e.name, (self.seed, e.start)) for e in self.elements}
+        layers, layouts = self.points.layers, self.points.layouts
+        return {
+            e: initial_weights(layers[e.start], layouts[e.start], e.name, (self.seed, e.start)) for e in self.elements
+        }
 
     def _linear_maps(self) -> dict[Element, Any]:
         dtype = torch.float64 if next(self.model.parameters()).dtype == torch.float64 else torch.float32

@@ -62,7 +62,7 @@ class AffineMaps:
         batch = len(stack.stem)
         # (copies, batch, length, d): all copies of a sequence are in one fold.
         by_sequence = centred.reshape(-1, batch, *x.shape[1:])
-        fold = fold_of_sequences(stack.first, (batch,), max(self.folds, 1), x.device)
+        fold = fold_of_sequences(stack.first, (batch,), max(self.folds, 1), x.device, stack.step)
         out = centred.new_empty(*by_sequence.shape[:-1], len(next(iter(self.maps.values()))[1]))
         for index, (coef, intercept) in self.maps.items():
             if len(mine := (fold == index).nonzero()[:, 0]):
@@ -87,7 +87,7 @@ class Resampled:
 
     def __call__(self, x: Tensor, stack: LayerStack) -> Tensor:
         batch, length = stack.stem.shape[:2]
-        drawn = torch.stack([self._draws(stack.first + row, length) for row in range(batch)])
+        drawn = torch.stack([self._draws(stack.first + stack.step * row, length) for row in range(batch)])
         taken = self.outputs[drawn.to(self.outputs.device)]
         return taken.to(x).repeat(len(x) // batch, 1, 1)
 

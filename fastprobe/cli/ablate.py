@@ -11,8 +11,9 @@ import fastprobe as fp
 from fastprobe.ablations.table import ablations_table
 from fastprobe.cli.app import app, note, register_resumable
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import DrawnMetric, Json, Out, Overwrite, Quiet, number
+from fastprobe.cli.options import DrawnMetric, Json, Out, Overwrite, Quiet, StackName, number
 from fastprobe.cli.output import drawn_column, note_few_tokens, show
+from fastprobe.cli.processes import prints
 from fastprobe.cli.source import Source
 from fastprobe.errors import InputError
 from fastprobe.models.calling import has_language_head
@@ -52,6 +53,7 @@ def ablate(
         Path | None,
         typer.Option(help="Save the model with linear MLPs in one set of --layers to this folder (--mode linear)."),
     ] = None,
+    stack: StackName = None,
     out: Out = Path("fastprobe-out/ablate"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished rows in --out.")] = False,
     overwrite: Overwrite = False,
@@ -89,6 +91,7 @@ def ablate(
         folds=folds,
         alpha=None if alpha == "auto" else number("--alpha", alpha),
         seed=seed,
+        stack=stack,
         progress=not quiet,
         journal=Journal(out, provenance | {"seed": seed}, resume=resume),
     )
@@ -104,7 +107,7 @@ def ablate(
     )
     if damage.maps and not quiet:
         note_few_tokens(damage.config["tokens"], max(len(fitted.coef) for fitted in damage.maps.values()))
-    if write is not None:
+    if write is not None and prints():
         for layer in sets[0]:
             fp.write_linear_mlp_(loaded, int(layer), damage.maps[f"mlp.{layer}"])
         loaded.save_pretrained(write)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +19,9 @@ import typer
 from rich.console import Console
 
 import fastprobe as fp
-from fastprobe.errors import FastprobeError, NumericalError
+from fastprobe.cli.processes import check_shared, prints, processes
+from fastprobe.errors import FastprobeError, NumericalError, ProcessError
+from fastprobe.runtime.distributed import launched
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
@@ -35,11 +39,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    check_shared(context.invoked_subcommand)
 
 
 _resumable: list[Path] = []
@@ -51,8 +56,16 @@ def register_resumable(path: Path) -> None:
 
 
 def note(text: str) -> None:
-    """Print a remark to standard error, apart from the result."""
-    typer.echo(text, err=True)
+    """Print a remark to standard error, apart from the result. Of several processes the first one prints it."""
+    if prints():
+        typer.echo(text, err=True)
+
+
+def made_by() -> dict[str, Any]:
+    """Return the entries of a configuration that say what made a result: the command and the versions."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    start = ["torchrun", "--nproc-per-node", count, "-m"] if launched() else []
+    return {"command": shlex.join([*start, "fastprobe", *sys.argv[1:]]), "versions": VERSIONS}
 
 
 def dumps(document: Any) -> str:
@@ -71,14 +84,19 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()  # no line for each retry; the last failure is an error
     try:
-        code = app(standalone_mode=False)
+        with processes():
+            code = app(standalone_mode=False)
     except typer.Abort:
         code = INTERRUPTED
+    except ProcessError as error:  # the first process may be the one that ended
+        typer.echo(f"fastprobe: {error}", err=True)
+        code = 2
     except FastprobeError as error:
         note(f"fastprobe: {error}")
         code = 1 if isinstance(error, NumericalError) else 2
     except _UsageError as error:
-        error.show()
+        if prints():
+            error.show()
         code = 2
     except OSError as error:
         if error.errno not in OUTPUT_ERRORS:

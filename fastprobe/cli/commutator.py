@@ -10,7 +10,18 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import app
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import BOTH_PARTS, Json, Out, Overwrite, Quiet, SkipParts, SkipScale, integer, scaled_skips
+from fastprobe.cli.options import (
+    BOTH_PARTS,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    SkipParts,
+    SkipScale,
+    StackName,
+    integer,
+    scaled_skips,
+)
 from fastprobe.cli.output import show
 from fastprobe.cli.source import Source
 from fastprobe.reordering.table import pairs_table
@@ -27,6 +38,7 @@ def commutator(
     ] = "own",
     skip_scale: SkipScale = None,
     skip_parts: SkipParts = BOTH_PARTS,
+    stack: StackName = None,
     out: Out = Path("fastprobe-out/commutator"),
     overwrite: Overwrite = False,
     json: Json = False,
@@ -40,7 +52,7 @@ def commutator(
     make_folder(out)
     provenance |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
     with scaled_skips(loaded, skip_scale, skip_parts):
-        result = fp.commutator(loaded, batches, state=at, progress=not quiet)
+        result = fp.commutator(loaded, batches, state=at, stack=stack, progress=not quiet)
     show(
         result,
         pairs_table(result.rows),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import app
+from fastprobe.cli.app import app, made_by
 from fastprobe.cli.options import Alpha, Full, Json, Out, Overwrite, Quiet
 from fastprobe.cli.scan_output import PICTURE, show_scan
 from fastprobe.results.kept import check_not_replaced
@@ -29,5 +29,6 @@ def merge(
     """Add the moments of several scans and score the sum. Cosine columns stay empty."""
     check_not_replaced(out, fp.LinearityScan.kind, (FILE, PICTURE), overwrite=overwrite)
     scan = merge_scans(folders, fp.LeastSquares(alpha=alpha))
+    scan.config.update(made_by())
     scan.save(out)
     show_scan(scan, out, full=full, json=json, quiet=quiet)

@@ -25,6 +25,9 @@ Full = Annotated[bool, typer.Option("--full", help="After the summary, print a r
 DrawnMetric = Annotated[
     str, typer.Option(help="Column to draw; auto: delta_loss, or relative_l2 for a model without a head.")
 ]
+StackName = Annotated[
+    str | None, typer.Option("--stack", help="Stack of layers, as encoder or decoder; by default the longest.")
+]
 SkipScale = Annotated[
     str | None, typer.Option(help="Scale skip connections: 0 cuts all; 3=0,4=0.5 scales those of layers 3 and 4.")
 ]

@@ -8,7 +8,8 @@ from typing import Any
 import typer
 from rich.console import RenderableType
 
-from fastprobe.cli.app import VERSIONS, note, stdout
+from fastprobe.cli.app import made_by, note, stdout
+from fastprobe.cli.processes import prints
 from fastprobe.errors import InputError
 from fastprobe.regression.evidence import cannot_be_said, tokens_for_difference, tokens_for_map
 from fastprobe.reordering.rows import HEAD_COLUMNS, STATE_COLUMNS
@@ -65,7 +66,7 @@ def show(
     quiet: bool,
     more_files: tuple[str, ...] = (),
 ) -> None:
-    """Save, draw and print the result of a command that runs layers.
+    """Save, draw and print the result of a command that runs layers. Of several processes the first one does it.
 
     Args:
         result: rows, and a configuration with ``layer_forwards``.
@@ -77,7 +78,9 @@ def show(
         quiet: print no notes.
         more_files: files in the folder that the command wrote already.
     """
-    result.config.update(provenance | {"versions": VERSIONS})
+    if not prints():
+        return
+    result.config.update(provenance | made_by())
     result.save(out)
     picture = f"{result.kind}.png"
     drawn = metric if any(row.get(metric) is not None for row in result.rows) else result.metric

@@ -26,6 +26,7 @@ from fastprobe.cli.options import (
     VocabSize,
     trainer_fields,
 )
+from fastprobe.cli.processes import check_shared
 from fastprobe.cli.source import Source
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.pretraining import TrainedVariant
@@ -80,6 +81,8 @@ def paper(
     typed = [name for name in TRAINING if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
     if typed and not train:
         raise InputError(f"--{typed[0].replace('_', '-')}: needs --train, which trains the models to compare")
+    if train:
+        check_shared("paper --train")
     if train and source.model:
         raise InputError(f"--train: takes no model, because it trains its own; got {source.model!r}, leave one out")
     check_page_not_replaced(out, resume=resume, overwrite=overwrite)  # before hours of training

@@ -20,6 +20,7 @@ from fastprobe.cli.options import (
     Quiet,
     SkipParts,
     SkipScale,
+    StackName,
     scaled_skips,
 )
 from fastprobe.cli.output import drawn_column, show
@@ -51,6 +52,7 @@ def permute(
     skip_scale: SkipScale = None,
     skip_parts: SkipParts = BOTH_PARTS,
     seed: Annotated[int, typer.Option(help="Seed that chooses the masked tokens.")] = 0,
+    stack: StackName = None,
     out: Out = Path("fastprobe-out/permute"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the finished orders in --out.")] = False,
     overwrite: Overwrite = False,
@@ -68,16 +70,18 @@ def permute(
     )
     loaded, tokenizer = source.load_model(head=True)
     batches, provenance = source.load_batches(loaded, tokenizer)
-    depth = len(resolve(loaded).layers)
-    metric = drawn_column(metric, type(loaded).__name__, has_language_head(loaded), depths)
+    points = resolve(loaded, stack)
+    depth, part = len(points.layers), points.part_of(loaded)
+    metric = drawn_column(metric, type(part).__name__, has_language_head(part), depths)
     provenance |= {"skip_scale": skip_scale, "skip_parts": skip_parts} if skip_scale else {}
     register_resumable(out / JOURNAL)
     with scaled_skips(loaded, skip_scale, skip_parts):
         effects = fp.commutativity(
             loaded,
-            predicted_batches(loaded, batches, tokenizer, seed),
+            predicted_batches(part, batches, tokenizer, seed),
             [order for family in orders for order in fp.orders.named(family, depth)],
             depths=depths,
+            stack=stack,
             progress=not quiet,
             journal=Journal(out, provenance | {"seed": seed}, resume=resume),
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import fastprobe as fp
-from fastprobe.cli.app import VERSIONS, app, note, register_resumable, stdout
+from fastprobe.cli.app import app, made_by, note, register_resumable, stdout
 from fastprobe.cli.option_groups import takes
 from fastprobe.cli.options import (
     Device,
@@ -103,7 +103,7 @@ def pretrain(
     )
     if int(os.environ.get("RANK", "0")):
         return
-    result.config.update(provenance | {"versions": VERSIONS})
+    result.config.update(provenance | made_by())
     result.save(out)
     result.plot(out / PICTURE)
     if json:

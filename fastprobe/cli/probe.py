@@ -10,7 +10,7 @@ import typer
 import fastprobe as fp
 from fastprobe.cli.app import app
 from fastprobe.cli.option_groups import takes
-from fastprobe.cli.options import Alpha, Json, Out, Overwrite, Quiet, scored_sequences
+from fastprobe.cli.options import Alpha, Json, Out, Overwrite, Quiet, StackName, scored_sequences
 from fastprobe.cli.output import note_few_tokens, show
 from fastprobe.cli.source import Source
 from fastprobe.data.labelled_batches import WORDS, LabelledBatches
@@ -46,6 +46,7 @@ def probe(
     score_sequences: Annotated[str, typer.Option(help="Sequences for the accuracies: a number or all.")] = "64",
     metric: Annotated[str, typer.Option(help="Column of the table and the picture.")] = "r2_cv",
     seed: Annotated[int, typer.Option(help="Seed that chooses the sequences for the accuracies.")] = 0,
+    stack: StackName = None,
     out: Out = Path("fastprobe-out/probe"),
     overwrite: Overwrite = False,
     json: Json = False,
@@ -58,7 +59,7 @@ def probe(
     for name in {*labels} & {*OF_IDS, *OF_TEXT}:
         raise InputError(f"--labels: {name!r} is a task that needs no labels; give the column another name")
     batches, provenance = source.load_batches(loaded, tokenizer, labels=labels, words=words)
-    depth = len(resolve(loaded).layers)
+    depth = len(resolve(loaded, stack).layers)
     if metric not in COLUMNS:
         raise InputError(f"--metric: {metric!r} is not one of {', '.join(COLUMNS)}")
     make_folder(out)
@@ -72,6 +73,7 @@ def probe(
         method=fp.LeastSquares(alpha=alpha),
         score_sequences=scored_sequences(score_sequences),
         seed=seed,
+        stack=stack,
         progress=not quiet,
     )
     if isinstance(batches, LabelledBatches):

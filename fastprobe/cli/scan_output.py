@@ -40,9 +40,12 @@ def show_scan(scan: fp.LinearityScan, out: Path, *, full: bool, json: bool, quie
     noted = Counter(row["note"] for row in scan.rows if row["note"])
     for remark, count in noted.items():
         note(f"* {count} of {len(scan.rows)} rows: {remark}")
+    for name, layers in scan.config.get("missing", {}).items():
+        note(f"no {name} in layers {layers}: it is no tensor of one module there (fastprobe points)")
     if not full and not json:
         note("--full prints every row" + (", marked * if one of these notes applies" if noted else ""))
     if scan.moments is not None and not scan.remark:
         plan = scan.moments.plan
         note_few_tokens(scan.moments.tokens, max(plan.widths[x] for x, y in plan.pairs if x == y))
-    note(f"{out}: scores.json, scores.csv, {FILE}, {PICTURE}")
+    files = ["scores.json", "scores.csv", *([FILE] if (out / FILE).exists() else []), PICTURE]
+    note(f"{out}: {', '.join(files)}")

@@ -16,6 +16,7 @@ from fastprobe.data.labelled_batches import NEEDS_ROWS, WORDS
 from fastprobe.data.sources import load_text, parse_count
 from fastprobe.data.token_batches import TokenBatches, default_batch_size
 from fastprobe.errors import InputError
+from fastprobe.models.calling import device_of
 from fastprobe.models.loading import load_model
 from fastprobe.models.positions import most_tokens
 
@@ -28,13 +29,14 @@ class ModelSource:
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16 or float64.")] = "auto"
     device: Device = "auto"
 
-    def load_model(self, *, head: bool = False) -> tuple[Any, Any]:
+    def load_model(self, *, head: bool = False, **placement: Any) -> tuple[Any, Any]:
         """Load the model and its tokenizer.
 
         Args:
             head: with the language-model head that was saved, if one was.
+            placement: ``device_map``, ``offload_folder`` and ``room`` of :func:`~fastprobe.models.loading.load_model`.
         """
-        return load_model(self.model, self.dtype, self.device, head=head)
+        return load_model(self.model, self.dtype, self.device, head=head, **placement)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class Source(ModelSource, TextSource):
     batch_size: Annotated[
         str, typer.Option(help="Sequences a batch; auto makes 4,096 tokens on a CPU, 32,768 elsewhere.")
     ] = "auto"
+    skip_first: Annotated[
+        int, typer.Option(help="First tokens of each sequence that the model reads but that count in no number.")
+    ] = 0
+    skip_special: Annotated[
+        bool, typer.Option("--skip-special", help="Special tokens count in no number; the model reads them.")
+    ] = False
 
     def load_batches(
         self, loaded: Any, tokenizer: Any, *, labels: Sequence[str] = (), words: str = WORDS
@@ -102,11 +110,13 @@ class Source(ModelSource, TextSource):
             raise InputError(f"--labels: {NEEDS_ROWS}; name one with --text or --dataset")
         _check_positions(loaded, self.max_seq_len)
         text, named = self.load_text()
-        automatic = default_batch_size(self.max_seq_len, loaded.device.type)
-        sizes = {
+        automatic = default_batch_size(self.max_seq_len, device_of(loaded).type)
+        sizes: dict[str, Any] = {
             "tokens": parse_count(self.tokens),
             "max_seq_len": self.max_seq_len,
             "batch_size": automatic if self.batch_size == "auto" else integer("--batch-size", self.batch_size),
+            "skip_first": self.skip_first,
+            "skip_special": self.skip_special,
         }
         batches: TokenBatches
         if labels:
@@ -131,8 +141,10 @@ class Source(ModelSource, TextSource):
             "--max-seq-len": str(self.max_seq_len),
             "--batch-size": self.batch_size if self.batch_size != "auto" else None,
             "--dtype": self.dtype if self.dtype != "auto" else None,
+            "--skip-first": str(self.skip_first) if self.skip_first else None,
         }
-        return [*([self.model] if self.model else []), *self.text_argv, *_argv(sizes)]
+        special = ["--skip-special"] * self.skip_special
+        return [*([self.model] if self.model else []), *self.text_argv, *_argv(sizes), *special]
 
 
 def _argv(options: dict[str, str | None]) -> list[str]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastprobe.data.checks import attended_mask
+
 Batch = Mapping[str, Any]
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
@@ -43,7 +45,7 @@ def grouped(batches: Iterable[Batch], tokens: int) -> Iterator[list[Batch]]:
             yield group
             group, have = [], 0
         group.append(batch)
-        if _signature(batch) is None or (have := have + int(batch["attention_mask"].sum())) >= tokens:
+        if _signature(batch) is None or (have := have + int(attended_mask(batch).sum())) >= tokens:
             yield group
             group, have = [], 0
     if group:
@@ -68,7 +70,7 @@ def select(batch: Batch, sequences: Tensor) -> dict[str, Any]:
         batch: the keyword arguments of a model.
         sequences: ``(n,)`` int64 indices.
     """
-    count = batch["input_ids"].shape[:1]
+    count = attended_mask(batch).shape[:1]
     return {
         key: value[sequences.to(value.device)] if isinstance(value, Tensor) and value.shape[:1] == count else value
         for key, value in batch.items()

@@ -1,4 +1,4 @@
-"""Checks of the batches that a user passes."""
+"""Checks of the batches that a user passes, and the masks of their tokens."""
 
 from __future__ import annotations
 
@@ -28,15 +28,61 @@ def check_repeatable(batches: Iterable[Any], reason: str) -> None:
         )
 
 
-def checked_mask(batch: Any, number: int) -> Tensor:
-    """Return the tokens of a batch that are not padding, ``(batch, length)`` bool.
+TOKEN_MASK = "token_mask"
+"""Key of a batch with the tokens that count, ``(batch, length)``. Models do not get it."""
+
+
+def attended_mask(batch: Mapping[str, Any]) -> Tensor:
+    """Return the tokens of a batch that the model attends to, ``(batch, length)`` bool: all but padding."""
+    return batch["attention_mask"].bool()
+
+
+def counted_mask(batch: Mapping[str, Any]) -> Tensor:
+    """Return the tokens of a batch that count in every number, ``(batch, length)`` bool.
+
+    These are the tokens of ``token_mask``, and all but padding in a batch without it.
+    """
+    counted = batch.get(TOKEN_MASK)
+    return attended_mask(batch) if counted is None else counted.bool()
+
+
+def by_sequence(batch: Mapping[str, Any], values: Tensor) -> Tensor:
+    """Return the value of each token's sequence, ``(batch, length)``; -1 at tokens that do not count.
 
     Args:
-        batch: with ``input_ids`` and ``attention_mask``.
+        batch: the batch.
+        values: ``(batch,)``, one for each sequence.
+    """
+    counted = counted_mask(batch)
+    return torch.where(counted, values.to(counted.device)[:, None], -1)
+
+
+def check_some_count(tokens: int, sequences: int) -> None:
+    """Raise if none of the tokens of all batches counts.
+
+    Args:
+        tokens: number of tokens that count.
+        sequences: number of sequences.
+
+    Raises:
+        InputError: there is no such token.
+    """
+    if not tokens:
+        raise InputError(
+            f"batches: no token of their {sequences} sequences counts; let token_mask, skip_first and skip_special "
+            "leave some"
+        )
+
+
+def checked_mask(batch: Any, number: int) -> Tensor:
+    """Check a batch and return its tokens that are not padding, ``(batch, length)`` bool.
+
+    Args:
+        batch: with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``.
         number: of the batch, for the error message.
 
     Raises:
-        InputError: the batch is no dict, or its ids or mask are missing or of another form.
+        InputError: the batch is no dict; its ids or a mask are missing or of another form; or padding counts.
     """
     if not isinstance(batch, Mapping):
         raise InputError(f"batches: batch {number} must be a dict of tensors, got a {type(batch).__name__}")
@@ -51,7 +97,27 @@ def checked_mask(batch: Any, number: int) -> Tensor:
         raise InputError(f"batches: input_ids of batch {number} must be integers, got {ids.dtype}")
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
         raise InputError(f"batches: attention_mask of batch {number} must be 1 at tokens and 0 at padding")
+    _check_token_mask(batch, mask.bool(), number)
     return mask.bool()
+
+
+def _check_token_mask(batch: Mapping[str, Any], attended: Tensor, number: int) -> None:
+    """Raise if the ``token_mask`` of a batch cannot be used."""
+    counted = batch.get(TOKEN_MASK)
+    if counted is None:
+        return
+    if not isinstance(counted, Tensor) or counted.shape != attended.shape:
+        raise InputError(
+            f"batches: token_mask of batch {number} must be a tensor of shape {tuple(attended.shape)}, one number a "
+            f"token{_seen(batch, TOKEN_MASK)}"
+        )
+    if counted.dtype != torch.bool and not ((counted == 0) | (counted == 1)).all():
+        raise InputError(f"batches: token_mask of batch {number} must be 1 at tokens that count and 0 at all others")
+    if padding := int((counted.bool() & ~attended.to(counted.device)).sum()):
+        raise InputError(
+            f"batches: token_mask of batch {number} counts {padding} tokens of padding; it must be 0 where "
+            "attention_mask is 0"
+        )
 
 
 def _seen(batch: Mapping[str, Any], key: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.data.checks import TOKEN_MASK
 from fastprobe.data.documents import checked_text, rows
 from fastprobe.data.token_batches import TokenBatches, default_batch_size
 from fastprobe.errors import InputError
@@ -43,7 +44,7 @@ class LabelledBatches(TokenBatches):
         if not tokenizer.is_fast:
             raise InputError("tokenizer: must be a fast one, which says which word a token belongs to; got a slow one")
         for name in labels:
-            if name in ("input_ids", "attention_mask"):
+            if name in ("input_ids", "attention_mask", TOKEN_MASK):
                 raise InputError(f"labels: {name!r} is an argument of the model; give the column another name")
         self.labels = list(dict.fromkeys(labels))
         self.classes: dict[str, dict[str, int]] = {}
@@ -145,6 +146,8 @@ def labelled_batches(
     tokens: int = 100_000,
     max_seq_len: int = 128,
     batch_size: int | None = None,
+    skip_first: int = 0,
+    skip_special: bool = False,
 ) -> LabelledBatches:
     """Make batches of token ids and labels from rows of words, for :func:`fastprobe.probe`.
 
@@ -157,6 +160,8 @@ def labelled_batches(
         tokens: stop after this many tokens, special tokens included.
         max_seq_len: longest sequence, special tokens included.
         batch_size: sequences a batch; by default as for :func:`fastprobe.token_batches`.
+        skip_first: first tokens of each sequence that do not count, as for :func:`fastprobe.token_batches`.
+        skip_special: special tokens do not count either.
 
     Raises:
         InputError: a size or a name cannot be used; or, while batches are read, a row cannot be used.
@@ -167,5 +172,13 @@ def labelled_batches(
     """
     batch_size = default_batch_size(max_seq_len) if batch_size is None else batch_size
     return LabelledBatches(
-        text, tokenizer, labels, words, tokens=tokens, max_seq_len=max_seq_len, batch_size=batch_size
+        text,
+        tokenizer,
+        labels,
+        words,
+        tokens=tokens,
+        max_seq_len=max_seq_len,
+        batch_size=batch_size,
+        skip_first=skip_first,
+        skip_special=skip_special,
     )

@@ -33,7 +33,7 @@ class MaskedBatches:
         if not -(2**63) <= seed < 2**63:
             raise InputError(f"seed: must be a number of 64 bits, got {seed}")
         self.batches, self.tokenizer, self.seed = batches, tokenizer, seed
-        self.tokens = batches.tokens
+        self.tokens, self.counted = batches.tokens, batches.counted
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         from transformers import DataCollatorForLanguageModeling  # here, because its import takes a second

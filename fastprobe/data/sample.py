@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import grouped, merge, select
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.errors import InputError
 from fastprobe.orders.arguments import integer
+from fastprobe.runtime.distributed import Ranks
 
 Sequence = tuple[int, dict[str, Any]]
 """(fold, the arguments of the model for one sequence: tensors without their batch dimension, and constants)."""
@@ -23,6 +25,9 @@ CONSTANTS = (bool, int, float, str, type(None))
 
 class SequenceSample:
     """The ``size`` sequences of a stream whose tokens have the smallest hash.
+
+    The hash is of all tokens but padding, so it does not depend on which of them count. A sequence without tokens that
+    count is left out.
 
     Args:
         size: how many to keep; ``None`` keeps all.
@@ -61,20 +66,29 @@ class SequenceSample:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, batch: Mapping[str, Any], fold: Tensor) -> None:
+    @property
+    def tokens(self) -> int:
+        """Tokens of the sample that count."""
+        return sum(int(counted_mask(tensors).sum()) for _, _, (_, tensors) in self._heap)
+
+    def add(self, batch: Mapping[str, Any], fold: Tensor, first: int | None = None, step: int = 1) -> None:
         """Add the sequences of a batch to the stream.
 
         Args:
             batch: the arguments of the model; tensors with a leading batch dimension.
             fold: ``(batch,)`` fold of each sequence.
+            first: number of the first sequence in the stream; by default the number of those added before.
+            step: difference between the numbers of two sequences in succession.
         """
-        mask = batch["attention_mask"].bool().cpu()
+        mask, counts = attended_mask(batch).cpu(), counted_mask(batch).any(1).tolist()
         ids = batch["input_ids"].cpu()
+        first = self._seen if first is None else first
+        self._seen += len(ids)
         for row in range(len(ids)):
-            self._seen += 1
-            tokens = ids[row][mask[row]]
-            if self.size == 0 or not len(tokens):
+            number = first + step * row
+            if self.size == 0 or not counts[row]:
                 continue
+            tokens = ids[row][mask[row]]
             digest = hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8, key=self._key).digest()
             key = -int.from_bytes(digest, "little")
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
@@ -84,11 +98,19 @@ class SequenceSample:
                 k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)
             }
             values |= {k: v for k, v in batch.items() if isinstance(v, CONSTANTS)}
-            entry = (key, -self._seen, (int(fold[row]), values))
+            entry = (key, -number, (int(fold[row]), values))
             if len(self._heap) == self.size:
                 heapq.heapreplace(self._heap, entry)
             else:
                 heapq.heappush(self._heap, entry)
+
+    def gather_(self, ranks: Ranks) -> None:
+        """Replace the sample of each process by that of all of them. A sequence that several have counts once."""
+        if ranks.size == 1:
+            return
+        entries = {entry[:2]: entry for of_process in ranks.gather(self._heap) for entry in of_process}
+        kept = sorted(entries.values(), key=lambda entry: entry[:2], reverse=True)[: self.size]
+        self._heap = kept[::-1]  # in ascending order, which is a heap
 
     def batches(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Yield the sample as batches with the fold of each sequence, sorted by fold.

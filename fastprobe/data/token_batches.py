@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import batch_tokens
+from fastprobe.data.checks import TOKEN_MASK
 from fastprobe.data.documents import documents
 from fastprobe.data.unknown_tokens import known_tokens
 from fastprobe.errors import InputError
@@ -22,15 +24,30 @@ class TokenBatches:
     Each document is cut into sequences of at most ``max_seq_len`` tokens, special tokens included. Nothing is dropped:
     the last sequence of a document may be shorter and is padded.
 
+    Attributes:
+        counted: which tokens count, as a text; ``None`` if all do.
+
     Yields:
-        dicts of ``input_ids`` and ``attention_mask``, each ``(batch, length)`` int64.
+        dicts of ``input_ids`` and ``attention_mask``, each ``(batch, length)`` int64, and of ``token_mask`` if some
+        tokens do not count.
 
     Raises:
         InputError: a size is out of range; or, while batches are read, the text has no tokens or the tokenizer does not
             know most of them.
     """
 
-    def __init__(self, text: Any, tokenizer: Any, *, tokens: int, max_seq_len: int, batch_size: int, text_column: str):
+    def __init__(
+        self,
+        text: Any,
+        tokenizer: Any,
+        *,
+        tokens: int,
+        max_seq_len: int,
+        batch_size: int,
+        text_column: str,
+        skip_first: int = 0,
+        skip_special: bool = False,
+    ):
         if tokens < 1:
             raise InputError(f"tokens: must be 1 or more, got {tokens}")
         if batch_size < 1:
@@ -41,8 +58,19 @@ class TokenBatches:
             raise InputError(
                 f"max_seq_len: must be more than the {special} special tokens of this tokenizer, got {max_seq_len}"
             )
+        if not 0 <= skip_first < max_seq_len:
+            raise InputError(f"skip_first: must be 0 to {max_seq_len - 1}, less than max_seq_len, got {skip_first}")
+        self._skip_first, self._skipped = skip_first, torch.tensor(tokenizer.all_special_ids if skip_special else [])
+        skips = {"skip_first": skip_first, "skip_special": skip_special}
+        self.counted = ", ".join(f"{name}={value}" for name, value in skips.items() if value) or None
         self.text, self.tokenizer, self.tokens = text, tokenizer, tokens
         self.max_seq_len, self.batch_size, self.text_column = max_seq_len, batch_size, text_column
+
+    def up_to(self, tokens: int) -> TokenBatches:
+        """Return the batches of the same text that end after another number of tokens."""
+        other = copy.copy(self)
+        other.tokens = tokens
+        return other
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return known_tokens(self._batches(), self.tokenizer)
@@ -80,7 +108,12 @@ class TokenBatches:
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(sequence)
             mask[row, : len(sequence)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if self.counted:
+            counts = torch.where(torch.isin(ids, self._skipped), 0, mask)
+            counts[:, : self._skip_first] = 0
+            batch[TOKEN_MASK] = counts
+        return batch
 
 
 @plain_numbers
@@ -92,6 +125,8 @@ def token_batches(
     max_seq_len: int = 128,
     batch_size: int | None = None,
     text_column: str = "text",
+    skip_first: int = 0,
+    skip_special: bool = False,
 ) -> TokenBatches:
     """Make batches of token ids from text, a file, or a dataset.
 
@@ -103,6 +138,9 @@ def token_batches(
         max_seq_len: longest sequence, special tokens included.
         batch_size: sequences a batch; by default :func:`default_batch_size` for a CPU.
         text_column: the column of a ``.jsonl`` line, of a dataset's row or of a data frame that holds its text.
+        skip_first: the first tokens of each sequence that do not count, special tokens included. The model reads them;
+            they enter no number.
+        skip_special: special tokens of the tokenizer (its ``all_special_ids``) do not count either.
 
     Raises:
         InputError: a size is out of range; or, while batches are read, there is no text, a file is not UTF-8, a row has
@@ -110,7 +148,14 @@ def token_batches(
     """
     batch_size = default_batch_size(max_seq_len) if batch_size is None else batch_size
     return TokenBatches(
-        text, tokenizer, tokens=tokens, max_seq_len=max_seq_len, batch_size=batch_size, text_column=text_column
+        text,
+        tokenizer,
+        tokens=tokens,
+        max_seq_len=max_seq_len,
+        batch_size=batch_size,
+        text_column=text_column,
+        skip_first=skip_first,
+        skip_special=skip_special,
     )
 
 

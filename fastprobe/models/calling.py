@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.errors import InputError
+from fastprobe.data.checks import TOKEN_MASK
+from fastprobe.errors import FastprobeError, InputError, UnsupportedModelError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a layer besides the hidden states: positional ones and those by name."""
@@ -37,21 +38,44 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model uncompiled and in evaluation mode, with ``use_cache`` off, and restore all three on exit."""
+    """Run a model uncompiled, in evaluation mode, without cache and with named outputs, and restore all on exit."""
     training = [module for module in model.modules() if module.training]
     configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     cached = [config for config in configs if getattr(config, "use_cache", False) is True]
+    in_tuples = [config for config in configs if getattr(config, "return_dict", True) is False]
     model.eval()
     for config in cached:
         config.use_cache = False
+    for config in in_tuples:
+        config.return_dict = True
     try:
         with uncompiled(model):
             yield
     finally:
         for config in cached:
             config.use_cache = True
+        for config in in_tuples:
+            config.return_dict = False
         for module in training:  # one by one, because a model in training mode may hold modules in evaluation mode
             module.training = True
+
+
+@contextmanager
+def named_errors(model: nn.Module) -> Iterator[None]:
+    """Raise an error of a model's code as one line that names the model.
+
+    Raises:
+        UnsupportedModelError: the model's code raised an error other than one of memory.
+    """
+    try:
+        yield
+    except (FastprobeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: its forward pass fails on this batch ({type(error).__name__}: {said})"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -115,9 +139,17 @@ def cache_options(module: nn.Module) -> list[dict[str, bool]]:
     return [{"use_cache": False}, {}] if hands_on and any("use_cache" in names for names in inner) else [{}]
 
 
-def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a batch without its labels, which a model without a head does not accept."""
-    return {key: value for key, value in batch.items() if key != "labels"}
+def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model takes of a batch: all but labels and the mask of the tokens that count."""
+    return {key: value for key, value in batch.items() if key not in ("labels", TOKEN_MASK)}
+
+
+def with_decoder_inputs(body: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch whose tokens the decoder of an encoder-decoder reads, too, unless it has others for it."""
+    takes_more = "decoder_input_ids" in arguments_of(body)[0]
+    if not takes_more or batch.get("decoder_input_ids") is not None:
+        return dict(batch)
+    return {**batch, **{f"decoder_{key}": batch[key] for key in ("input_ids", "attention_mask")}}
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -135,7 +167,25 @@ def first_tensor(result: Any) -> Tensor:
 
     Layers of Transformers 5 return a tensor, layers of Transformers 4 a tuple that starts with it.
     """
+    if isinstance(result, Mapping):
+        return next(iter(result.values()))
     return result if isinstance(result, Tensor) else result[0]
+
+
+def logits_of(out: Any) -> Tensor:
+    """Return the logits of tokens in the output of a model with a language-model head."""
+    return out.logits if hasattr(out, "logits") else out.prediction_logits  # of BertForPreTraining
+
+
+def with_first_tensor(result: Any, states: Tensor) -> Any:
+    """Return the output of a module with other hidden states, in the form that the module gave it."""
+    if isinstance(result, Tensor):
+        return states
+    if isinstance(result, Mapping):
+        kind: Any = type(result)
+        first = next(iter(result))
+        return kind({**result, first: states})
+    return [states, *result[1:]] if isinstance(result, list) else (states, *result[1:])
 
 
 def never_ran(model: nn.Module, ran: Collection[int], depth: int) -> str:

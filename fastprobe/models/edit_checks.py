@@ -86,7 +86,7 @@ def _not_intact(stack: LayerStack, edit: Replaced, states: Sequence[Tensor], mas
 def _baseline_output(stack: LayerStack, edit: Replaced, state: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Return the output of an element, and how many times its input and its output were computed."""
     points, layer = stack.points, stack.points.layers[edit.layer]
-    x, y = (points.places[points.aliases.get(name, name)] for name in ELEMENTS[edit.element])
+    x, y = map(points.found[edit.layer].place, ELEMENTS[edit.element])
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     with x.read(layer, inputs.append), y.read(layer, outputs.append):
@@ -100,7 +100,7 @@ def _without_effect(stack: LayerStack, edit: Replaced, baseline: Tensor, states:
     An element that ends at the input of a matrix is left out. If the matrix is zero, no input changes the output.
     """
     y = ELEMENTS[edit.element][1]
-    if edit.element in WHOLE or not stack.points.places[stack.points.aliases.get(y, y)].output:
+    if edit.element in WHOLE or not stack.points.found[edit.layer].place(y).output:
         return ""
     given: list[Tensor] = []
 

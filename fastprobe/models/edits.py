@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastprobe.models.calling import with_first_tensor
 from fastprobe.models.points import ELEMENTS
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Sublayer
@@ -37,7 +38,7 @@ class Replaced:
 
     def apply(self, stack: LayerStack, state: Tensor, copies: int) -> Tensor:
         """Run the edited layer; see ``Stack.apply``."""
-        if self.element == "layer" or (self.element == "attention" and not stack.points.has_ffn):
+        if self.element == "layer" or (self.element == "attention" and not stack.points.layouts[self.layer].has_ffn):
             return self.by(state, stack)
         if self.element == "attention":
             return stack.apply(Sublayer("ffn", self.layer), self.by(state, stack), copies)
@@ -48,14 +49,14 @@ class Replaced:
     def _inside(self, stack: LayerStack, state: Tensor, copies: int) -> Tensor:
         """Run the layer itself with two hooks: one reads x, one replaces y by the function of x."""
         points, layer = stack.points, stack.points.layers[self.layer]
-        x, y = (points.places[points.aliases.get(name, name)] for name in ELEMENTS[self.element])
+        x, y = map(points.found[self.layer].place, ELEMENTS[self.element])
         read: list[Tensor] = []
 
         def replace(_: nn.Module, args: Any, kwargs: Any, *result: Any) -> Any:
-            out = self.by(read[0], stack)
+            out = self.by(read[0], stack).clone() if y.copy else self.by(read[0], stack)
             if not result:
                 return ((out, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": out})
-            return out if isinstance(result[0], Tensor) else (out, *result[0][1:])
+            return with_first_tensor(result[0], out)
 
         with x.read(layer, read.append), y.hook(layer, replace):
             return stack.apply(self.layer, state, copies)

@@ -64,15 +64,17 @@ def linear_modules(layer: nn.Module, layout: Layout, element: str) -> list[str]:
 
 def element_modules(layer: nn.Module, layout: Layout, element: str) -> list[str]:
     """Return the paths in a layer of all modules of an element, without the layer itself."""
-    attention = layout.attn_proj.split(".")[0] + "."
+    attention = layout.attention + "."
     paths = [path for path, _ in layer.named_modules() if path]
     if element in ("attn", "attention", "attn_heads"):
         paths = [path for path in paths if path.startswith(attention)]
     elif element in ("mlp", "ffn", "mlp_act"):
         paths = [path for path in paths if not path.startswith(attention)]
     elif element == "attn_proj":
-        paths = [path for path in paths if _within(path, layout.attn_proj)]
-    without = {"attn_heads": layout.attn_proj, "mlp_act": layout.mlp_proj}.get(element)
+        paths = [path for path in paths if layout.attn and _within(path, layout.attn.proj)]
+    parts = {"attn_heads": layout.attn, "mlp_act": layout.mlp}
+    part = parts.get(element)
+    without = None if part is None else part.proj
     return [path for path in paths if without is None or not _within(path, without)]
 
 

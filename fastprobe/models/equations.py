@@ -1,14 +1,15 @@
-"""Identities between the points of one layer, by layout. They hold if every point was found in the right place."""
+"""Identities between the points of one layer, by its layout. They hold if every point was found in the right place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from fastprobe.models.calling import first_tensor
-from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.layer_points import LayerPoints
+from fastprobe.models.layouts import Part
 
 
 class Equation(NamedTuple):
@@ -24,104 +25,97 @@ At = Callable[[str], Tensor]
 """From the name of a point to its tensor in this layer, ``(batch, length, width)``."""
 
 
-def equations_of(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
+def equations_of(points: LayerPoints, layer: nn.Module, at: At) -> list[Equation]:
     """Return the identities of a layer. The left-hand sides are computed by its modules.
 
     Args:
-        points: the places of the points and the layout of the layers.
+        points: the places of the points of the layer and its layout.
         layer: one layer of the model.
         at: the tensors of its points.
     """
     layout = points.layout
-    if layout.attn_skip:
-        return _with_skip_modules(points, layer, at)
-    attn_proj, mlp_proj = _module(layer, layout.attn_proj), _module(layer, layout.mlp_proj)
-    products = [
-        Equation(
-            "attn_proj(attn_heads) = attn_out", attn_proj(at("attn_heads")), at("attn_out"), ("attn_heads", "attn_out")
-        ),
-        Equation("mlp_proj(mlp_act) = mlp_out", mlp_proj(at("mlp_act")), at("mlp_out"), ("mlp_act", "mlp_out")),
-    ]
-    return products + (_post_ln if layout.post_ln else _pre_ln)(points, layer, at)
+    found = []
+    for part, names in ((layout.attn, _ATTENTION), (layout.mlp, _FFN)):
+        if part is not None and part.proj:
+            found.append(_product(part, layer, at, names))
+    if layout.parallel and layout.attn is not None and layout.mlp is not None:
+        return [*found, *_parallel(layout.attn, layout.mlp, layer, at)]
+    between = points.aliases.get("resid_mid", "resid_mid")
+    if layout.attn is not None:
+        after = between if layout.mlp is not None or layout.mid is not None else "resid_post"
+        found += _sublayer(layout.attn, layer, at, _ATTENTION, "resid_pre", "" if layout.others else after)
+    if layout.mlp is not None:
+        found += _sublayer(layout.mlp, layer, at, _FFN, between, "resid_post")
+    return found
 
 
-def _post_ln(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
-    """Return the identities of a norm after each residual sum."""
-    attn_norm, mlp_norm = _module(layer, points.layout.attn_norm), _module(layer, points.layout.mlp_norm)
-    attn_sum, mlp_sum = at("attn_out") + at("resid_pre"), at("mlp_out") + at("resid_mid")
-    return [
-        Equation(
-            "norm(attn_out + resid_pre) = resid_mid", attn_norm(attn_sum), at("resid_mid"), ("attn_out", "resid_mid")
-        ),
-        Equation(
-            "norm(mlp_out + resid_mid) = resid_post", mlp_norm(mlp_sum), at("resid_post"), ("mlp_out", "resid_mid")
-        ),
-    ]
+_ATTENTION = ("attn_in", "attn_heads", "attn_out", "attn_sum", "attn_proj")
+_FFN = ("mlp_in", "mlp_act", "mlp_out", "mlp_sum", "mlp_proj")
+"""Names of a part's input, of the input of its last matrix, of its output, of the residual sum, and of the matrix."""
 
 
-def _pre_ln(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
-    """Return the identities of a norm before each sub-layer; another norm may follow the sub-layer."""
-    layout = points.layout
-    attn_norm, mlp_norm = _module(layer, layout.attn_norm), _module(layer, layout.mlp_norm)
-    attn = _module(layer, layout.attn_post_norm)(at("attn_out"))
-    mlp = _module(layer, layout.mlp_post_norm)(at("mlp_out"))
-    attn_text = "norm(attn_out)" if layout.attn_post_norm else "attn_out"
-    mlp_text = "norm(mlp_out)" if layout.mlp_post_norm else "mlp_out"
-    before = Equation("norm(resid_pre) = attn_in", attn_norm(at("resid_pre")), at("attn_in"), ("attn_in",))
-    if points.parallel:
-        return [
-            before,
-            Equation(
-                "resid_pre + attn_out + mlp_out = resid_post",
-                at("resid_pre") + attn + mlp,
-                at("resid_post"),
-                ("attn_out", "mlp_out"),
-            ),
-        ]
-    return [
-        before,
-        Equation(
-            f"resid_pre + {attn_text} = resid_mid", at("resid_pre") + attn, at("resid_mid"), ("attn_out", "resid_mid")
-        ),
-        Equation("norm(resid_mid) = mlp_in", mlp_norm(at("resid_mid")), at("mlp_in"), ("resid_mid", "mlp_in")),
-        Equation(
-            f"resid_mid + {mlp_text} = resid_post", at("resid_mid") + mlp, at("resid_post"), ("resid_mid", "mlp_out")
-        ),
-    ]
+def _product(part: Part, layer: nn.Module, at: At, names: tuple[str, ...]) -> Equation:
+    """Return the identity of the last matrix of a part."""
+    _, inner, out, _, proj = names
+    return Equation(f"{proj}({inner}) = {out}", _module(layer, part.proj)(at(inner)), at(out), (inner, out))
 
 
-def _with_skip_modules(points: ModelPoints, layer: nn.Module, at: At) -> list[Equation]:
-    """Return the identities of a post-LN layer whose skip connections are modules, with an FFN or without."""
-    layout = points.layout
-    attn_proj, attn_norm = _module(layer, layout.attn_proj), _module(layer, layout.attn_norm)
-    attn_skip = layer.get_submodule(layout.attn_skip)
-    attention = [
-        Equation(
-            "attn_proj(attn_heads) = attn_out", attn_proj(at("attn_heads")), at("attn_out"), ("attn_heads", "attn_out")
-        ),
-        Equation(
-            "skip(attn_out, resid_pre) = attn_sum",
-            attn_skip(at("attn_out"), at("resid_pre")),
-            at("attn_sum"),
-            ("attn_out", "attn_sum"),
-        ),
-        Equation("norm(attn_sum) = resid_mid", attn_norm(at("attn_sum")), at("resid_mid"), ("attn_sum", "resid_mid")),
-    ]
-    if not points.has_ffn:
-        return attention
-    mlp_proj, mlp_norm = _module(layer, layout.mlp_proj), _module(layer, layout.mlp_norm)
-    mlp_skip = layer.get_submodule(layout.mlp_skip)
-    return [
-        *attention,
-        Equation("mlp_proj(mlp_act) = mlp_out", mlp_proj(at("mlp_act")), at("mlp_out"), ("mlp_act", "mlp_out")),
-        Equation(
-            "skip(mlp_out, resid_mid) = mlp_sum",
-            mlp_skip(at("mlp_out"), at("resid_mid")),
-            at("mlp_sum"),
-            ("mlp_out", "resid_mid", "mlp_sum"),
-        ),
-        Equation("norm(mlp_sum) = resid_post", mlp_norm(at("mlp_sum")), at("resid_post"), ("mlp_sum",)),
-    ]
+def _sublayer(
+    part: Part, layer: nn.Module, at: At, names: tuple[str, ...], before: str, after: str
+) -> Iterator[Equation]:
+    """Yield the identities of a sub-layer between two states; ``after`` is "" where others follow before it ends."""
+    given, _, out, total, _ = names
+    if part.norm:
+        norm = _module(layer, part.norm)(at(before))
+        yield Equation(f"norm({before}) = {given}", norm, at(given), (before, given))
+    if not after:
+        return
+    if part.adds:
+        adds = layer.get_submodule(part.adds)
+        yield Equation(f"skip({out}, {before}) = {total}", adds(at(out), at(before)), at(total), (out, before, total))
+        if part.sum_norm:
+            norm = _module(layer, part.sum_norm)(at(total))
+            yield Equation(f"norm({total}) = {after}", norm, at(after), (total, after))
+        return
+    carried = given if part.skips_norm else before
+    added, text = _added(part, layer, at, out)
+    skip = _times(part.skip, at(carried))
+    if part.sum_norm:  # the order of the summands is that of most models with a norm here
+        left = _module(layer, part.sum_norm)(added + skip)
+        text = f"norm({text} + {_factor(part.skip)}{carried})"
+    else:
+        left, text = skip + added, f"{_factor(part.skip)}{carried} + {text}"
+    yield Equation(f"{text} = {after}", left, at(after), (out, carried, after))
+
+
+def _parallel(attn: Part, mlp: Part, layer: nn.Module, at: At) -> Iterator[Equation]:
+    """Yield the identities of attention and FFN that read one state."""
+    for part, given in ((attn, "attn_in"), (mlp, "mlp_in")):
+        if part.norm:
+            norm = _module(layer, part.norm)(at("resid_pre"))
+            yield Equation(f"norm(resid_pre) = {given}", norm, at(given), (given,))
+    (first, first_text), (second, second_text) = (
+        _added(part, layer, at, out) for part, out in ((attn, "attn_out"), (mlp, "mlp_out"))
+    )
+    carried = "attn_in" if attn.skips_norm else "resid_pre"
+    left = _times(attn.skip, at(carried)) + first + second
+    text = f"{_factor(attn.skip)}{carried} + {first_text} + {second_text} = resid_post"
+    yield Equation(text, left, at("resid_post"), ("attn_out", "mlp_out", carried))
+
+
+def _added(part: Part, layer: nn.Module, at: At, out: str) -> tuple[Tensor, str]:
+    """Return what a part adds to the residual stream, and its text."""
+    added = _module(layer, part.post_norm)(at(out))
+    text = f"norm({out})" if part.post_norm else out
+    return _times(part.scale, added), _factor(part.scale) + text
+
+
+def _times(factor: float, states: Tensor) -> Tensor:
+    return states if factor == 1 else factor * states
+
+
+def _factor(factor: float) -> str:
+    return "" if factor == 1 else f"{factor:.4g} "
 
 
 def _module(layer: nn.Module, path: str) -> Callable[[Tensor], Tensor]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprobe.models.caches import fresh_caches
-from fastprobe.models.calling import Call, first_input
+from fastprobe.models.calling import Call, first_input, first_tensor, inputs_of, named_errors
 from fastprobe.runtime.random_state import random_state_kept
 
 Run = Callable[[int, Tensor, Call], Tensor]
@@ -44,6 +44,23 @@ def _replaced(name: str, values: Mapping[nn.Module, Callable[..., Any]]) -> Iter
 def replaced_layers(layers: Sequence[nn.Module], run: Run) -> Iterator[None]:
     """Call ``run(layer, state, (other args, other kwargs))`` instead of each layer inside the block."""
     with intercepted_layers(layers, run, lambda layer: nullcontext(False)):
+        yield
+
+
+@contextmanager
+def observed_layers(layers: Sequence[nn.Module], receive: Run) -> Iterator[None]:
+    """Call ``receive(layer, state, (other args, other kwargs))`` before each layer inside the block; then it runs."""
+
+    def before(index: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            others = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+            receive(index, first_input(args, kwargs), (args[1:], others))
+
+        return hook
+
+    with ExitStack() as hooks:
+        for index, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_pre_hook(before(index), with_kwargs=True))
         yield
 
 
@@ -128,8 +145,16 @@ def without_caches(call: Call) -> Call:
     return tuple(map(kept, args)), {key: kept(value) for key, value in kwargs.items()}
 
 
+def final_state(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any]) -> tuple[Tensor, Any]:
+    """Return the output of the last layer in a forward pass of a model, and the output of the model."""
+    found: list[Tensor] = []
+    with named_errors(model), layers[-1].register_forward_hook(lambda *call: found.append(first_tensor(call[2]))):
+        out = model(**inputs_of(batch))
+    return found[-1], out
+
+
 def output_for(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, Any], state: Tensor) -> Any:
     """Return the output of a model whose last layer gives ``state`` and whose other layers do not run."""
     last = len(layers) - 1
     with replaced_layers(layers, lambda layer, passed, _: state if layer == last else passed):
-        return model(**batch)
+        return model(**inputs_of(batch))

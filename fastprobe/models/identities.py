@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import first_input, first_tensor
 from fastprobe.models.equations import equations_of
 from fastprobe.models.points import Point
 from fastprobe.models.recorder import ModuleRecorder
 from fastprobe.models.resolve import ModelPoints
-
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-"""Largest relative Frobenius error of an identity, by the dtype the model computes in."""
+from fastprobe.models.steps import TOLERANCE as TOLERANCE
 
 ENDS = ("resid_pre", "resid_post")
 """Points that are the input and the output of a layer, so that they are found without its modules."""
@@ -90,7 +89,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
     """
     identities: list[Identity] = []
     widths: dict[Point, int] = {}
-    mask = batch["attention_mask"].bool()
+    mask = attended_mask(batch)
 
     def check(layer: int, equation: str, left: Tensor, right: Tensor, inside: frozenset[Point] = frozenset()) -> None:
         if right.shape[:2] != mask.shape:
@@ -108,14 +107,13 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
             return states[points.canonical(Point(name, index))]
 
         widths.update({point: tensor.shape[-1] for point, tensor in states.items()})
-        for equation in equations_of(points, points.layers[index], at):
+        for equation in equations_of(points.found[index], points.layers[index], at):
             inside = {points.canonical(Point(name, index)) for name in equation.inside}
             inside = {point for point in inside if point.name not in ENDS}
             check(index, equation.text, equation.left, equation.right, frozenset(inside))
 
     depth = len(points.layers)
-    canonical = {points.canonical(Point(name, layer)) for name in points.places for layer in range(depth)}
-    wanted = {point: min(point.layer + 1, depth - 1) for point in canonical}
+    wanted = {point: min(point.layer + 1, depth - 1) for point in points.read_points()}
     with ModuleRecorder(model, points, wanted, on_layer) as recorder, _LayerInputs(points) as inputs:
         recorder.run(batch)
     for index, (left, right) in enumerate(inputs.neighbours):
@@ -128,7 +126,7 @@ def check_points(model: nn.Module, points: ModelPoints, batch: Mapping[str, Tens
 def why_not_finite(model: nn.Module) -> str:
     """Return the reason for NaN or infinite states: the first weight that is not finite, else the model's dtype."""
     for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
+        if weight.device.type != "meta" and not weight.isfinite().all():  # an offloaded weight cannot be read
             return f"its weight {name} has numbers that are NaN or infinite; name a model whose weights are finite"
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return f"its states are NaN or infinite in {dtype}, though its weights are not; use --dtype float32"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import digest_of
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import TOKEN_MASK, checked_mask
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.batch_arguments import plain_arguments
-from fastprobe.models.calling import arguments_of, body_of
+from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
 from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
 from fastprobe.models.resolve import ModelPoints
@@ -29,8 +29,13 @@ class ModelBatches:
     Args:
         model: a Hugging Face model.
         points: its resolved points.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, each ``(batch, length)``.
         labels: keys of the batches that the model does not get.
+
+    Attributes:
+        source: the batches of the user.
+        tokens: number of their tokens, if it is known.
+        counted: which tokens count, if it is known.
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
@@ -50,6 +55,11 @@ class ModelBatches:
             raise InputError(
                 f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
             )
+        if points.loops:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers run several times in one forward pass, so a layer has no single "
+                "input and output"
+            )
         if len({*points.layers}) < len(points.layers):
             raise UnsupportedModelError(
                 f"{type(model).__name__}: one module is several of its layers, so what it does in one place cannot be "
@@ -60,7 +70,7 @@ class ModelBatches:
                 "model: its layers run in another order now, and points and orders are numbered by the layers of the "
                 "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
             )
-        self._batches, self._labels = batches, {"labels", *labels}
+        self.source, self._labels = batches, {"labels", TOKEN_MASK, *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
         self._read: list[bytes] = []  # digests of the batches that were read before
@@ -69,17 +79,18 @@ class ModelBatches:
         names, takes_all = arguments_of(body_of(model))
         self._known = None if takes_all else names
         self.tokens: int | None = getattr(batches, "tokens", None)
+        self.counted: str | None = getattr(batches, "counted", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         number = -1
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self.source):
             mask = checked_mask(batch, number)
             self._compare(batch, number)
             if not mask.any():
                 continue
             batch = plain_arguments(batch, number, self._labels)
             self._check(batch, number)
-            filled = self._left.filled(batch, mask, number)
+            filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
             if not self._checked:
                 check_wrapper(self._model, self._points, filled)
                 self._checked = True

@@ -52,6 +52,11 @@ class LayerOrder:
         if outer := _INSTALLED.get(points.layers[0]):
             yield outer
             return
+        if points.carries:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers hand on more than the hidden states, so a live model cannot run "
+                "them in another order; use commutativity"
+            )
         order = _INSTALLED[points.layers[0]] = cls(model, points)
         forwards: dict[nn.Module, Callable[..., Any]] = {
             module: order._around(module.forward) for module in _parents(model, points)

@@ -25,7 +25,7 @@ class _Alone(LayerStack):
     """Stack in which no run of a layer changes a cache."""
 
     def _run(self, layer: int, state: Tensor, copies: int) -> Tensor:
-        args, kwargs = fresh_caches(self._calls[layer])
+        args, kwargs = fresh_caches(self.calls[layer])
         return first_tensor(self.points.layers[layer](state, *args, **kwargs))
 
 

@@ -1,85 +1,92 @@
-"""The table of known layer layouts: names of the modules inside one layer, by model family."""
+"""The layout of a layer: where its attention and its FFN are, and how they are added to the residual stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from torch import nn
+from fastprobe.models.places import Place
+
+
+@dataclass(frozen=True)
+class Part:
+    """The attention (or another mixer of tokens) or the FFN (or experts) of a layer.
+
+    With m the state before it and f its module, the state after it is ``norm(skip * m + scale * norm(f(norm(m))))``,
+    where each norm may be missing. Paths are relative to the layer; "" means that there is no such module.
+    """
+
+    out: str
+    """Module whose output is f, before a norm of it."""
+    norm: str = ""
+    """Norm of the state before the module."""
+    proj: str = ""
+    """Last matrix of f."""
+    post_norm: str = ""
+    """Norm of f before it is added."""
+    sum_norm: str = ""
+    """Norm of the residual sum."""
+    adds: str = ""
+    """Module that adds the skip connection, where it is no plain sum."""
+    scale: float = 1.0
+    """Factor of f."""
+    skip: float = 1.0
+    """Factor of the state."""
+    skips_norm: bool = False
+    """The skip connection begins after ``norm``."""
+
+    @property
+    def added(self) -> str:
+        """Module whose output is added to the residual stream."""
+        return self.post_norm or self.out
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of the modules inside a layer, relative to it. Families with the same names share one row."""
+    """Parts that were found inside one layer."""
 
-    family: str
-    post_ln: bool  # LayerNorm after each residual sum (2018 encoders), or before each sub-layer
-    attn_proj: str  # W_O: concatenated heads -> attention output
-    attn_norm: str
-    mlp_proj: str  # second matrix of the FFN: activations -> FFN output; "" in a layer without FFN
-    mlp_norm: str
-    attn_post_norm: str = ""  # norm of the attention output before it is added to the residual stream
-    mlp_post_norm: str = ""  # the same for the FFN output
-    attn_skip: str = ""  # module that adds the skip connection, where it is no plain sum
-    mlp_skip: str = ""
-
-    @property
-    def attn(self) -> str:
-        """The attention module."""
-        return self.attn_proj.rpartition(".")[0]
+    attn: Part | None = None
+    mlp: Part | None = None
+    parallel: bool = False
+    """Attention and FFN read one state, so there is no state between them."""
+    mid: Place | None = None
+    """Place where the state between attention and FFN is read."""
+    others: int = 0
+    """Sub-layers besides these two, such as cross-attention."""
+    changed: frozenset[str] = frozenset()
+    """Modules whose input or output the layer changes in place afterwards; "" for the layer itself."""
+    reason: str = ""
+    """Reason why a part is missing."""
 
     @property
-    def mlp(self) -> str:
-        """The FFN module."""
-        return self.mlp_proj.rpartition(".")[0] or self.mlp_proj
+    def attention(self) -> str:
+        """Path of the largest module that holds the attention and not the FFN; "" if no attention was found."""
+        if self.attn is None:
+            return ""
+        names, ffn = self.attn.out.split("."), self.mlp.out if self.mlp is not None else ""
+        roots = [".".join(names[: depth + 1]) for depth in range(len(names))]
+        return next((root for root in roots if not f"{ffn}.".startswith(f"{root}.")), self.attn.out)
 
-    def fits(self, layer: nn.Module) -> bool:
-        """Return whether a layer has every module of this layout."""
-        names = dict(layer.named_modules())
-        return all(getattr(self, field.name) in names for field in fields(self)[2:])
+    @property
+    def has_ffn(self) -> bool:
+        """True if the layer has an FFN that was found."""
+        return self.mlp is not None
 
-
-# The first row that fits is taken. A row with more names stands before a row with fewer.
-LAYOUTS = (
-    Layout(
-        "BERT with weighted skips",
-        True,
-        "attention.output.dense",
-        "attention.output.LayerNorm",
-        "output.dense",
-        "output.LayerNorm",
-        attn_skip="attention.output.skip",
-        mlp_skip="output.skip",
-    ),
-    Layout(
-        "BERT without FFN",
-        True,
-        "attention.output.dense",
-        "attention.output.LayerNorm",
-        "",
-        "",
-        attn_skip="attention.output.skip",
-    ),
-    Layout("BERT", True, "attention.output.dense", "attention.output.LayerNorm", "output.dense", "output.LayerNorm"),
-    Layout("DistilBERT", True, "attention.out_lin", "sa_layer_norm", "ffn.lin2", "output_layer_norm"),
-    Layout("GPT-2", False, "attn.c_proj", "ln_1", "mlp.c_proj", "ln_2"),
-    Layout(
-        "Gemma",
-        False,
-        "self_attn.o_proj",
-        "input_layernorm",
-        "mlp.down_proj",
-        "pre_feedforward_layernorm",
-        attn_post_norm="post_attention_layernorm",
-        mlp_post_norm="post_feedforward_layernorm",
-    ),
-    Layout("Llama", False, "self_attn.o_proj", "input_layernorm", "mlp.down_proj", "post_attention_layernorm"),
-    Layout("GPT-NeoX", False, "attention.dense", "input_layernorm", "mlp.dense_4h_to_h", "post_attention_layernorm"),
-    Layout("ModernBERT", False, "attn.Wo", "attn_norm", "mlp.Wo", "mlp_norm"),
-)
-
-
-def layout_of(layers: Iterable[nn.Module]) -> Layout | None:
-    """Return the first layout of the table that fits every layer, else ``None``."""
-    layers = list(layers)
-    return next((layout for layout in LAYOUTS if all(layout.fits(layer) for layer in layers)), None)
+    @property
+    def form(self) -> str:
+        """Description of the layer in a few words."""
+        parts = [part for part in (self.attn, self.mlp) if part is not None]
+        if not parts:
+            return "inside not understood" + (f" ({self.reason})" if self.reason else "")
+        names = " and ".join(name for name, part in (("attention", self.attn), ("FFN", self.mlp)) if part is not None)
+        norms = [
+            where
+            for where, has in (
+                ("before", any(part.norm for part in parts)),
+                ("after", any(part.post_norm for part in parts)),
+                ("after the sum", any(part.sum_norm for part in parts)),
+            )
+            if has
+        ]
+        text = names + (", in parallel" if self.parallel else "")
+        text += f", norm {' and '.join(norms)}" if norms else ", without norm"
+        return text + (f", and {self.others} more" if self.others else "")

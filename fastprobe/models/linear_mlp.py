@@ -81,7 +81,7 @@ def check_linear_mlp(model: nn.Module, layer: int) -> tuple[Any, Any]:
     layer = integer(layer, "write_linear_mlp_")
     if not 0 <= layer < len(points.layers):
         raise InputError(f"write_linear_mlp_: there is no layer {layer}; the model has 0 to {len(points.layers) - 1}")
-    first, second = _two_matrices(points.layers[layer], points.layout, type(model).__name__)
+    first, second = _two_matrices(points.layers[layer], points.layouts[layer], type(model).__name__)
     if sharing := _sharing(model, points.layers, first, second):
         raise UnsupportedModelError(
             f"{type(model).__name__}: its {'layers share their' if sharing == LAYERS else f'{sharing} shares its'} "
@@ -101,32 +101,34 @@ def _two_matrices(block: nn.Module, layout: Layout, name: str) -> tuple[Any, Any
     Raises:
         UnsupportedModelError: the FFN has another form.
     """
-    paths = [path for path in linear_modules(block, layout, "mlp") if path != layout.mlp_proj]
-    for path in (*paths, layout.mlp_proj):
+    mlp_proj = layout.mlp.proj if layout.mlp else ""
+    if not mlp_proj:
+        raise UnsupportedModelError(f"{name}: its layer has no FFN of two matrices to write a map into")
+    paths = [path for path in linear_modules(block, layout, "mlp") if path != mlp_proj]
+    for path in (*paths, mlp_proj):
         if changed := _changed(block, path):
             raise UnsupportedModelError(
                 f"{name}: its FFN has {changed}, and a map can be written into plain Linear modules only; merge or "
                 "remove adapters and parametrizations, or load the model without quantisation and offloading"
             )
     shapes = [_weight(block.get_submodule(path)).shape for path in paths]
-    second = block.get_submodule(layout.mlp_proj)
+    second = block.get_submodule(mlp_proj)
     hidden, width = _weight(second).shape
     if shapes in ([(width, hidden)] * 2, [(width, 2 * hidden)]):
         raise UnsupportedModelError(f"{name}: its FFN has a gate, and a product of two linear maps of x is not linear")
     if shapes != [(width, hidden)]:
         seen = ", ".join(f"{path} {tuple(shape)}" for path, shape in zip(paths, shapes, strict=True)) or "nothing"
         raise UnsupportedModelError(
-            f"{name}: its FFN must be one matrix ({width}, {hidden}) before {layout.mlp_proj}, but there is {seen}"
+            f"{name}: its FFN must be one matrix ({width}, {hidden}) before {mlp_proj}, but there is {seen}"
         )
     first = block.get_submodule(paths[0])
     if first.bias is None or second.bias is None:
         raise UnsupportedModelError(f"{name}: its FFN has no biases, which an affine map needs")
-    attention = layout.attn_proj.split(".")[0]
     activations = [
         module
         for path, module in block.named_modules()
-        if not path.startswith(attention)
-        and path != layout.mlp_skip
+        if not path.startswith(f"{layout.attention}.")
+        and path != (layout.mlp.adds if layout.mlp else "")
         and not isinstance(module, nn.Dropout)
         and not [*module.parameters()]
     ]

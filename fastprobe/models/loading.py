@@ -12,12 +12,22 @@ import transformers
 
 from fastprobe.data.demo import demo_model_path
 from fastprobe.errors import BackendError, InputError
+from fastprobe.models.placement import placement
 from fastprobe.trained_models.catalogue import TRAINED_MODELS, model_folder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
-def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, head: bool = False) -> tuple[Any, Any]:
+def load_model(
+    name: str | None,
+    dtype: str = "auto",
+    device: str = "auto",
+    *,
+    head: bool = False,
+    device_map: str | None = None,
+    offload_folder: str | Path | None = None,
+    room: int = 0,
+) -> tuple[Any, Any]:
     """Return a model in evaluation mode and its tokenizer.
 
     Args:
@@ -25,6 +35,10 @@ def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, h
         dtype: one of ``DTYPES``; ``"auto"`` is the dtype of the stored weights.
         device: a device of torch; ``"auto"`` is a GPU if there is one, else the CPU.
         head: load the language-model head, too, if the weights have one.
+        device_map: ``"auto"`` lets Accelerate place the weights on GPUs, in host memory and on disk, in this order, as
+            they fit; ``"disk"`` leaves the weights of the layers on disk; ``None`` puts all on ``device``.
+        offload_folder: folder for weights on disk that their files do not hold in a readable form.
+        room: bytes of each device to leave free of weights.
 
     Raises:
         InputError: the model cannot be loaded, or the dtype or device is unknown.
@@ -37,10 +51,13 @@ def load_model(name: str | None, dtype: str = "auto", device: str = "auto", *, h
     tokenizer = load_tokenizer(path)
     try:
         kind = _class_with_head(path) if head else transformers.AutoModel
-        model = kind.from_pretrained(path, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
+        placed = placement(kind, path, where, device_map, room) if device_map else {}
+        if device_map and offload_folder is not None:
+            placed["offload_folder"] = str(offload_folder)
+        model = kind.from_pretrained(path, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **placed)
     except _LOADING_ERRORS as error:
         raise InputError(f"model: {path!r} could not be loaded: {_first_line(error)}") from None
-    return model.to(where).eval(), tokenizer
+    return (model if device_map else model.to(where)).eval(), tokenizer
 
 
 def _folder_of(name: str) -> str:

@@ -18,6 +18,10 @@ class Place:
 
     module: str  # path relative to the layer; "" is the layer itself
     output: bool
+    copy: bool = False  # the model changes the tensor in place afterwards
+
+    def __str__(self) -> str:
+        return f"{'output' if self.output else 'input'} of {self.module or 'the layer'}"
 
     def hook(self, layer: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
         """Register ``hook(module, args, kwargs)`` at an input, ``hook(module, args, kwargs, result)`` at an output.
@@ -32,6 +36,7 @@ class Place:
         """Call ``receive`` with the hidden states at this place in every forward pass of a layer."""
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *result: Any) -> None:
-            receive(first_tensor(result[0]) if result else first_input(args, kwargs))
+            tensor = first_tensor(result[0]) if result else first_input(args, kwargs)
+            receive(tensor.clone() if self.copy else tensor)
 
         return self.hook(layer, hook)

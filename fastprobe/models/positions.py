@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import (
     arguments_of,
@@ -17,9 +18,10 @@ from fastprobe.models.calling import (
     device_of,
     evaluating,
     first_tensor,
+    inputs_of,
+    named_errors,
     to_device,
     without_cache,
-    without_labels,
 )
 from fastprobe.models.resolve import ModelPoints
 
@@ -94,7 +96,7 @@ class LeftPadding:
 
     def _decide(self, batch: Mapping[str, Any], number: int) -> bool:
         """Return whether left-padded batches need ``position_ids``, from one sequence."""
-        mask = batch["attention_mask"].bool()
+        mask = attended_mask(batch)
         start = int(mask[0].int().argmax())
         alone = {
             key: value[:, start:] if isinstance(value, Tensor) and value.shape == mask.shape else value
@@ -137,14 +139,15 @@ class LeftPadding:
         """
         found: list[Tensor] = []
         body, last = body_of(self._model), self._points.layers[-1]
-        inputs = to_device(without_labels(batch), device_of(self._model))
+        inputs = to_device(inputs_of(batch), device_of(self._model))
         with (
+            named_errors(self._model),
             evaluating(self._model),
             torch.no_grad(),
             last.register_forward_hook(lambda *call: found.append(first_tensor(call[2]))),
         ):
             body(**inputs, **without_cache(body))
-        shape = batch["attention_mask"].shape
+        shape = attended_mask(batch).shape
         if not found or found[0].ndim != 3 or found[0].shape[:2] != shape:
             got = f"states of shape {tuple(found[0].shape)}" if found else "no states"
             raise UnsupportedModelError(

@@ -46,15 +46,15 @@ class Recorder(Protocol):
     def __exit__(self, *exc: object) -> None:
         """Restore the mode of the model and remove all hooks."""
 
-    def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
+    def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
         """Return, for each row of the points, the value of its sequence.
 
         Args:
-            mask: ``(batch, length)`` bool, true for tokens, false for padding.
+            batch: the batch of the rows.
             values: ``(batch,)``, one for each sequence.
 
         Returns:
-            ``(rows,)``, -1 where the row is padding.
+            ``(rows,)`` on the device of the batch, -1 where the row is padding or a token that does not count.
         """
 
     def run(self, batch: Mapping[str, Any]) -> None:
@@ -71,6 +71,9 @@ class Stack(Protocol):
 
     first: int
     """Number of the batch's first sequence in its stream."""
+
+    step: int
+    """Difference between the numbers of two sequences in succession."""
 
     stem: Tensor
     """State that the first layer receives."""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import StopForward, body_of, evaluating, first_tensor, without_cache, without_labels
+from fastprobe.models.calling import StopForward, body_of, evaluating, first_tensor, inputs_of, without_cache
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.memoryless import TOLERANCE as AGAIN
 from fastprobe.models.resolve import ModelPoints
@@ -38,8 +39,8 @@ def check_repeated_passes(model: nn.Module, points: ModelPoints, batch: Mapping[
     Raises:
         UnsupportedModelError: a second pass differs; the message names the first layer where it does.
     """
-    batch = without_labels(batch)
-    mask = batch["attention_mask"].bool()
+    batch = dict(batch)
+    mask = attended_mask(batch)
     with evaluating(model):
         first, again = (_outputs(model, points.layers[: last + 1], batch) for _ in range(2))
         alone = _outputs(model, points.layers[: last + 1], select(batch, torch.tensor([len(mask) - 1])))
@@ -69,7 +70,7 @@ def _outputs(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping[str, 
     with ExitStack() as hooks, suppress(StopForward):
         for layer in layers:
             hooks.callback(layer.register_forward_hook(keep).remove)
-        body(**batch, **without_cache(body))
+        body(**inputs_of(batch), **without_cache(body))
     return found
 
 

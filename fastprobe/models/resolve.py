@@ -1,60 +1,104 @@
-"""Resolve the points of a model: find its list of layers, then the place of every point inside a layer."""
+"""Resolve the points of a model: find its stack of layers by running it, then the points inside each layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.layouts import LAYOUTS, Layout, layout_of
-from fastprobe.models.places import Place
-from fastprobe.models.points import ELEMENTS, POINTS, Element, Point
+from fastprobe.models.calling import body_of, evaluating
+from fastprobe.models.inspection import layouts_of
+from fastprobe.models.layer_points import LayerPoints
+from fastprobe.models.layouts import Layout
+from fastprobe.models.points import ELEMENTS, Element, Point, range_text
+from fastprobe.models.stacks import SHAPE, FoundStack, alone, observations
 
 
 @dataclass(frozen=True)
 class ModelPoints:
-    """The layers of a model and the places of its points.
-
-    Some points are another name of the same tensor (``aliases``), some are the sum of two others (``sums``).
-    """
+    """The layers of a model and the places of its points."""
 
     layers: tuple[nn.Module, ...]
-    layout: Layout
-    places: Mapping[str, Place]  # name of a point -> where its tensor is read
-    aliases: Mapping[str, str]  # name of a point -> the point of the same layer that is the same tensor
-    sums: Mapping[str, tuple[str, str]]  # name of a point -> the two points of the same layer whose sum it is
-    parallel: bool = False  # attention and FFN read the same state, so there is no state between them
+    found: tuple[LayerPoints, ...]
+    """Points of each layer."""
+    stack: str = ""
+    """Path of the module that holds the layers."""
+    root: str = ""
+    """Path of the part of the model that runs by itself on a batch; "" for the whole model."""
+    others: tuple[str, ...] = ()
+    """Paths of the other stacks of the model."""
+    loops: bool = False
+    """The layers run several times in one pass. Only a live model can run them in another order."""
+    carries: str = ""
+    """Other tensors that a layer hands to the next one: "" for none, "one" for the same all along, else "another"."""
+
+    def part_of(self, model: nn.Module) -> nn.Module:
+        """Return the part of a model that runs by itself on a batch."""
+        return model.get_submodule(self.root) if self.root else model
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Layout of each layer."""
+        return tuple(found.layout for found in self.found)
+
+    @property
+    def parallel(self) -> bool:
+        """True if attention and FFN of some layer read one state, so that there is no state between them."""
+        return any(layout.parallel for layout in self.layouts)
 
     @property
     def has_ffn(self) -> bool:
-        """True if the layers have an FFN; a layer without one ends with its attention."""
-        return bool(self.layout.mlp_proj)
+        """True if a layer has an FFN."""
+        return any(layout.has_ffn for layout in self.layouts)
 
     @property
     def elements(self) -> list[str]:
-        """Names of the elements of this model: pairs of its points that are two different tensors."""
-        known = {*self.places, *self.aliases, *self.sums}
-        pairs = {name: pair for name, pair in ELEMENTS.items() if known.issuperset(pair)}
-        return [name for name, pair in pairs.items() if len({self.canonical(Point(point, 0)) for point in pair}) == 2]
+        """Names of the elements that at least one layer has."""
+        known = {name for found in self.found for name in found.elements}
+        return [name for name in ELEMENTS if name in known]
+
+    def has(self, element: Element) -> bool:
+        """Return whether the model has an element."""
+        return element.is_span or element.name in self.found[element.start].elements
+
+    def missing(self, names: Iterable[str], layers: Iterable[int]) -> dict[str, list[int]]:
+        """Return the layers that lack an element, for each name of which there are some."""
+        layers = list(layers)
+        lacking = {name: [i for i in layers if name not in self.found[i].elements] for name in names}
+        return {name: numbers for name, numbers in lacking.items() if numbers}
+
+    def description(self, names: Iterable[str] = (), layers: Iterable[int] = ()) -> dict[str, Any]:
+        """Return entries of a configuration: the stack of a model with several, and layers that lack an element."""
+        found: dict[str, Any] = {"stack": self.stack} if self.others else {}
+        lacking = {name: range_text(numbers) for name, numbers in self.missing(names, layers).items()}
+        return found | ({"missing": lacking} if lacking else {})
 
     def canonical(self, point: Point) -> Point:
         """Return the canonical point of a tensor that has several names.
 
         The input of a layer, for example, is the output of the layer before it.
         """
-        name = self.aliases.get(point.name, point.name)
+        name = self.found[point.layer].aliases.get(point.name, point.name)
         if name == "resid_pre" and point.layer > 0:
             return Point("resid_post", point.layer - 1)
         return Point(name, point.layer)
 
     def parts(self, point: Point) -> tuple[Point, Point] | None:
         """Return the two canonical points whose sum a canonical point is, or ``None`` if the point is read itself."""
-        if point.name not in self.sums:
+        sums = self.found[point.layer].sums
+        if point.name not in sums:
             return None
-        first, second = self.sums[point.name]
+        first, second = sums[point.name]
         return self.canonical(Point(first, point.layer)), self.canonical(Point(second, point.layer))
+
+    def read_points(self) -> list[Point]:
+        """Return the canonical points of all layers that are read by themselves."""
+        named = (Point(name, layer) for layer, found in enumerate(self.found) for name in found.places)
+        return list(dict.fromkeys(map(self.canonical, named)))
 
     def read_by(self, elements: Iterable[Element]) -> set[Point]:
         """Return the canonical points that are read for some elements. The two parts of a sum are read."""
@@ -73,13 +117,84 @@ class ModelPoints:
         return until
 
 
-def resolve(model: nn.Module) -> ModelPoints:
-    """Find the layers of a Hugging Face model and the points inside them.
+def resolve(model: nn.Module, stack: str | None = None) -> ModelPoints:
+    """Find the layers of a Hugging Face model and the points inside them, by running it on two short sequences.
+
+    The result is kept with the model until one of its modules is replaced.
+
+    Args:
+        model: a Hugging Face model.
+        stack: path or a part of the path of the stack, such as ``"encoder"``; by default the longest.
 
     Raises:
-        InputError: ``model`` is not a ``torch.nn.Module``.
-        UnsupportedModelError: no list of layers has a known layout, or the model is an encoder-decoder.
+        InputError: ``model`` is not a Hugging Face model, or has no such stack.
+        UnsupportedModelError: no stack of layers was found.
     """
+    _check_is_model(model)
+    model = getattr(model, "_orig_mod", model)
+    modules = [module for module in model.modules() if module is not model]
+    kept = _KEPT.get(model)
+    if kept is None or len(kept[0]) != len(modules) or any(a is not b for a, b in zip(kept[0], modules, strict=True)):
+        kept = _KEPT[model] = (modules, {})
+    if stack not in kept[1]:
+        kept[1][stack] = _resolved(model, stack)
+    return kept[1][stack]
+
+
+_KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[list[nn.Module], dict[str | None, ModelPoints]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Model -> the modules inside it, and its resolved points by the name of their stack."""
+
+
+def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
+    with evaluating(model):
+        runs, reasons = observations(body_of(model))
+        stacks = [(root, call, one) for root, call, found in runs for one in found]
+        if not stacks:
+            raise UnsupportedModelError(
+                f"{name_of(model)}: no stack of layers was found, that is, modules that run once each on what the one "
+                f"before returned{': ' + '; '.join(reasons[:2]) if reasons else ''}"
+            )
+        root, call, chosen = _chosen(stacks, name)
+        if not root and len(stacks) > 1 and chosen is not stacks[-1][2] and (part := alone(body_of(model), chosen)):
+            root, call = part  # what follows the stack is no head of it
+        if chosen.shape[:-1] != SHAPE:
+            raise UnsupportedModelError(
+                f"{name_of(model)}: the layers of {chosen.path} receive states of shape {chosen.shape} for ids of "
+                f"shape {SHAPE}; points and orders need one state for each token, (batch, length, width)"
+            )
+        layouts = layouts_of(chosen.layers, call)
+    prefix = next((path for path, module in model.named_modules() if module is body_of(model)), "")
+    paths = [".".join(filter(None, (prefix, ran, one.path))) for ran, _, one in stacks]
+    at = next(i for i, (_, _, one) in enumerate(stacks) if one is chosen)
+    return ModelPoints(
+        chosen.layers,
+        tuple(map(LayerPoints.of, layouts)),
+        stack=paths[at],
+        root=".".join(filter(None, (prefix, root))) if root else "",
+        others=(*paths[:at], *paths[at + 1 :]),
+        carries=chosen.carries,
+        loops=chosen.loops,
+    )
+
+
+def _chosen(stacks: Sequence[tuple[str, Any, FoundStack]], name: str | None) -> tuple[str, Any, FoundStack]:
+    """Return the stack of a name, by default the longest, the first among equals."""
+    if name is None:
+        return max(stacks, key=lambda one: len(one[2].layers))
+    full = [".".join(filter(None, (root, stack.path))) for root, _, stack in stacks]
+    fitting = [one for one, path in zip(stacks, full, strict=True) if path == name]
+    fitting = fitting or [one for one, path in zip(stacks, full, strict=True) if name in path]
+    if len(fitting) != 1:
+        raise InputError(
+            f"stack: {name!r} is {'no stack' if not fitting else 'the name of several stacks'} of this model; it has "
+            f"{', '.join(full)}"
+        )
+    return fitting[0]
+
+
+def _check_is_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model: must be a Hugging Face model, got {model!r}; load one with transformers' AutoModel.from_pretrained"
@@ -91,107 +206,8 @@ def resolve(model: nn.Module) -> ModelPoints:
             f"model: must be a Hugging Face model, got a {type(model).__name__} without config; load one with "
             "transformers' AutoModel.from_pretrained"
         )
-    if stacks := _two_stacks(model):
-        raise UnsupportedModelError(
-            f"{_name(model)}: encoder-decoder models have two stacks of layers, {' and '.join(stacks)}; pass one "
-            f"of them by itself, if its layers are as in {_families()}"
-        )
-    layers, layout = _find_layers(model)
-    if layout.post_ln:
-        return _post_ln_points(layers, layout)
-    return _pre_ln_points(layers, layout, parallel=bool(getattr(layers[0], "use_parallel_residual", False)))
 
 
-def _find_layers(model: nn.Module) -> tuple[tuple[nn.Module, ...], Layout]:
-    """Return the longest ``ModuleList`` whose layers have a known layout."""
-    lists = [
-        tuple(getattr(layer, "_orig_mod", layer) for layer in module)  # layers that were compiled one by one
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module)
-    ]
-    found = [(layers, layout) for layers in lists if (layout := layout_of(layers))]
-    if not found:
-        seen = ", ".join(dict.fromkeys(type(layer).__name__ for layers in lists for layer in layers)) or "none"
-        raise UnsupportedModelError(
-            f"{_name(model)}: no list of layers with a known structure was found (lists are of {seen}); the structures "
-            f"known are {_families()}"
-        )
-    return max(found, key=lambda pair: len(pair[0]))
-
-
-def _two_stacks(model: nn.Module) -> list[str]:
-    """Return the paths of the encoder and the decoder of a model that has both, else nothing.
-
-    An encoder that was taken out of such a model has its configuration, but one stack.
-    """
-    if not getattr(model.config, "is_encoder_decoder", False):
-        return []
-    with_layers = [
-        name
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] in ("encoder", "decoder")
-        and any(isinstance(inner, nn.ModuleList) and len(inner) for inner in module.modules())
-    ]
-    kinds = {name.rpartition(".")[2]: name for name in reversed(with_layers)}
-    return [kinds["encoder"], kinds["decoder"]] if len(kinds) == 2 else []
-
-
-def _families() -> str:
-    return ", ".join(layout.family for layout in LAYOUTS)
-
-
-def _post_ln_points(layers: tuple[nn.Module, ...], layout: Layout) -> ModelPoints:
-    """Return the points of layers that normalise after each residual sum."""
-    places = {
-        "resid_pre": Place("", False),
-        "attn_heads": Place(layout.attn_proj, False),
-        "attn_out": Place(layout.attn_proj, True),
-        "resid_post": Place("", True),
-    }
-    aliases = {"attn_in": "resid_pre"}
-    sums = {"attn_sum": ("attn_out", "resid_pre")}
-    skips = {"attn_sum": layout.attn_skip}
-    if layout.mlp_proj:
-        places |= {
-            "resid_mid": Place(layout.attn_norm, True),
-            "mlp_act": Place(layout.mlp_proj, False),
-            "mlp_out": Place(layout.mlp_proj, True),
-        }
-        aliases["mlp_in"] = "resid_mid"
-        sums["mlp_sum"] = ("mlp_out", "resid_mid")
-        skips["mlp_sum"] = layout.mlp_skip
-    else:
-        aliases["resid_mid"] = "resid_post"
-    for name, skip in skips.items():
-        if skip:  # a module adds the skip connection, so the sum is its output
-            places[name] = Place(skip, True)
-            del sums[name]
-    return ModelPoints(layers, layout, _in_order(places), aliases, sums)
-
-
-def _pre_ln_points(layers: tuple[nn.Module, ...], layout: Layout, *, parallel: bool) -> ModelPoints:
-    """Return the points of layers that normalise the input of each sub-layer."""
-    places = {
-        "resid_pre": Place("", False),
-        "attn_in": Place(layout.attn_norm, True),
-        "attn_heads": Place(layout.attn_proj, False),
-        "attn_out": Place(layout.attn, True),
-        "mlp_in": Place(layout.mlp_norm, True),
-        "mlp_act": Place(layout.mlp_proj, False),
-        "mlp_out": Place(layout.mlp, True),
-        "resid_post": Place("", True),
-    }
-    aliases = {"mlp_sum": "resid_post"}
-    if not parallel:
-        places["resid_mid"] = Place(layout.mlp_norm, False)
-        aliases["attn_sum"] = "resid_mid"
-    return ModelPoints(layers, layout, _in_order(places), aliases, {}, parallel)
-
-
-def _in_order(places: Mapping[str, Place]) -> dict[str, Place]:
-    """Return places in the order of ``POINTS``, which is that of a forward pass."""
-    return {name: places[name] for name in POINTS if name in places}
-
-
-def _name(model: nn.Module) -> str:
+def name_of(model: nn.Module) -> str:
+    """Return the name that a model was loaded by, else its class."""
     return getattr(model.config, "name_or_path", "") or type(model).__name__

@@ -31,7 +31,7 @@ def unreached_weight(stack: LayerStack, edit: Reweighted, state: Tensor) -> str:
         edit: the new weights.
         state: ``(batch, length, width)``, the input of the layer.
     """
-    layer, layout = stack.points.layers[edit.layer], stack.points.layout
+    layer, layout = stack.points.layers[edit.layer], stack.points.layouts[edit.layer]
     modules = {path: layer.get_submodule(path) for path in element_modules(layer, layout, edit.element)}
     drawn = {name: value for name, value in edit.weights.items() if value.ndim > 1}
     for path, module in modules.items():
@@ -44,7 +44,7 @@ def unreached_weight(stack: LayerStack, edit: Reweighted, state: Tensor) -> str:
     with other_weights(layer, edit.weights):
         ran, calls = _observe(modules, lambda: stack.apply(edit.layer, state.clone()), state.shape[:2])
         for path, (run, x) in calls.items():
-            if path == layout.mlp != layout.mlp_proj or not is_matrix(run, x):
+            if (layout.mlp and path == layout.mlp.out != layout.mlp.proj) or not is_matrix(run, x):
                 continue
             inside = {name: value for name, value in drawn.items() if name.startswith(f"{path}.")}
             if any(value.ndim > 2 for value in inside.values()):

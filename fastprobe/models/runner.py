@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import evaluating, first_tensor, has_language_head, without_labels
+from fastprobe.data.checks import attended_mask
+from fastprobe.models.calling import evaluating, first_tensor, has_language_head, inputs_of
 from fastprobe.models.identities import TOLERANCE
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.points import Point
@@ -35,13 +36,11 @@ def recorder_for(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any]
         points: its resolved points.
         batch: the first sequences of those to run.
     """
-    batch = without_labels(batch)
     with evaluating(model):
-        if reason := encoder_refusal(model, batch):
+        if reason := encoder_refusal(model, inputs_of(batch)):
             return ModuleRecorder, reason
-    tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
-    depth = range(len(points.layers))
-    wanted = {points.canonical(Point(name, layer)): layer for name in points.places for layer in depth}
+    tokens = UnpaddedTokens.of(attended_mask(batch))
+    wanted = {point: point.layer for point in points.read_points()}
     expected, got = (_read(kind, model, points, wanted, batch) for kind in (ModuleRecorder, UnpaddedRecorder))
     for point, padded in expected.items():
         tensor = tokens.unpad(padded)
@@ -90,8 +89,8 @@ def _head_refusal(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any
     """Return the reason for a refusal if logits of a head differ from the model's, else ``""``."""
     states: list[Tensor] = []
     with points.layers[-1].register_forward_hook(lambda *args: states.append(first_tensor(args[2]))):
-        logits = model(**batch).logits
-    mask = batch["attention_mask"].bool()
+        logits = model(**inputs_of(batch)).logits
+    mask = attended_mask(batch)
     expected = logits[mask]
     got = nn.functional.linear(head.features(states[0][mask]), head.weight, head.bias)
     error = float((got - expected).norm() / expected.norm())

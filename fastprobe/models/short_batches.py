@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.models.copies import two_sequences
 
 TOKENS = 16
@@ -27,7 +28,7 @@ def short_batch(batch: Mapping[str, Any]) -> dict[str, Any] | None:
     Returns:
         the short batch; ``None`` if the batch has one sequence or is as short.
     """
-    mask = batch["attention_mask"].bool()
+    mask = attended_mask(batch)
     count, length = mask.shape
     if count < 2 or (count == 2 and length <= TOKENS):
         return None
@@ -43,7 +44,7 @@ def short_batch(batch: Mapping[str, Any]) -> dict[str, Any] | None:
         half = kept.shape[1] // 2
         kept[1, slice(half) if left else slice(-half, None)] = 0
         few["attention_mask"] = kept
-    return few if few["attention_mask"].bool().any(1).all() else None
+    return few if attended_mask(few).any(1).all() else None
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.calling import first_tensor, uncompiled
+from fastprobe.models.calling import first_tensor, uncompiled, with_first_tensor
 from fastprobe.models.identities import TOLERANCE
-from fastprobe.models.layouts import Layout
+from fastprobe.models.layouts import Part
 from fastprobe.models.places import Place
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders.arguments import in_one_line, integer
@@ -74,19 +74,25 @@ def skip_scale(
         raise UnsupportedModelError("skip_scale: this model has no FFN and therefore no skip connection around one")
     with uncompiled(model), ExitStack() as stack:
         for index, factor in scales.items():
-            for part in parts if points.has_ffn else ["attention"]:
-                if factor == 1:
+            for name in parts:
+                found = _part(points, index, name)
+                if factor == 1 or found is None:
                     continue
-                _check_unshared(points, index, part)
-                for handle in _scaled(points, index, part, factor):
+                _check_unshared(points, index, found)
+                for handle in _scaled(points, index, name, found, factor):
                     stack.callback(handle.remove)
         yield model
 
 
-def _check_unshared(points: ModelPoints, layer: int, part: str) -> None:
+def _part(points: ModelPoints, layer: int, name: str) -> Part | None:
+    """Return the attention or the FFN of a layer, ``None`` if the layer lacks it."""
+    layout = points.layouts[layer]
+    return layout.attn if name == "attention" else layout.mlp
+
+
+def _check_unshared(points: ModelPoints, layer: int, part: Part) -> None:
     """Raise an error if another layer runs the module whose hooks scale a skip connection of a layer."""
-    block = points.layers[layer]
-    module = block.get_submodule(_added(points.layout, part))
+    module = points.layers[layer].get_submodule(part.adds or part.added)
     sharing = [i for i, other in enumerate(points.layers) if i != layer and any(m is module for m in other.modules())]
     if sharing:
         raise UnsupportedModelError(
@@ -95,17 +101,17 @@ def _check_unshared(points: ModelPoints, layer: int, part: str) -> None:
         )
 
 
-def _scaled(points: ModelPoints, index: int, part: str, factor: float) -> list[RemovableHandle]:
+def _scaled(points: ModelPoints, index: int, name: str, part: Part, factor: float) -> list[RemovableHandle]:
     """Register the hooks on a layer that scale one of its skip connections, and that check the first sum."""
-    layout, block = points.layout, points.layers[index]
-    added = block.get_submodule(_added(layout, part))
+    found, block = points.found[index], points.layers[index]
+    added = block.get_submodule(part.adds or part.added)
     current: dict[str, Tensor] = {}  # x and f(x) of the current run
     checked: list[bool] = []
+    less = (1 - factor) * part.skip / part.scale
 
     def subtract(_: nn.Module, __: Any, result: Any) -> Any:
         current["f"] = first_tensor(result)
-        out = current["f"] - (1 - factor) * current["x"]
-        return out if isinstance(result, Tensor) else (out, *result[1:])
+        return with_first_tensor(result, current["f"] - less * current["x"])
 
     def scale(_: nn.Module, sides: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         current["f"] = sides[0]
@@ -116,42 +122,35 @@ def _scaled(points: ModelPoints, index: int, part: str, factor: float) -> list[R
             return
         if "f" not in current:
             raise UnsupportedModelError(
-                f"skip_scale: layer {index} does not call {_added(layout, part)}, so the skip connection of its {part} "
-                "cannot be scaled; use another part or layer"
+                f"skip_scale: layer {index} does not call {part.adds or part.added}, so the skip connection of its "
+                f"{name} cannot be scaled; use another part or layer"
             )
         checked.append(True)
-        expected = current["f"].detach().double() + factor * current["x"].detach().double()
+        carried = factor * part.skip * current["x"].detach().double()
+        expected = part.scale * current["f"].detach().double() + carried
         error = float((total.detach() - expected).norm() / expected.norm())
-        if not layout.attn_skip and error > TOLERANCE.get(total.dtype, 1e-5):
+        if not part.adds and error > TOLERANCE.get(total.dtype, 1e-5):
             raise UnsupportedModelError(
-                f"skip_scale: the skip connection of the {part} of layer {index} is no plain sum: the layer differs "
+                f"skip_scale: the skip connection of the {name} of layer {index} is no plain sum: the layer differs "
                 f"from {factor} x + f(x) by {error:.1e} of its norm; use evaluation mode, or another part or layer"
             )
 
-    read = points.places["resid_pre" if part == "attention" else "resid_mid"]
+    read = {"attention": ("resid_pre", "attn_in"), "ffn": ("resid_mid", "mlp_in")}[name][part.skips_norm]
     handles = [
         block.register_forward_pre_hook(lambda *_: current.clear()),
-        read.read(block, lambda x: current.update(x=x)),
-        _sum(points, part).read(block, check),
+        found.place(read).read(block, lambda x: current.update(x=x)),
     ]
-    if layout.attn_skip:  # a module computes the sum, so its second argument is scaled
+    if (total := _sum(points, index, name, part)) is not None:
+        handles.append(total.read(block, check))
+    if part.adds:  # a module computes the sum, so its second argument is scaled
         return [*handles, added.register_forward_pre_hook(scale)]
     return [*handles, added.register_forward_hook(subtract)]
 
 
-def _sum(points: ModelPoints, part: str) -> Place:
-    """Return the place of the first sum after the skip connection of a part."""
-    if points.layout.post_ln:
-        return Place(points.layout.attn_norm if part == "attention" else points.layout.mlp_norm, False)
-    return points.places["resid_mid" if part == "attention" else "resid_post"]
-
-
-def _added(layout: Layout, part: str) -> str:
-    """Return the path of the module whose output is added to the residual stream, or of the one that adds."""
-    if layout.attn_skip:
-        return layout.attn_skip if part == "attention" else layout.mlp_skip
-    if layout.post_ln:
-        return layout.attn_proj if part == "attention" else layout.mlp_proj
-    if part == "attention":
-        return layout.attn_post_norm or layout.attn
-    return layout.mlp_post_norm or layout.mlp
+def _sum(points: ModelPoints, layer: int, name: str, part: Part) -> Place | None:
+    """Return the place of the first sum after the skip connection of a part; ``None`` if no module reads it."""
+    if part.sum_norm:
+        return Place(part.sum_norm, False)
+    if name == "ffn":
+        return points.found[layer].place("resid_post")
+    return None if points.layouts[layer].others else points.found[layer].place("resid_mid")

@@ -15,10 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import Call, body_of, cache_options, first_tensor, never_ran, without_cache
+from fastprobe.models.calling import (
+    Call,
+    body_of,
+    cache_options,
+    first_tensor,
+    inputs_of,
+    named_errors,
+    never_ran,
+    without_cache,
+)
 from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequences
-from fastprobe.models.forwards import output_for, replaced_layers, without_caches
+from fastprobe.models.forwards import observed_layers, output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.short_batches import put_back, short_batch
@@ -42,6 +52,7 @@ class LayerStack:
     """
 
     masked_head: MaskedHead | None = None
+    step = 1
 
     def __init__(
         self,
@@ -54,7 +65,7 @@ class LayerStack:
         checked: dict[Hashable, bool] | None = None,
     ):
         self.model, self.points, self.batch, self.stem, self.first = model, points, dict(batch), stem, first
-        self._calls, self._checked = calls, {} if checked is None else checked
+        self.calls, self._checked = calls, {} if checked is None else checked
 
     @classmethod
     def record(
@@ -89,11 +100,17 @@ class LayerStack:
             calls.append(without_caches(call))
             return state
 
-        with replaced_layers(points.layers, store):
+        if points.carries == "another":
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers hand on a second state besides the hidden states, so they cannot "
+                "run in another order"
+            )
+        note = observed_layers if points.carries else replaced_layers
+        with named_errors(model), note(points.layers, store):
             *options, last = cache_options(body)
             for option in options:
                 try:
-                    body(**batch | option)
+                    body(**inputs_of(batch) | option)
                     break
                 except TypeError as error:
                     if "use_cache" not in str(error):
@@ -101,7 +118,7 @@ class LayerStack:
                 for found in (calls, states, ran):
                     found.clear()
             else:
-                body(**batch | last)
+                body(**inputs_of(batch) | last)
         if missing := never_ran(model, ran, len(points.layers)):
             raise UnsupportedModelError(missing)
         if ran != list(range(len(points.layers))):
@@ -127,10 +144,10 @@ class LayerStack:
                 stack = cls.record(model, points, short)
             except Exception:  # of the model's code, which may raise anything
                 return None
-        return None if changes.found or stack.stem.shape[:2] != short["attention_mask"].shape else stack
+        return None if changes.found or stack.stem.shape[:2] != attended_mask(short).shape else stack
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self.calls)
 
     def apply(self, step: Step, state: Tensor, copies: int = 1) -> Tensor:
         """Run one step of an order; see ``Stack.apply``."""
@@ -146,7 +163,8 @@ class LayerStack:
 
     def head(self, state: Tensor) -> Any:
         """Return the output of the model for final hidden states; see ``Stack.head``."""
-        return output_for(self.model, self.points.layers, self.batch, state)
+        with named_errors(self.model):
+            return output_for(self.model, self.points.layers, self.batch, state)
 
     def rows(self, state: Tensor, at: Tensor) -> Tensor:
         """Return the rows of a state at some tokens; see ``Stack.rows``."""
@@ -162,7 +180,7 @@ class LayerStack:
 
     def _run(self, layer: int, state: Tensor, copies: int) -> Tensor:
         """Run a layer on states side by side."""
-        args, kwargs = repeated(self._calls[layer], len(self.stem), copies)
+        args, kwargs = repeated(self.calls[layer], len(self.stem), copies)
         return first_tensor(self.points.layers[layer](state, *args, **kwargs))
 
     def _may_repeat(self) -> bool:
@@ -171,7 +189,7 @@ class LayerStack:
             return False
         if pattern not in self._checked:
             stack = self._smaller(pattern)
-            mask = stack.batch["attention_mask"].bool()
+            mask = attended_mask(stack.batch)
             self._checked[pattern] = copies_agree(stack._run, len(stack), stack.stem, mask)
         return self._checked[pattern]
 
@@ -181,7 +199,7 @@ class LayerStack:
         if short is not None and short._pattern == pattern:
             return short
         if len(self.stem) > 2:
-            few = select(self.batch, two_sequences(self.batch["attention_mask"].bool()))
+            few = select(self.batch, two_sequences(attended_mask(self.batch)))
             longer = LayerStack.record(self.model, self.points, few)
             if longer._pattern == pattern:
                 return longer
@@ -191,5 +209,5 @@ class LayerStack:
     def _pattern(self) -> Hashable | None:
         """Which arguments are repeated, ``None`` if some cannot be."""
         batch = len(self.stem)
-        pattern = pattern_of(tuple(self._calls), batch)
+        pattern = pattern_of(tuple(self.calls), batch)
         return None if pattern is None else (batch == 1, pattern)

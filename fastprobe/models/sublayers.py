@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import StopForward
+from fastprobe.models.calling import StopForward, with_first_tensor
 from fastprobe.models.forwards import replaced_forwards
+from fastprobe.models.layouts import Layout, Part
+from fastprobe.models.places import Place
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.orders import Sublayer
 
@@ -35,27 +37,39 @@ def run_sublayer(points: ModelPoints, step: Sublayer, state: Tensor, run_layer: 
     Raises:
         UnsupportedModelError: the layer has no such part, or attention and FFN read the same state.
     """
-    if points.parallel:
+    layout = points.layouts[step.layer]
+    if layout.parallel:
         raise UnsupportedModelError(
             f"order {step}: attention and FFN of this model read one state and cannot be run apart"
         )
-    if not points.has_ffn:
-        if step.part == "ffn":
-            raise UnsupportedModelError(f"order {step}: the layers of this model have no FFN")
+    if not layout.has_ffn or layout.attn is None:
+        if not layout.has_ffn and layout.attn is None:
+            raise UnsupportedModelError(
+                f"order {step}: attention and FFN of this layer were not found ({layout.reason})"
+            )
+        if step.part == ("ffn" if layout.attn else "attention"):
+            lacking = "FFN" if layout.attn else "attention"
+            raise UnsupportedModelError(f"order {step}: the layers of this model have no {lacking}")
         return run_layer()
+    if layout.others or layout.attn.skip != 1 or layout.attn.skips_norm:
+        raise UnsupportedModelError(
+            f"order {step}: the halves of this layer cannot be run apart, because it has {layout.form}"
+        )
     layer = points.layers[step.layer]
-    return _attention(points, layer, run_layer) if step.part == "attention" else _ffn(points, layer, state, run_layer)
+    if step.part == "attention":
+        return _attention(points.found[step.layer].place("resid_mid"), layer, run_layer)
+    return _ffn(layout, layout.attn, layer, state, run_layer)
 
 
-def _attention(points: ModelPoints, layer: nn.Module, run_layer: RunLayer) -> Tensor:
-    """Run a layer up to ``resid_mid``, the state between attention and FFN, and return that state."""
+def _attention(between: Place, layer: nn.Module, run_layer: RunLayer) -> Tensor:
+    """Run a layer up to the state between attention and FFN, and return that state."""
     found: list[Tensor] = []
 
     def stop(state: Tensor) -> None:
         found.append(state)
         raise StopForward
 
-    with points.places["resid_mid"].read(layer, stop):
+    with between.read(layer, stop):
         try:
             run_layer()
         except StopForward:
@@ -63,27 +77,27 @@ def _attention(points: ModelPoints, layer: nn.Module, run_layer: RunLayer) -> Te
     raise AssertionError("a layer ended without its attention")
 
 
-def _ffn(points: ModelPoints, layer: nn.Module, state: Tensor, run_layer: RunLayer) -> Tensor:
+def _ffn(layout: Layout, attn: Part, layer: nn.Module, state: Tensor, run_layer: RunLayer) -> Tensor:
     """Run a layer whose attention adds nothing to the state, and return its output."""
-    layout = points.layout
-    name = layout.attn_proj.partition(".")[0]
-    attention, norm = layer.get_submodule(name), layer.get_submodule(layout.attn_norm)
-    alone, norm_inside = _returns_tensor(attention, run_layer), layout.attn_norm.startswith(f"{name}.")
+    norm = layer.get_submodule(attn.sum_norm) if attn.sum_norm else None
+    norm_inside = attn.sum_norm.startswith(f"{layout.attention}.")
+    attention = layer.get_submodule(layout.attention if norm_inside else attn.out)
+    alone = _returns_tensor(attention, run_layer)
 
     def attend(*_: Any, **__: Any) -> Any:
-        out = norm(state) if norm_inside and layout.post_ln else torch.zeros_like(state)  # the norm has hooks
+        out = norm(state) if norm is not None and norm_inside else torch.zeros_like(state)  # the norm has hooks
         return out if alone else (out, None)
 
     forwards: dict[nn.Module, Any] = {attention: attend}
-    if layout.post_ln:  # the norm after the attention returns the input of the layer
+    if norm is not None:  # the norm after the attention returns the input of the layer
         forwards[norm] = lambda *_, **__: state
 
     def nothing(_: nn.Module, __: Any, out: Any) -> Any:
-        return torch.zeros_like(state) if isinstance(out, Tensor) else (torch.zeros_like(state), *out[1:])
+        return with_first_tensor(out, torch.zeros_like(state))
 
     with replaced_forwards(forwards), ExitStack() as hooks:
-        if not layout.post_ln:  # after the hooks of a scaled skip connection, which add to the output of the attention
-            added = layer.get_submodule(layout.attn_post_norm or layout.attn)
+        if norm is None:  # after the hooks of a scaled skip connection, which add to the output of the attention
+            added = layer.get_submodule(attn.added)
             hooks.enter_context(added.register_forward_hook(nothing))
         return run_layer()
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.calling import (
     StopForward,
@@ -20,9 +21,9 @@ from fastprobe.models.calling import (
     device_of,
     evaluating,
     first_tensor,
+    inputs_of,
     to_device,
     without_cache,
-    without_labels,
 )
 from fastprobe.models.copies import two_sequences
 from fastprobe.models.identities import TOLERANCE
@@ -47,10 +48,10 @@ def check_wrapper(model: nn.Module, points: ModelPoints, batch: Mapping[str, Any
     by_transformers = type(model).__module__.startswith("transformers.models.") and "forward" not in vars(model)
     if body is model or (by_transformers and not model._forward_pre_hooks):
         return
-    mask = batch["attention_mask"].bool()
-    few = select(without_labels(batch), two_sequences(mask) if len(mask) > 1 else torch.zeros(1, dtype=torch.int64))
+    mask = attended_mask(batch)
+    few = select(inputs_of(batch), two_sequences(mask) if len(mask) > 1 else torch.zeros(1, dtype=torch.int64))
     few = to_device(few, device_of(model))
-    mask = few["attention_mask"].bool()
+    mask = attended_mask(few)
     wrapper, inner = type(model).__name__, type(body).__name__
     with evaluating(model), torch.no_grad():
         expected = _last_state(body, points, {**few, **without_cache(body)})

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from fastprobe.results import figure
+from fastprobe.pretraining.legend import COLUMNS
 from fastprobe.results.result import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from fastprobe.results.views import Line, Profiles, ReferenceLine, View
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,12 +27,10 @@ class Pretraining(Result):
 
     kind: ClassVar[str] = "pretraining"
     metric: ClassVar[str] = "held_out_loss"
+    columns = COLUMNS
 
-    def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
-        """The losses over steps, and the unigram loss as a line."""
+    def views(self, metric: str) -> list[View]:
+        """Return the losses over steps, and the unigram loss as a line."""
         rows = self.rows_with(metric)
-        drawing, (axes,) = figure.panels(self.title)
-        loss = figure.Line([row[metric] for row in rows], x=[row["step"] for row in rows])
-        unigram = figure.ReferenceLine(self.config["unigram_loss"], "unigram")
-        figure.lines(axes, [loss], x_label="step", y_label=metric, reference=unigram, legend_beside=False)
-        return figure.save_figure(drawing, path)
+        losses = Line([row[metric] for row in rows], metric, x=[row["step"] for row in rows])
+        return [Profiles([losses], "step", metric, reference=ReferenceLine(self.config["unigram_loss"], "unigram"))]

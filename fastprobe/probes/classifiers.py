@@ -12,6 +12,7 @@ from fastprobe.ops.products import matmul
 from fastprobe.probes.sums import ProbeSums, block
 from fastprobe.regression.least_squares import Factorisation, Fit, LeastSquares
 from fastprobe.regression.scores import r2_cv, r2_cv_se, r2_score
+from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.progress import PassProgress
 
 
@@ -61,6 +62,9 @@ def solve(
 ) -> tuple[list[dict[str, dict[str, Any]]], list[list[StateClassifiers]]]:
     """Return the columns that follow from sums, by state and task, and the classifiers of every state.
 
+    Several processes take a state each in turn. The columns of all states come together, the classifiers do not: those
+    of a state are in the process that solved it.
+
     Args:
         sums: of all tokens.
         method: ridge penalty and rank threshold.
@@ -68,9 +72,13 @@ def solve(
     """
     columns: list[dict[str, dict[str, Any]]] = []
     classifiers: list[list[StateClassifiers]] = []
+    ranks = Ranks.here()
     for state, of_state in enumerate(sums.moments):
         columns.append({})
         classifiers.append([])
+        progress.ran(1)
+        if state % ranks.size != ranks.rank:
+            continue
         for group, moments in zip(sums.groups, of_state, strict=True):
             source = Factorisation.of(moments, block(state), method)
             fits = {task: source.fit(task) for task in group}
@@ -87,8 +95,8 @@ def solve(
                     "majority": float(counts.max() / counts.sum()),
                     "tokens": moments.tokens,
                 }
-        progress.ran(1)
-    return columns, classifiers
+    solved = ranks.gather(columns)
+    return [solved[state % ranks.size][state] for state in range(len(columns))], classifiers
 
 
 def _side_by_side(maps: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import select
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.sample import SequenceSample
-from fastprobe.errors import InputError
+from fastprobe.data.shares import Shares
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.protocols import MakeStack
 from fastprobe.models.resolve import ModelPoints
@@ -26,6 +26,7 @@ from fastprobe.probes.token_labels import TokenLabels
 from fastprobe.regression.linear_fit import fold_of_sequences
 from fastprobe.reordering.checked_stack import check_stack
 from fastprobe.reordering.order_runs import OrderRuns
+from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.progress import PassProgress
 
 
@@ -51,12 +52,13 @@ class StateRows:
     make_stack: MakeStack = field(init=False, default=LayerStack.record)
     runner: str = field(init=False, default="none")
     classes: dict[str, Tensor] = field(init=False, default_factory=dict)  # task -> (rows,)
-    fold: Tensor = field(init=False)  # (rows,), -1 for padding
+    fold: Tensor = field(init=False)  # (rows,), -1 for rows that do not count
 
-    def check(self, batch: Mapping[str, Any]) -> None:
-        """Check the layers of the model on the first batch, and choose how they run."""
+    def check(self, batch: Mapping[str, Any]) -> int:
+        """Check the layers of the model on the first batch, choose how they run, and return the width of states."""
         inputs = to_device(self._inputs(batch), device_of(self.model))
         self.make_stack, self.runner = check_stack(self.model, self.points, inputs, edits=self.edits)
+        return self.make_stack(self.model, self.points, inputs).stem.shape[-1]
 
     def of(self, batch: Mapping[str, Any], fold: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield every state as its number and ``(rows, width)``, state 0 first. Sets ``classes`` and ``fold``.
@@ -67,7 +69,7 @@ class StateRows:
         """
         order = fold.argsort(stable=True)  # sums take the rows of one fold as a slice
         batch = to_device(select(batch, order), device_of(self.model))
-        mask = checked_mask(batch, 0)
+        mask = counted_mask(batch)
         stack = self.make_stack(self.model, self.points, self._inputs(batch))
         self.classes = {task: stack.by_row(column) for task, column in self.labels(batch).items()}
         self.fold = stack.by_row(torch.where(mask, fold[order].to(mask.device)[:, None], -1))
@@ -94,6 +96,7 @@ class SumPass:
         self._states, self._sample, self._folds, self._backend = states, sample, folds, backend
         self.sequences = 0
         self.largest_batch = 0
+        self.counted: dict[str, Any] = {}
 
     def run(self, batches: Iterable[Mapping[str, Any]], fast: FastLinear, progress: PassProgress) -> ProbeSums:
         """Return the sums over all tokens.
@@ -106,31 +109,32 @@ class SumPass:
         Raises:
             InputError: there are no batches, or the sums do not fit in the free memory.
         """
-        sums: ProbeSums | None = None
+        ranks = Ranks.here()
+        shares = Shares(batches, ranks)
+        self.counted = shares.counted
+        sums = self._open(self._states.check(shares.head))
         progress.begin("sums", getattr(batches, "tokens", None), "tokens")
-        for batch in batches:
-            fold = self._fold(batch)
-            if not self.sequences:
-                self._states.check(batch)
-            for state, rows in self._states.of(batch, fold):
-                with fast.suspended():
-                    sums = sums or self._open(rows)
-                    sums.add(state, rows, self._states.classes, self._states.fold, self._backend)
-            self._sample.add(batch, fold)
-            self.sequences += len(fold)
-            self.largest_batch = max(self.largest_batch, len(fold))
-            progress.ran(int(batch["attention_mask"].sum()))
-        if sums is None:
-            raise InputError("batches: there are none")
+        for share in shares.rounds():
+            for batch in share.batches:
+                count = attended_mask(batch).shape[:1]
+                fold = fold_of_sequences(share.first, count, max(self._folds, 1), torch.device("cpu"), share.step)
+                for state, rows in self._states.of(batch, fold):
+                    with fast.suspended():
+                        sums.add(state, rows, self._states.classes, self._states.fold, self._backend)
+                self._sample.add(batch, fold, share.first, share.step)
+                self.largest_batch = max(self.largest_batch, len(fold))
+            if share.opens:
+                sums.share_origins_()
+            self.sequences = share.sequences
+            progress.ran(share.tokens)
+        sums.all_reduce_()
+        self._sample.gather_(ranks)
+        self.largest_batch = max(ranks.gather(self.largest_batch))
         return sums
 
-    def _fold(self, batch: Mapping[str, Any]) -> Tensor:
-        count = batch["input_ids"].shape[:1]
-        return fold_of_sequences(self.sequences, count, max(self._folds, 1), torch.device("cpu"))
-
-    def _open(self, rows: Tensor) -> ProbeSums:
+    def _open(self, width: int) -> ProbeSums:
         states = 1 + len(self._states.plan.ends)
-        return ProbeSums(self._states.labels, rows.shape[1], states, self._folds, rows.device).open()
+        return ProbeSums(self._states.labels, width, states, self._folds, device_of(self._states.model)).open()
 
 
 def count_accuracies(
@@ -153,6 +157,8 @@ def count_accuracies(
     """
     if len(sample):
         progress.begin("accuracy", len(sample), "sequences")
+    if not any(classifiers):
+        return
     for batch, fold in sample.batches(batch_size):
         for state, rows in states.of(batch, fold):
             with fast.suspended():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,23 +15,24 @@ from fastprobe.data.checks import check_repeatable
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
 from fastprobe.models.calling import arguments_of, body_of, evaluating
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, wanted_of
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
-from fastprobe.probes.classifiers import solve
+from fastprobe.probes.classifiers import StateClassifiers, solve
+from fastprobe.probes.legend import COLUMNS
 from fastprobe.probes.passes import StateRows, SumPass, count_accuracies
-from fastprobe.probes.picture import picture
 from fastprobe.probes.token_labels import OF_IDS, OF_TEXT, TokenLabels
+from fastprobe.probes.views import probe_views
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.results.result import Result
+from fastprobe.results.views import View
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.progress import PassProgress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +41,7 @@ class Probes(Result):
 
     kind: ClassVar[str] = "probe"
     metric: ClassVar[str] = "r2_cv"
+    columns = COLUMNS
 
     @property
     def tasks(self) -> list[str]:
@@ -90,19 +92,17 @@ class Probes(Result):
             for task, centre, total in zip(self.tasks, centres, best[:, -1], strict=True)
         }
 
-    def plot(self, path: str | Path | None = None, metric: str = "r2_cv") -> Figure:
-        """Draw one line a task over states; orders other than the baseline are dashed.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
+    def views(self, metric: str) -> list[View]:
+        """Return one line a task over states; orders other than the baseline are dashed."""
         self.rows_with(metric)  # raises if there are none
-        matrices = {order: self.matrix(metric, order) for order in self.orders}
-        return picture(self.title, metric, self.tasks, matrices, path)
+        values, errors = (
+            {order: self.matrix(column, order) for order in self.orders} for column in (metric, f"{metric}_se")
+        )
+        return probe_views(metric, self.tasks, values, errors)
 
 
 @renamed_arguments(which="orders", fit="method")
+@together()
 @plain_numbers
 def probe(
     model: nn.Module,
@@ -114,6 +114,7 @@ def probe(
     folds: int = 5,
     method: LeastSquares | None = None,
     score_sequences: int | str = 64,
+    stack: str | None = None,
     memory: int | None = None,
     backend: str = "auto",
     seed: int = 0,
@@ -130,7 +131,8 @@ def probe(
     Args:
         model: a Hugging Face encoder or decoder.
         batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``, and with your own labels,
-            integers of that shape, below 0 for tokens without a label; read twice.
+            integers of that shape, below 0 for tokens without a label; perhaps ``token_mask``, the tokens that count;
+            read twice.
         tasks: ``token``, ``previous``, ``next``, ``position``, ``word_piece``, ``sentence`` (see
             :class:`~fastprobe.probes.token_labels.TokenLabels`), and keys of the batches that hold labels. By default
             all that need no labels, without the last two if there is no tokenizer.
@@ -139,6 +141,7 @@ def probe(
         folds: of the held-out scores; 0 for none.
         method: ridge penalty and rank threshold.
         score_sequences: number of sequences for the accuracies; ``"all"``, or 0 for none.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         backend: implementation of the sums.
         seed: of the hash that selects the sequences for the accuracies.
@@ -152,7 +155,8 @@ def probe(
         >>> probes = probe(model, batches, tokenizer=tokenizer, orders=[[0, 2, 1, 3]])  # doctest: +SKIP
         >>> probes.expected_state(), probes.expected_state("0,2,1,3")  # doctest: +SKIP
     """
-    points = resolve(model)
+    points, ranks = resolve(model, stack), Ranks.here()
+    model = points.part_of(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
     check_repeatable(batches, "a probe reads them twice")
@@ -164,23 +168,24 @@ def probe(
             f"tasks: {taken[0]!r} is an argument of {type(model).__name__}, which would not get it; give the labels "
             "another key"
         )
+    asked = {"tasks": chosen, "orders": [*map(str, wanted)], "folds": folds, "method": method}
+    check_same_run(model, points, ranks, **asked, score_sequences=score_sequences, seed=seed)
     batches = ModelBatches(model, points, batches, labels=chosen)
     sample = SequenceSample.of(score_sequences, seed)
     method, labels = method or LeastSquares(), TokenLabels(chosen, batches, tokenizer)
+    ranks.agree("labels", getattr(batches.source, "classes", {}), "use integers, or batches that are not split")
     prefixes = list(dict.fromkeys(order.steps[:k] for order in wanted for k in range(1, len(order) + 1)))
     edits = list(dict.fromkeys(step for order in wanted for step in order.edits))
     states = StateRows(model, points, labels, OrderPlan.of(prefixes), edits, memory)
     first_pass = SumPass(states, sample, folds, backend)
-    with PassProgress(progress) as bars, evaluating(model), torch.no_grad(), FastLinear() as fast:
+    with PassProgress(progress and ranks.is_first) as bars, evaluating(model), torch.no_grad(), FastLinear() as fast:
         sums = first_pass.run(batches, fast, bars)
         bars.begin("classifiers", len(sums.moments), "states")
         with fast.suspended():
             columns, classifiers = solve(sums, method, bars)
         count_accuracies(states, sample, first_pass.largest_batch, classifiers, fast, bars)
-    for found, of_state in zip(columns, classifiers, strict=True):
-        for one in of_state:
-            for task in one.tasks:
-                found[task] |= {name: one.accuracy(task, name) for name in ("accuracy", "accuracy_cv")}
+    for state, task, accuracies in itertools.chain(*ranks.gather([*_accuracies(classifiers)])):
+        columns[state][task] |= accuracies
     plan = OrderPlan.of(wanted)
     config = {
         "layers": depth,
@@ -188,12 +193,14 @@ def probe(
         "sequences": first_pass.sequences,
         "scored_sequences": len(sample),
         "tokens": max(row["tokens"] for row in columns[0].values()),
-        "columns": len(classifiers[0][0].mean),
+        "columns": sums.width,
         "folds": folds,
         "alpha": method.alpha,
         "rcond": method.rcond,
         "seed": seed,
         "runner": states.runner,
+        **first_pass.counted,
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
         "moment_bytes": sums.nbytes,
@@ -215,6 +222,14 @@ def probe(
     result = Probes(config, rows)
     config["expected_state"] = {order: result.expected_state(order) for order in result.orders}
     return result
+
+
+def _accuracies(classifiers: Sequence[Sequence[StateClassifiers]]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield state, task and the accuracies of each classifier of this process."""
+    for state, of_state in enumerate(classifiers):
+        for one in of_state:
+            for task in one.tasks:
+                yield state, task, {name: one.accuracy(task, name) for name in ("accuracy", "accuracy_cv")}
 
 
 def _select_tasks(tasks: str | Sequence[str] | None, tokenizer: Any) -> list[str]:

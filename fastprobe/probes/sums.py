@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -39,7 +40,7 @@ class ProbeSums:
             ]
             for x in map(block, range(states))
         ]
-        self.device = device
+        self.width, self.device = width, device
         self.moments: list[list[Moments]] = []
 
     @property
@@ -61,6 +62,16 @@ class ProbeSums:
             )
         self.moments = [[Moments.zero(plan, self.device) for plan in plans] for plans in self.plans]
         return self
+
+    def share_origins_(self) -> None:
+        """Take the origins of the first process that has rows; see :meth:`Moments.share_origins_`."""
+        for moments in itertools.chain(*self.moments):
+            moments.share_origins_()
+
+    def all_reduce_(self) -> None:
+        """Add the rows of all processes."""
+        for moments in itertools.chain(*self.moments):
+            moments.all_reduce_()
 
     def add(self, state: int, rows: Tensor, classes: Mapping[str, Tensor], fold: Tensor, backend: str) -> None:
         """Add the rows of a state.

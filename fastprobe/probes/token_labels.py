@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import attended_mask, counted_mask
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
+from fastprobe.runtime.distributed import Ranks
 
 OF_IDS = ("token", "previous", "next", "position")
 OF_TEXT = ("word_piece", "sentence")
@@ -48,18 +51,22 @@ class TokenLabels:
         pieces, ends = _kinds_of_token(tokenizer) if tokenizer is not None else ((), ())
         self._pieces, self._ends = torch.tensor(pieces, dtype=torch.long), torch.tensor(ends, dtype=torch.long)
         ids, longest, self._classes = torch.zeros(1, dtype=torch.long), 0, dict.fromkeys(self.given, 0)
-        for number, batch in enumerate(batches):
-            mask = checked_mask(batch, number)
-            seen = torch.bincount(batch["input_ids"][mask].cpu())
-            longer, shorter = (seen, ids) if len(seen) > len(ids) else (ids, seen)
-            longer[: len(shorter)] += shorter
-            ids, longest = longer, max(longest, int(mask.sum(1).max()))
-            for task in self.given:
-                self._classes[task] = max(self._classes[task], int(_given(batch, task, number)[mask].max()) + 1)
+        ranks = Ranks.here()
+        for share in Shares(batches, ranks).rounds():
+            for batch in share.batches:
+                mask = counted_mask(batch)
+                ids = _added(ids, torch.bincount(batch["input_ids"][mask].cpu()))
+                longest = max(longest, _largest(_places(batch), mask) + 1)
+                for task in self.given:
+                    largest = _largest(_given(batch, task, share.number), mask)
+                    self._classes[task] = max(self._classes[task], largest + 1)
+        counts, lengths, found = zip(*ranks.gather((ids, longest, self._classes)), strict=True)
+        ids, longest = functools.reduce(_added, counts), max(lengths)
+        self._classes = {task: max(of_process[task] for of_process in found) for task in self.given}
         for task, classes in self._classes.items():
             if not classes:
                 raise InputError(f"tasks: no token has a label of {task!r}; labels are integers from 0 on")
-        self._frequent = torch.zeros(len(ids), dtype=torch.long)
+        self._frequent = torch.zeros(len(ids) + 1, dtype=torch.long)  # the last one is for all larger ids
         order = ids.argsort(descending=True, stable=True)[:FREQUENT]
         order = order[ids[order] > 0]
         self._frequent[order] = torch.arange(1, len(order) + 1)
@@ -71,9 +78,9 @@ class TokenLabels:
         return self._classes[task]
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the class of every token by task, ``(batch, length)`` int64; -1 for none."""
-        mask, ids = checked_mask(batch, 0), batch["input_ids"]
-        place = mask.long().cumsum(1) - 1
+        """Return the class of every token by task, ``(batch, length)`` int64; -1 for none, or if it does not count."""
+        mask, ids = attended_mask(batch), batch["input_ids"]
+        place = _places(batch)
         kind = self._frequent.to(ids.device)[ids.clamp(max=len(self._frequent) - 1)]
         none = torch.full_like(kind[:, :1], self._classes["next"] - 1)
         made = {
@@ -86,7 +93,25 @@ class TokenLabels:
         ended = (torch.isin(ids, self._ends.to(ids.device)) & mask).long()
         made["sentence"] = (ended.cumsum(1) - ended).clamp(max=SENTENCES - 1)
         made |= {task: _given(batch, task, 0).to(ids.device).clamp(min=-1) for task in self.given}
-        return {task: torch.where(mask, made[task], -1) for task in self.tasks}
+        return {task: torch.where(counted_mask(batch), made[task], -1) for task in self.tasks}
+
+
+def _places(batch: Mapping[str, Any]) -> Tensor:
+    """Return the position of every token among those that are not padding, ``(batch, length)`` int64."""
+    return attended_mask(batch).long().cumsum(1) - 1
+
+
+def _largest(values: Tensor, mask: Tensor) -> int:
+    """Return the largest value at the tokens that count, -1 if none does."""
+    return int(values[mask].max()) if mask.any() else -1
+
+
+def _added(one: Tensor, other: Tensor) -> Tensor:
+    """Return the sum of two vectors of counts; missing counts are zero."""
+    longer, shorter = (one, other) if len(one) > len(other) else (other, one)
+    longer = longer.clone()
+    longer[: len(shorter)] += shorter
+    return longer
 
 
 def _given(batch: Mapping[str, Any], task: str, number: int) -> Tensor:

@@ -157,11 +157,7 @@ class LinearFit:
         return self
 
     def all_reduce_(self) -> LinearFit:
-        """Add the rows of all processes of ``torch.distributed``, in place.
-
-        Raises:
-            InputError: there is no process group.
-        """
+        """Add the rows of all processes of ``torch.distributed``, in place. A single process has all rows."""
         self.moments.all_reduce_()
         self._solved = None
         return self

@@ -12,7 +12,7 @@ Sums of several shards are added: moments are a commutative monoid under :meth:`
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from torch import Tensor
 
 from fastprobe.errors import InputError, NumericalError, ShapeError
 from fastprobe.ops.gram import Block, Pair, gram_
+from fastprobe.ops.gram.known_folds import remember_largest
 from fastprobe.ops.unit_sum import UnitSum, unit_sum
 from fastprobe.regression.moment_plan import MomentPlan, Stage
 from fastprobe.regression.moments_file import reading_moments_file, write_moments_file
 from fastprobe.runtime import memory
+from fastprobe.runtime.distributed import Ranks
 
 
 class Moments:
@@ -98,12 +100,17 @@ class Moments:
                 )
             if not rows[block].dtype.is_floating_point:
                 raise ShapeError(f"{block}: rows must be floating, got {rows[block].dtype}")
-        valid = fold >= 0
-        if not valid.any():
+        if not len(fold):
             return
-        if int(fold.max()) >= self.plan.folds:
-            raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {int(fold.max())}")
-        units = unit_sums({block: rows[block] for block in stage.fresh}, valid, backend, exact=exact)
+        valid = fold >= 0
+        fresh = {block: rows[block] for block in stage.fresh}
+        # One read of the device for everything that the host has to know of a batch.
+        units, (largest,) = unit_sums(fresh, valid, backend, exact=exact, beside=[fold.max()])
+        if largest < 0:
+            return
+        if largest >= self.plan.folds:
+            raise ShapeError(f"fold: must be below {self.plan.folds}, the folds of the plan, got {largest}")
+        remember_largest(fold, largest)
         blocks = [b for b in self.plan.widths if b in stage.blocks and b not in self.plan.parts]
         with torch.autocast(fold.device.type, enabled=False):
             for block in blocks:
@@ -128,7 +135,7 @@ class Moments:
         self.dtype = _coarsest(self.dtype, dtype)
         self.precision = _coarsest(self.precision, "float64" if exact else dtype)
         if stage.first:
-            self.counts += torch.bincount(fold[valid], minlength=self.plan.folds)
+            self.counts.index_add_(0, fold.clamp(min=0), valid.double())
 
     @torch.no_grad()
     def update_classes_(self, x: str, y: str, rows: Tensor, label: Tensor, fold: Tensor) -> None:
@@ -227,24 +234,45 @@ class Moments:
         self.precision = _coarsest(self.precision, other.precision)
         return self
 
-    def all_reduce_(self) -> Moments:
-        """Replace these moments by their sum over all processes of ``torch.distributed``.
-
-        Raises:
-            InputError: there is no process group.
-        """
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            raise InputError(
-                "all_reduce_: there is no process group; call torch.distributed.init_process_group first, or leave "
-                "this call out in a single process"
-            )
-        origins = {block: _agreed(self.origin(block), bool(self.origins)) for block in self.sums}
-        for mine, shifted in zip(self._sums(), list(self._sums_about(origins)), strict=True):
-            torch.distributed.all_reduce(shifted)
-            mine.copy_(shifted)
-        self._whole.clear()
-        self.origins = origins
+    def negate_(self) -> Moments:
+        """Negate every sum, so that rows added before a second call are subtracted."""
+        for tensor in self._sums():
+            tensor.neg_()
         return self
+
+    def all_reduce_(self) -> Moments:
+        """Replace these moments by their sum over all processes of ``torch.distributed``."""
+        ranks = Ranks.here()
+        if ranks.size == 1:
+            return self
+        self.share_origins_()
+        dtypes, precisions, backends = zip(*ranks.gather((self.dtype, self.precision, self.backend)), strict=True)
+        self.dtype, self.precision = _coarsest(*dtypes), _coarsest(*precisions)
+        self.backend = next(filter(None, backends), "")
+        ranks.sum_(self._sums())
+        self._whole.clear()
+        return self
+
+    def collect_(self) -> Moments:
+        """Move the rows of all processes to the first one. The others keep moments of no rows, with its origins."""
+        self.all_reduce_()
+        if not Ranks.here().is_first:
+            for mine in self._sums():
+                mine.zero_()
+        return self
+
+    def share_origins_(self) -> None:
+        """Move the sums of all processes to the origins of the first one that has some. A collective call."""
+        ranks = Ranks.here()
+        if ranks.size == 1:
+            return
+        origins: dict[str, Tensor] = {}
+        for of_process in ranks.gather({block: origin.cpu() for block, origin in self.origins.items()}):
+            origins = {block: origin.to(self.counts.device) for block, origin in of_process.items()} | origins
+        if any(not torch.equal(self.origin(block), origin) for block, origin in origins.items()):
+            for mine, moved in zip(self._sums(), list(self._sums_about(origins)), strict=True):
+                mine.copy_(moved)
+        self.origins = origins
 
     def _sums(self) -> list[Tensor]:
         """Return every tensor of sums, in the order of :meth:`_sums_about`."""
@@ -322,35 +350,30 @@ def _coarsest(*dtypes: str) -> str:
     return max(dtypes, key=("", "float64", "float32", "float16", "bfloat16").index)
 
 
-def _agreed(origin: Tensor, mine_counts: bool) -> Tensor:
-    """Return, on every process of ``torch.distributed``, the origin of the first process that has one."""
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    first = torch.tensor(rank if mine_counts else world, device=origin.device)
-    torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
-    agreed = origin.clone() if rank == int(first) else torch.zeros_like(origin)
-    torch.distributed.all_reduce(agreed)
-    return agreed
-
-
-def unit_sums(rows: Mapping[str, Tensor], valid: Tensor, backend: str, *, exact: bool = False) -> dict[str, UnitSum]:
-    """Return the sum of unit rows of every block, over the rows that count.
+def unit_sums(
+    rows: Mapping[str, Tensor], valid: Tensor, backend: str, *, exact: bool = False, beside: Sequence[Tensor] = ()
+) -> tuple[dict[str, UnitSum], list[int]]:
+    """Return the sum of unit rows of every block, over the rows that count, and some integers read with their flags.
 
     Args:
         rows: block -> ``(N, width)``.
         valid: ``(N,)`` bool: the rows that count.
         backend: the backend of the operation.
         exact: widen the rows to float64 first.
+        beside: () integers to read from the device at the same time.
 
     Raises:
         NumericalError: a row that counts is not finite; the message names the block.
     """
-    found = {}
-    for block, part in rows.items():
-        wide = torch.float64 if exact or part.dtype == torch.float64 else torch.float32
-        found[block] = unit_sum.on_if_implemented("auto" if exact else backend)(part.to(wide) if exact else part, valid)
-        if not found[block].finite:
+    operation = unit_sum.on_if_implemented("auto" if exact else backend)
+    found = {block: operation(part.double() if exact else part, valid) for block, part in rows.items()}
+    flags = [number.long().to(valid.device) for number in (*beside, *(units.finite for units in found.values()))]
+    numbers = torch.stack(flags).tolist() if flags else []
+    for block, finite in zip(found, numbers[len(beside) :], strict=True):
+        if not finite:
+            wide = torch.float64 if exact or rows[block].dtype == torch.float64 else torch.float32
             raise NumericalError(f"{block}: a token's activation is NaN, infinite or too large for {wide}")
-    return found
+    return found, numbers[: len(beside)]
 
 
 def _origin(rows: Tensor, valid: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ Files of version 0.1.0, whose plan calls ``units`` by another name, are read too
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastprobe.errors import InputError
 from fastprobe.regression.moment_plan import MomentPlan
-from fastprobe.runtime.files import replacing
+from fastprobe.runtime.tensor_file import write_tensors
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,7 @@ def write_moments_file(
         OSError: the file cannot be written, for example because the disk is full.
     """
     metadata = {"plan": json.dumps(asdict(plan) | labels), "config": json.dumps(dict(config))}
-    with replacing(path) as temporary:
-        try:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)
-        except SafetensorError as error:  # holds the error of the system as text only
-            if found := re.search(r"os error (\d+)", str(error)):
-                code = int(found[1])
-                raise OSError(code, os.strerror(code)) from None
-            raise
+    write_tensors(path, tensors, metadata)
 
 
 @contextmanager

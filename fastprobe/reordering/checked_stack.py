@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import has_language_head, without_labels
+from fastprobe.models.calling import has_language_head, logits_of
 from fastprobe.models.edit_checks import check_edits
+from fastprobe.models.forwards import final_state
 from fastprobe.models.identities import TOLERANCE, why_not_finite
 from fastprobe.models.memoryless import check_memoryless, run_backwards, states_of
 from fastprobe.models.protocols import MakeStack
@@ -42,14 +44,14 @@ def check_stack(
         UnsupportedModelError: the layers, run one after another, do not give the model's output; or a layer gives
             another output when it runs again; or an edit does not reach what its layer computes.
     """
-    present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
-    few = select(without_labels(batch), present)
+    present = attended_mask(batch).any(1).nonzero()[:2, 0]
+    few = select(batch, present)
     make, reason = (LayerStack.record, "a layer is edited") if edits else stack_for(model, points, few)
     if not reason:
         return make, "encoder"
-    longest = batch["attention_mask"].bool().sum(1).argmax()[None]
-    stack = LayerStack.record(model, points, select(without_labels(batch), longest))
-    mask = stack.batch["attention_mask"].bool()
+    longest = attended_mask(batch).sum(1).argmax()[None]
+    stack = LayerStack.record(model, points, select(batch, longest))
+    mask = attended_mask(stack.batch)
     if stack.stem.ndim != 3 or stack.stem.shape[:2] != mask.shape:
         raise UnsupportedModelError(
             f"{type(model).__name__}: its layers receive states of shape {tuple(stack.stem.shape)} for a batch of "
@@ -58,24 +60,24 @@ def check_stack(
     states = states_of(stack)
     few_stack, few_states = stack, states
     if len(present) > 1:  # masks of several sequences
-        short = LayerStack.record_short(model, points, without_labels(batch))
+        short = LayerStack.record_short(model, points, batch)
         few_stack = LayerStack.record(model, points, few) if short is None else short
         few_states = states_of(few_stack)
     else:
         run_backwards(stack, states[-1].clone())
     check_memoryless(stack, states, mask)
-    found = _checked_output(stack, states[-1])
+    logits = _checked_output(stack, states[-1])
     if few_stack is not stack:
-        found = _checked_output(few_stack, few_states[-1])
-    mask = few_stack.batch["attention_mask"].bool()
-    if has_language_head(model):
-        _check_head(few_stack, few_states[-1][mask], found[mask], mask.shape[1])
+        logits = _checked_output(few_stack, few_states[-1])
+    mask = attended_mask(few_stack.batch)
+    if logits is not None:
+        _check_head(few_stack, few_states[-1][mask], logits[mask], mask.shape[1])
     check_edits(few_stack, edits, few_states, mask)
     return partial(LayerStack.record, checked={}), f"modules of the model ({reason})"
 
 
-def _checked_output(stack: LayerStack, state: Tensor) -> Tensor:
-    """Return the output of a model for its final state, which must be the output of its own forward pass.
+def _checked_output(stack: LayerStack, state: Tensor) -> Tensor | None:
+    """Check the final state of a model and its logits against its own forward pass, and return the logits.
 
     Args:
         stack: the model on a few sequences.
@@ -84,17 +86,19 @@ def _checked_output(stack: LayerStack, state: Tensor) -> Tensor:
     Raises:
         UnsupportedModelError: the outputs differ, or are not finite.
     """
-    model, mask = stack.model, stack.batch["attention_mask"].bool()
-    found, expected = stack.head(state)[0], model(**stack.batch)[0]
-    error = float((found - expected)[mask].norm() / expected[mask].norm())
-    if math.isnan(error):
-        raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
-    if not error <= TOLERANCE[expected.dtype]:
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of its "
-            "norm; the model does something between its layers that fastprobe does not know"
-        )
-    return found
+    model, mask = stack.model, attended_mask(stack.batch)
+    expected, out = final_state(model, stack.points.layers, stack.batch)
+    logits = logits_of(stack.head(state)) if has_language_head(model) else None
+    for found, right in ((state, expected), *([] if logits is None else [(logits, logits_of(out))])):
+        error = float((found - right)[mask].norm() / right[mask].norm())
+        if math.isnan(error):
+            raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
+        if not error <= TOLERANCE[right.dtype]:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers, run one after another, differ from the model by {error:.1e} of "
+                "its norm; the model does something between its layers that fastprobe does not know"
+            )
+    return logits
 
 
 def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int) -> None:
@@ -110,7 +114,7 @@ def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int
     """
     moved = F.pad(tokens.flip(0), (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
     try:
-        found = stack.head(moved)[0].flatten(0, 1)[: len(tokens)].flip(0)
+        found = logits_of(stack.head(moved)).flatten(0, 1)[: len(tokens)].flip(0)
     except (RuntimeError, ValueError, IndexError):
         return
     error = float((found - expected).norm() / expected.norm())

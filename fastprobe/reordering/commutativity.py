@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import nn
 
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
@@ -20,18 +21,18 @@ from fastprobe.ops.products import FastLinear
 from fastprobe.orders import Order, parse, wanted_of
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
-from fastprobe.reordering import pictures
 from fastprobe.reordering.effects import Metric
+from fastprobe.reordering.legend import ORDERS
 from fastprobe.reordering.measured_orders import MeasuredOrders
 from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import CHANGES, EffectSums, changes
+from fastprobe.reordering.views import depth_views, order_views
 from fastprobe.results.result import BY_DEPTH, Result
+from fastprobe.results.views import View, square_heatmap
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.progress import OrderProgress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,6 +48,8 @@ class OrderEffects(Result):
 
     kind: ClassVar[str] = "commutativity"
     metric: ClassVar[str] = "relative_l2"
+    shown = ("delta_loss",)
+    columns = ORDERS
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
         """Return one metric of swaps as a symmetric ``(layers, layers)`` matrix; ``nan`` for pairs without a number.
@@ -73,21 +76,25 @@ class OrderEffects(Result):
                 line[: len(values)] = values
         return matrix
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw swaps as a heatmap, permutations over the layers they keep in place, and other orders as named dots.
+    def views(self, metric: str) -> list[View]:
+        """Return swaps as a heatmap, permutations over the layers they keep in place, and other orders as named dots.
 
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw; one that ends in ``_by_depth`` as a heatmap of orders and depths.
+        A column that ends in ``_by_depth`` is a heatmap of orders and depths.
         """
         baseline, *others = self.rows
         if metric.endswith(BY_DEPTH):
             column = metric.removesuffix(BY_DEPTH)
-            return pictures.profiles(self.title, column, others, self.profile(column)[1:], path)
+            return depth_views(column, others, self.profile(column)[1:])
         rows = [row for row in self.top(len(self.rows), metric) if row is not baseline]
         if _all_swaps(rows):
-            return pictures.pairs(self.title, metric, self.matrix(metric), "swapped with layer", path)
-        return pictures.orders(self.title, metric, rows, path)
+            return [square_heatmap(self.matrix(metric), x_label="layer", y_label="swapped with layer", label=metric)]
+        return order_views(metric, rows)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns that can be drawn, those of states by depth included."""
+        by_depth = [name for name in self.rows[0] if name.endswith(BY_DEPTH) and not name.endswith("_se" + BY_DEPTH)]
+        return [*super().metrics, *by_depth]
 
     @classmethod
     def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:
@@ -106,6 +113,7 @@ class OrderEffects(Result):
 
 
 @renamed_arguments(which="orders")
+@together()
 @plain_numbers
 def commutativity(
     model: nn.Module,
@@ -114,6 +122,7 @@ def commutativity(
     *,
     metrics: Mapping[str, Metric] | None = None,
     depths: bool = False,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
     journal: Journal | None = None,
@@ -121,21 +130,23 @@ def commutativity(
     """Run a model's layers in many orders and measure how each order changes the output.
 
     Orders with a common beginning share it: every distinct prefix runs once a batch. States are compared after the last
-    layer, over tokens that are not padding. A model with a language-model head also gets loss, accuracy, KL divergence
+    layer, over tokens that count: those of ``token_mask``, by default all but padding. A prediction counts if the token
+    that makes it does. A model with a language-model head also gets loss, accuracy, KL divergence
     and agreement with the baseline, at the tokens it predicts: the next ones for a decoder, or those with ``labels``
     other than -100. The model's own loss decides which logits belong to a label: those of the token before for a
     decoder, those of the token itself for an encoder.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``labels``, each ``(batch, length)``; read
-            once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``labels`` and ``token_mask``, the tokens
+            that count, each ``(batch, length)``; read once.
         orders: orders of the layers; the baseline is added in front.
         metrics: additional columns by name: functions of a final state and the baseline's, each ``(batch, length,
             width)``, to ``(batch, length)``. Rows have the mean over tokens.
         depths: also compare the state after every step with the baseline's after as many layers. Rows get lists
             ``relative_l2_by_depth`` and ``cosine_by_depth`` and their standard errors. Costs one more layer
             forward for each layer and batch.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
         journal: keeps finished orders on disk, and has those of an interrupted run, which do not run again.
@@ -151,23 +162,24 @@ def commutativity(
         >>> effects = commutativity(model, batches, fp.orders.swaps(12))  # doctest: +SKIP
         >>> effects.top(3, "relative_l2")  # doctest: +SKIP
     """
-    points = resolve(model)
+    points, ranks = resolve(model, stack), Ranks.here()
+    model = points.part_of(model)
     depth = len(points.layers)
     wanted = wanted_of(orders, depth)
+    check_same_run(model, points, ranks, orders=[*map(str, wanted)], metrics=[*(metrics or ())], depths=depths)
     batches = ModelBatches(model, points, batches)
+    shares = Shares(batches, ranks)
     metrics, journal = metrics or {}, journal or Journal()
     sums = EffectSums(len(wanted), metrics)
-    bar = OrderProgress(getattr(batches, "tokens", None), len(wanted), progress)
+    bar = OrderProgress(batches.tokens, len(wanted), progress and ranks.is_first)
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
-    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths}
+    resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths} | shares.config
     if journal.writes:
         resumable["weights"] = fingerprint(model)
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
-        for number, batch in enumerate(batches):
-            for index, found in enumerate(measured.sums(number, batch)):
+        for of_batch in measured.rounds(shares, ranks):
+            for index, found in enumerate(of_batch):
                 sums.add(index, found)
-    if not measured.sequences:
-        raise InputError("batches: there are none")
     rows = [
         {"order": str(order), "name": order.name} | sums.row(index) | changes(order, depth)
         for index, order in enumerate(wanted)
@@ -177,10 +189,12 @@ def commutativity(
         "layers": depth,
         "sequences": measured.sequences,
         "tokens": rows[0]["tokens"],
-        "runner": measured.runner,
+        "runner": next((runner for runner in ranks.gather(measured.runner) if runner != "none"), "none"),
+        **shares.counted,
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": plan.naive_applications,
-        "layer_forwards_run": measured.layer_forwards,
+        "layer_forwards_run": sum(ranks.gather(measured.layer_forwards)),
     }
     return OrderEffects(config, rows)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import counted_mask
+from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
-from fastprobe.models.calling import device_of, evaluating, to_device, without_labels
+from fastprobe.models.calling import device_of, evaluating, to_device
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -26,20 +27,19 @@ from fastprobe.orders import Order
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.orders.plan import OrderPlan
 from fastprobe.regression.least_squares import Factorisation, LeastSquares
-from fastprobe.reordering import pictures
 from fastprobe.reordering.checked_stack import check_stack
 from fastprobe.reordering.effects import Sums, compare, sum_by_sequence
+from fastprobe.reordering.legend import PAIRS
 from fastprobe.reordering.order_runs import OrderRuns
 from fastprobe.reordering.pairs import pair_matrix
 from fastprobe.reordering.rows import ratio, root
 from fastprobe.results.result import Result
+from fastprobe.results.views import View, square_heatmap
 from fastprobe.runtime.cores import side_by_side
 from fastprobe.runtime.deprecation import renamed_arguments
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.progress import OrderProgress
 from fastprobe.scan.result import LinearityScan
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FIRST_LAYER_INPUT = "own"
 """State of a pair: the input that its first layer has in the baseline."""
@@ -51,6 +51,7 @@ class Commutators(Result):
 
     kind: ClassVar[str] = "commutator"
     metric: ClassVar[str] = "relative_l2"
+    columns = PAIRS
 
     def matrix(self, metric: str = "relative_l2") -> np.ndarray:
         """Return one metric as a symmetric ``(layers, layers)`` matrix, ``nan`` on its diagonal.
@@ -60,22 +61,19 @@ class Commutators(Result):
         """
         return pair_matrix(self.rows_with(metric), self.config["layers"], metric)
 
-    def plot(self, path: str | Path | None = None, metric: str = "relative_l2") -> Figure:
-        """Draw a heatmap of the pairs.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
-        return pictures.pairs(self.title, metric, self.matrix(metric), "and layer", path)
+    def views(self, metric: str) -> list[View]:
+        """Return a heatmap of the pairs."""
+        return [square_heatmap(self.matrix(metric), x_label="layer", y_label="and layer", label=metric)]
 
 
+@together()
 @plain_numbers
 def commutator(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     *,
     state: str | int = FIRST_LAYER_INPUT,
+    stack: str | None = None,
     memory: int | None = None,
     progress: bool = True,
 ) -> Commutators:
@@ -86,9 +84,11 @@ def commutator(
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, the tokens that count,
+            each ``(batch, length)``; read once.
         state: the state x. ``"own"`` is the input that layer i has in the model. A number is the input of that layer,
             for all pairs: 144 layer forwards for 12 layers and the input of the first one.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         memory: bytes that states may take at one time; a quarter of the free memory by default.
         progress: show a progress bar on standard error.
 
@@ -96,40 +96,48 @@ def commutator(
         InputError: no such state, a model of one layer, or no batches.
         UnsupportedModelError: the layers of the model cannot be found, or do not give its output one after another.
     """
-    points = resolve(model)
+    points = resolve(model, stack)
+    model = points.part_of(model)
     depth = len(points.layers)
     if state != FIRST_LAYER_INPUT and not (isinstance(state, int) and 0 <= state <= depth):
         raise InputError(f"state: must be {FIRST_LAYER_INPUT!r} or the input of a layer, 0 to {depth}, got {state!r}")
     batches = ModelBatches(model, points, batches)
+    ranks = Ranks.here()
+    check_same_run(model, points, ranks, state=state)
     pairs = list(itertools.combinations(range(depth), 2))
     if not pairs:
         raise InputError("commutator: a model of one layer has no two to compare; name one that has more")
     plan = OrderPlan.of(order for pair in pairs for order in _both_orders(pair, state))
     device = device_of(model)
+    shares = Shares(batches, ranks)
     sums: list[Sums] = [{"error": [], "norm": [], "cosine": [], "tokens": []} for _ in pairs]
-    bar = OrderProgress(getattr(batches, "tokens", None), len(pairs), progress, "pairs")
+    bar = OrderProgress(batches.tokens, len(pairs), progress and ranks.is_first, "pairs")
     with bar, evaluating(model), torch.no_grad(), FastLinear():
-        for number, batch in enumerate(batches):
-            batch = without_labels(to_device(batch, device))
-            mask = checked_mask(batch, number)
-            if number == 0:
-                make_stack, runner = check_stack(model, points, batch)
-            stack = make_stack(model, points, batch)
-            runs = OrderRuns(stack, plan, memory, lambda node, depth, state: bar.ran(1))
-            bar.batch(int(mask.sum()), 0, plan.applications)
-            for pair, baseline, swapped in _paired(runs):
-                rows = (stack.rows(final, mask).float() for final in (swapped, baseline))
-                for name, values in sum_by_sequence(compare(*rows), mask).items():
-                    sums[pair][name] += values
-                bar.finished()
-    if not sums[0]["tokens"]:
-        raise InputError("batches: there are none")
+        make_stack, runner = check_stack(model, points, to_device(shares.head, device))
+        for share in shares.rounds():
+            found: dict[int, Sums] = {}
+            for batch in share.batches:
+                batch = to_device(batch, device)
+                mask = counted_mask(batch)
+                run = make_stack(model, points, batch)
+                runs = OrderRuns(run, plan, memory, lambda node, depth, state: bar.ran(1))
+                bar.batch(share.tokens, 0, plan.applications)
+                for pair, baseline, swapped in _paired(runs):
+                    rows = (run.rows(final, mask).float() for final in (swapped, baseline))
+                    found[pair] = sum_by_sequence(compare(*rows), mask)
+                    bar.finished()
+            for of_process in ranks.gather(found):
+                for pair, of_batch in of_process.items():
+                    for name, values in of_batch.items():
+                        sums[pair][name] += values
     config = {
         "layers": depth,
         "state": state,
         "sequences": len(sums[0]["tokens"]),
         "tokens": int(sum(sums[0]["tokens"])),
         "runner": runner,
+        **shares.counted,
+        **points.description(),
         "layer_forwards": plan.applications,
         "layer_forwards_naive": 4 * len(pairs),
     }

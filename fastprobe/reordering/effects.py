@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastprobe.data.checks import attended_mask
 from fastprobe.data.masked_batches import MaskedBatches
 from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.calling import has_language_head
@@ -27,7 +28,7 @@ class BatchEffects:
 
     Args:
         stack: the model on the batch.
-        mask: ``(batch, length)`` bool, the tokens to compare.
+        mask: ``(batch, length)`` bool, the tokens that count.
         targets: ``(batch, length)`` int64, the id that each token should predict, -100 for none. ``None`` for a
             decoder, which predicts the next token, and for a model without known targets.
         baseline: the final state of the baseline.
@@ -147,8 +148,9 @@ def _targets(stack: Stack, mask: Tensor, targets: Tensor | None) -> tuple[Tensor
         return at, targets[at]
     model: Any = stack.model
     if model.can_generate():
-        following = torch.full_like(stack.batch["input_ids"], -100)
-        following[:, :-1] = torch.where(mask[:, 1:], stack.batch["input_ids"][:, 1:], -100)
+        ids, attended = stack.batch["input_ids"], attended_mask(stack.batch)
+        following = torch.full_like(ids, -100)
+        following[:, :-1] = torch.where(attended[:, 1:], ids[:, 1:], -100)
         at = mask & (following != -100)
         return at, following[at]
     return mask, torch.full((int(mask.sum()),), -100, device=mask.device)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.calling import arguments_of
+from fastprobe.models.calling import arguments_of, inputs_of
 
 NONE = -100
 """Label of a token that nothing should predict."""
@@ -36,18 +37,18 @@ class LabelTargets:
         self._model = model
         self._shifted: bool | None = None
 
-    def __call__(self, batch: Mapping[str, Any], mask: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, batch: Mapping[str, Any], labels: Tensor) -> Tensor:
         """Return the id that each token should predict, ``(batch, length)`` int64, -100 for none.
 
         Args:
-            batch: arguments of the model, without labels.
-            mask: ``(batch, length)`` bool, false for padding. Padding predicts nothing and is not predicted.
+            batch: arguments of the model, without labels. Padding predicts nothing and is not predicted.
             labels: ``(batch, length)`` int64, -100 for none.
 
         Raises:
             InputError: the labels are not of the shape of the ids, or no integers.
             UnsupportedModelError: the model's own loss follows neither convention.
         """
+        mask = attended_mask(batch)
         if labels.shape != mask.shape or labels.is_floating_point():
             raise InputError(
                 f"batches: labels must be integers of shape {tuple(mask.shape)}, as the ids are, got {labels.dtype} of "
@@ -70,7 +71,7 @@ class LabelTargets:
         names, takes_all = arguments_of(self._model)
         if not takes_all and "labels" not in names:
             return _by_kind(self._model)
-        out: Any = self._model(**select(batch, sequence), labels=labels)
+        out: Any = self._model(**inputs_of(select(batch, sequence)), labels=labels)
         loss = getattr(out, "loss", None)
         if loss is None:
             return _by_kind(self._model)

@@ -1,14 +1,18 @@
-"""Measure orders batch after batch, and take from a journal what an interrupted run has measured."""
+"""Measure orders batch after batch, and take from a journal what an interrupted run has measured.
+
+Several processes share the batches out. Their sums of a round come together in all of them, in the order of batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from fastprobe.data.batches import digest_of
-from fastprobe.data.checks import checked_mask
+from fastprobe.data.checks import TOKEN_MASK, counted_mask
+from fastprobe.data.shares import Share, Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, has_language_head, to_device
 from fastprobe.models.protocols import MakeStack
@@ -18,6 +22,7 @@ from fastprobe.reordering.batch_orders import BatchOrders
 from fastprobe.reordering.checked_stack import check_stack
 from fastprobe.reordering.effects import Metric, Sums, check_baseline
 from fastprobe.reordering.label_targets import LabelTargets
+from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.journal import Journal
 from fastprobe.runtime.progress import OrderProgress
 
@@ -35,7 +40,7 @@ class MeasuredOrders:
         journal: keeps finished sums, and has those of an interrupted run.
         progress: the progress bar.
 
-    ``layer_forwards`` counts the layer forwards of this run, ``sequences`` the sequences of its batches.
+    ``layer_forwards`` counts the layer forwards of this process, ``sequences`` the sequences of all batches.
     """
 
     def __init__(
@@ -58,21 +63,34 @@ class MeasuredOrders:
         self.layer_forwards = self.sequences = 0
         self.runner = "none"
 
-    def sums(self, number: int, batch: Mapping[str, Any]) -> list[Sums]:
-        """Return the sums of every order over a batch.
+    def rounds(self, shares: Shares, ranks: Ranks) -> Iterator[list[Sums]]:
+        """Yield the sums of every order over one batch after another, in the order of batches.
 
         Args:
-            number: of the batch.
-            batch: with ``input_ids``, ``attention_mask`` and perhaps ``labels``.
+            shares: batches with ``input_ids``, ``attention_mask`` and perhaps ``labels``.
+            ranks: the processes.
         """
-        digest = digest_of(batch, ("input_ids", "attention_mask", "labels")).hex()
+        self._head = shares.head
+        for share in shares.rounds():
+            found = [(share.number, _digest(batch), self._sums(share, batch)) for batch in share.batches]
+            for rank, of_process in enumerate(ranks.gather(found)):
+                for number, digest, sums in of_process:
+                    if rank != ranks.rank:
+                        for index, one in enumerate(sums):
+                            self._journal.add(number, index, one, digest)
+                    yield sums
+            self.sequences = share.sequences
+
+    def _sums(self, share: Share, batch: Mapping[str, Any]) -> list[Sums]:
+        """Return the sums of every order over the batch of a share."""
+        number, digest = share.number, _digest(batch)
         batch = to_device(batch, self._device)
-        mask = checked_mask(batch, number)
+        mask = counted_mask(batch)
         found: dict[int, Sums] = dict(self._journal.finished(number, digest))
         missing = [index for index in range(len(self._orders)) if index not in found]
         if missing:
-            runs = self._runs(batch, mask, missing)
-            self._progress.batch(int(mask.sum()), len(found), runs.layer_forwards)
+            runs = self._runs(share, batch, mask, missing)
+            self._progress.batch(share.tokens, len(found), runs.layer_forwards)
             for index, sums in runs:
                 if index == 0:
                     check_baseline(sums, number, self._dtype)
@@ -80,19 +98,20 @@ class MeasuredOrders:
                 self._journal.add(number, index, sums, digest)
                 self._progress.finished()
         else:
-            self._progress.batch(int(mask.sum()), len(found), 0)
-        self.sequences += len(mask)
+            self._progress.batch(share.tokens, len(found), 0)
         return [found[index] for index in range(len(self._orders))]
 
-    def _runs(self, batch: dict[str, Any], mask: Tensor, missing: Sequence[int]) -> BatchOrders:
+    def _runs(self, share: Share, batch: dict[str, Any], mask: Tensor, missing: Sequence[int]) -> BatchOrders:
         """Return the runs of the missing orders on a batch. The first call checks the layers of the model."""
         labels = _take_labels(batch, self._model)
         if self._make_stack is None:
             edits = list(dict.fromkeys(step for order in self._orders for step in order.edits))
-            self._make_stack, self.runner = check_stack(self._model, self._points, batch, edits=edits)
-        stack = self._make_stack(self._model, self._points, batch, self.sequences)
+            head = to_device(self._head, self._device)
+            self._make_stack, self.runner = check_stack(self._model, self._points, head, edits=edits)
+        stack = self._make_stack(self._model, self._points, batch, share.first)
+        stack.step = share.step
         self._dtype = stack.stem.dtype
-        targets = None if labels is None else self._targets(stack.batch, mask, labels)
+        targets = None if labels is None else self._targets(stack.batch, labels)
         metrics, depths, memory = self._metrics, self._depths, self._memory
         return BatchOrders(stack, mask, targets, self._orders, missing, metrics, depths, memory, self._ran)
 
@@ -100,6 +119,11 @@ class MeasuredOrders:
         """Count layer forwards and show them."""
         self.layer_forwards += layer_forwards
         self._progress.ran(layer_forwards)
+
+
+def _digest(batch: Mapping[str, Any]) -> str:
+    """Return a hash of the tokens and labels of a batch."""
+    return digest_of(batch, ("input_ids", "attention_mask", TOKEN_MASK, "labels")).hex()
 
 
 def _take_labels(batch: dict[str, Any], model: nn.Module) -> Tensor | None:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from fastprobe.pretraining import TrainedVariant
 from fastprobe.replication.evidence import Estimate, decide
 from fastprobe.replication.section import Finding, Subject, is_positive
-from fastprobe.results import figure
+from fastprobe.results.legend import Meaning, place
 from fastprobe.results.result import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from fastprobe.results.views import Dots, ReferenceLine, View
 
 UNIGRAM = "unigram"
+
+COLUMNS = {
+    "variant": place("name of the variant"),
+    "held_out_loss": Meaning("loss of masked tokens in sequences that were not trained on", "nats"),
+    "held_out_loss_se": place("standard error of held_out_loss over sequences", "nats"),
+    "unigram_loss": place("held-out loss of predicting each token by its frequency", "nats"),
+    "parameters": place("parameters of the model"),
+    "layer_parameters": place("parameters of its layers"),
+    "flops_per_token": place("operations of a forward pass", "FLOP per token"),
+    "steps": place("steps of the optimiser"),
+    "learning_rate": place("largest learning rate"),
+    "seed": place("seed of the training"),
+    "held_out_tokens": place("masked tokens that were scored", "tokens"),
+    "failure": place("why the training failed; empty if it did not"),
+}
+"""Meaning and unit of the columns of a row."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,21 +43,14 @@ class VariantLosses(Result):
 
     kind: ClassVar[str] = "variants"
     metric: ClassVar[str] = "held_out_loss"
+    columns = COLUMNS
 
-    def plot(self, path: str | Path | None = None, metric: str = "held_out_loss") -> Figure:
-        """A dot a variant, and the unigram loss as a line."""
-        rows = self.rows_with(metric)[::-1]
-        drawing, (axes,) = figure.panels(self.title)
-        figure.dots(
-            axes,
-            [row[metric] for row in rows],
-            [2 * (row.get(f"{metric}_se") or 0.0) for row in rows],
-            x_label=metric,
-            names=[row["variant"] for row in rows],
-            reference=figure.ReferenceLine(self.unigram, UNIGRAM),
-            marker_size=5.0,
-        )
-        return figure.save_figure(drawing, path)
+    def views(self, metric: str) -> list[View]:
+        """Return a dot a variant, and the unigram loss as a line."""
+        rows = self.rows_with(metric)
+        values, errors = [row[metric] for row in rows], [2 * (row.get(f"{metric}_se") or 0.0) for row in rows]
+        names = [row["variant"] for row in rows]
+        return [Dots(values, errors, names, metric, reference=ReferenceLine(self.unigram, UNIGRAM))]
 
     def row(self, variant: str) -> dict[str, Any] | None:
         """Return the row of a variant, or ``None`` if it was not trained."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fastprobe.data.shares import COUNTED
 from fastprobe.data.token_batches import TokenBatches
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
 from fastprobe.models.calling import device_of
@@ -19,8 +20,9 @@ from fastprobe.reordering.effects import predicted_batches
 from fastprobe.replication.page import Answer, render
 from fastprobe.replication.section import Analysis, Subject
 from fastprobe.replication.sections import SECTIONS, comparisons
-from fastprobe.results.kept import FILES
+from fastprobe.results.kept import FILES, SCORES
 from fastprobe.results.result import Result, load
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.runtime.files import write_text
 from fastprobe.runtime.journal import differing
 
@@ -30,6 +32,7 @@ REPEATED = "repeated"
 VERSIONS = "versions"
 
 
+@together()
 def paper(
     model: nn.Module,
     batches: TokenBatches,
@@ -74,9 +77,10 @@ def paper(
         UnsupportedModelError: the layers of the model cannot be found.
         NumericalError: the states of an order overflow the dtype of the model.
     """
-    check_page_not_replaced(folder, variants, resume=resume, overwrite=overwrite)
+    ranks = Ranks.here()
+    ranks.from_first(lambda: check_page_not_replaced(folder, variants, resume=resume, overwrite=overwrite))
     predicted = predicted_batches(model, batches, tokenizer, 0)
-    description = dict(origin or {}) | {"layers": len(resolve(model).layers)}
+    description = dict(origin or {}) | {"layers": len(resolve(model).layers), COUNTED: batches.counted}
     baseline = Subject(model, batches, predicted, tokenizer, progress, description, words, variants)
     if baseline.depth < 2:
         raise InputError("model: must have two or more layers, got one; name another model")
@@ -100,7 +104,8 @@ def paper(
                 break
         commands = [_command(analysis, subjects[analysis.variant]) for analysis in section.analyses]
         answers.append(Answer(section, results, commands, refusal))
-    write_text(Path(folder) / PAGE, render(answers, description))
+    if ranks.is_first:
+        write_text(Path(folder) / PAGE, render(answers, description))
     return [row for answer in answers for row in answer.rows()]
 
 
@@ -147,18 +152,28 @@ def _variant(name: str, baseline: Subject) -> Subject:
 
 
 def _result(analysis: Analysis, subject: Subject, folder: Path, resume: bool) -> Result:
-    """Run an analysis and save its result, or load the result of an earlier run if ``resume`` is true."""
-    kept = folder / analysis.name
-    if resume and not analysis.derived and (kept / "scores.json").exists():
-        result = load(kept)
-        compared = {key: value for key, value in subject.description.items() if key != VERSIONS}
-        other = differing(compared, {key: result.config.get(key) for key in compared})
-        if other:
-            raise InputError(f"--resume: {kept} is of a run with another {other}; start in a new folder")
-        return result
+    """Run an analysis and save its result, or load the result of an earlier run if ``resume`` is true.
+
+    Of several processes the first one loads and saves it.
+    """
+    ranks, kept = Ranks.here(), folder / analysis.name
+    if resume and not analysis.derived and (loaded := ranks.from_first(lambda: _loaded(kept, subject))) is not None:
+        return loaded
     result = analysis.run(subject)
     if any(row.get("relative_l2", 0.0) is None for row in result.rows):
         raise NumericalError(f"{analysis.name}: some states became NaN or infinite; load the model in float32")
     result.config.update(subject.description)
-    result.save(kept)
+    if ranks.is_first:
+        result.save(kept)
+    return result
+
+
+def _loaded(folder: Path, subject: Subject) -> Result | None:
+    """Return the result of an analysis of a subject that a folder holds, or ``None`` without one."""
+    if not (folder / SCORES).exists():
+        return None
+    result = load(folder)
+    compared = {key: value for key, value in subject.description.items() if key != VERSIONS}
+    if other := differing(compared, {key: result.config.get(key) for key in compared}):
+        raise InputError(f"--resume: {folder} is of a run with another {other}; start in a new folder")
     return result

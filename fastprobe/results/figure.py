@@ -1,264 +1,248 @@
-"""Heatmaps, lines and dots with labels, drawn from plain arrays and text.
+"""Figures of views, for a screen or a paper, drawn with Matplotlib.
 
-Figures are made without pyplot, so drawing opens no window and changes no global state.
+Figures are made without pyplot, so drawing opens no window and leaves Matplotlib's settings as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fastprobe.errors import InputError
+from fastprobe.results.table import spread
+from fastprobe.results.views import BLUE, Curve, Dots, Heatmap, Profiles, View, shortened
 from fastprobe.runtime.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that readers with colour vision deficiency can tell apart (Okabe and Ito, 2008).
-BLUE, SKY, VERMILION = "#0072B2", "#56B4E9", "#D55E00"
-
-DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-"""Line styles for lines of one colour."""
+SKY, VERMILION = "#56B4E9", "#D55E00"
 
 MOST_NAMES = 40
 """Names that fit on the vertical axis."""
 
-MOST_NUMBERS = 16
-"""Layers of a square heatmap up to which each cell shows its number."""
+_PAPER: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.0,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
 
 
 @dataclass(frozen=True)
-class Style:
-    """Colour, line style and marker of a line, as Matplotlib has them."""
-
-    colour: str = BLUE
-    dash: Any = "-"
-    marker: str = "o"
-
-
-@dataclass(frozen=True)
-class Line:
-    """Points joined by a line.
+class Size:
+    """The room of a figure, in inches, and what fits in it.
 
     Args:
-        y: the values.
-        label: text of the legend; an empty one stays out of it.
-        style: of the line.
-        x: where the values are; at 0, 1, 2, ... by default.
+        panel: width and height of a panel, a square heatmap's for ``square``.
+        square: see ``panel``.
+        stacked: put panels one above the other.
+        titled: write a title. In a paper the caption says it.
+        numbers: layers of a square heatmap up to which each cell shows its number.
+        ticks: names on an axis of a heatmap.
+        letters: letters of a name on an axis.
+        marker: size of markers in points.
+        settings: Matplotlib's settings while a figure is drawn.
     """
 
-    y: ArrayLike
-    label: str = ""
-    style: Style = Style()
-    x: ArrayLike | None = None
+    panel: tuple[float, float] = (8.5, 4.8)
+    square: tuple[float, float] = (6.8, 5.4)
+    stacked: bool = False
+    titled: bool = True
+    numbers: int = 16
+    ticks: int = 25
+    letters: int = 40
+    marker: float = 4.5
+    settings: Mapping[Any, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ReferenceLine:
-    """A value to compare others with, drawn as a dashed line across the panel."""
+SIZES = {
+    "screen": Size(),
+    "column": Size((3.35, 2.5), (3.35, 2.9), True, False, 6, 9, 20, 2.5, _PAPER),
+    "page": Size((6.9, 3.0), (3.45, 2.9), False, False, 6, 13, 40, 3.0, _PAPER),
+}
+"""Sizes by name: for a screen, and for one column (85 mm) or the whole width (175 mm) of a page of a paper."""
 
-    value: float
-    label: str
 
-
-def panels(title: str, count: int = 1, size: tuple[float, float] = (6.8, 5.4)) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure with ``count`` panels side by side.
+def draw(
+    title: str, remark: str, views: Sequence[View], path: str | Path | None = None, size: str = "screen"
+) -> Figure:
+    """Draw views as the panels of one figure, and save it if ``path`` is given.
 
     Args:
-        title: text above the panels.
-        count: number of panels.
-        size: width and height of the figure in inches.
-    """
-    from matplotlib.figure import Figure
+        title: text above the panels; left out where the size is for a paper.
+        remark: what a reader must know, in the second line of the title, or alone.
+        views: one or more.
+        path: where to save the picture; its ending is the format, like ``.png``, ``.pdf`` or ``.svg``.
+        size: a name of :data:`SIZES`.
 
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
-    figure.suptitle(title)
-    return figure, [*np.atleast_1d(figure.subplots(1, count))]
+    Raises:
+        InputError: an unknown size, or the ending of the path is not a picture format.
+    """
+    import matplotlib
+
+    from fastprobe.results.picture import Picture  # here, because it imports Matplotlib
+
+    if size not in SIZES:
+        raise InputError(f"size: must be one of {', '.join(SIZES)}, got {size!r}")
+    room = SIZES[size]
+    with matplotlib.rc_context(dict(room.settings)):
+        widths, heights = zip(*(_extent(view, room) for view in views), strict=True)
+        whole = (max(widths), sum(heights)) if room.stacked else (sum(widths), max(heights))
+        figure = Picture(figsize=whole, layout="constrained", dpi=130)
+        text = "\n".join(filter(None, (title if room.titled else "", remark)))
+        if text:
+            figure.suptitle(text, fontsize=None if room.titled else 7)
+        shape = (len(views), 1) if room.stacked else (1, len(views))
+        ratios = {"height_ratios": heights} if room.stacked else {"width_ratios": widths}
+        for axes, view in zip(np.ravel(figure.subplots(*shape, gridspec_kw=ratios)), views, strict=True):
+            axes.tick_params(labelsize=matplotlib.rcParams["xtick.labelsize"])  # later ticks do not see the settings
+            DRAWERS[type(view)](axes, view, room)
+    return save_figure(figure, path)
 
 
 def save_figure(figure: Figure, path: str | Path | None) -> Figure:
     """Write a figure to ``path`` unless that is ``None``, and return it. A file is replaced whole or not at all.
 
+    Text of a PDF is TrueType, which conferences ask for, and can be searched.
+
     Raises:
         InputError: the ending of the name is not a picture format.
     """
+    import matplotlib
+
     if path is not None:
         known = figure.canvas.get_supported_filetypes()
         if Path(path).suffix.lstrip(".") not in known:
             raise InputError(f"{path}: name a picture by its format, one of {', '.join(sorted(known))}")
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
             figure.savefig(temporary)
     return figure
 
 
-def heatmap(axes: Axes, matrix: np.ndarray, *, x_label: str, y_label: str, label: str) -> None:
-    """Draw a square matrix whose rows and columns are layers.
-
-    With at most :data:`MOST_NUMBERS` layers, each cell shows its number.
-
-    Args:
-        axes: the panel.
-        matrix: ``(layers, layers)``; ``nan`` stays empty.
-        x_label: text of the horizontal axis, the columns of the matrix.
-        y_label: text of the vertical axis, the rows.
-        label: text of the colour bar.
-    """
-    image = axes.imshow(matrix, cmap="viridis", origin="upper")
-    depth = len(matrix)
-    axes.set_xticks(range(depth), [str(layer) for layer in range(depth)])
-    axes.set_yticks(range(depth), [str(layer) for layer in range(depth)])
-    if depth <= MOST_NUMBERS:
-        middle = (np.nanmin(matrix) + np.nanmax(matrix)) / 2
-        for i, j in zip(*np.nonzero(~np.isnan(matrix)), strict=True):
-            colour = "white" if matrix[i, j] < middle else "black"
-            axes.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=8)
-    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.85)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+def _extent(view: View, room: Size) -> tuple[float, float]:
+    """Return width and height of the panel of a view."""
+    if isinstance(view, Profiles):
+        return room.panel
+    width, height = room.square
+    names = len(view.names) if isinstance(view, Dots) else len(view.rows) if isinstance(view, Heatmap) else 0
+    if isinstance(view, Heatmap) and view.rows == view.columns:
+        return width, height
+    return width, max(height, 0.8 + (0.14 if room.settings else 0.17) * min(names, MOST_NAMES))
 
 
-def named_rows(axes: Axes, matrix: np.ndarray, names: Sequence[str], *, x_label: str, label: str) -> None:
-    """Draw a matrix as a heatmap with a name for each row; columns count from 1.
-
-    Args:
-        axes: the panel.
-        matrix: ``(rows, columns)``; ``nan`` stays empty.
-        names: one a row, from the top.
-        x_label: text of the horizontal axis.
-        label: text of the colour bar.
-    """
-    rows, columns = matrix.shape
-    image = axes.imshow(matrix, cmap="viridis", aspect="auto", extent=(0.5, columns + 0.5, rows - 0.5, -0.5))
-    axes.set_yticks(range(rows), names, fontsize=8)
-    axes.set_xlabel(x_label)
-    _whole_numbers(axes)
-    axes.figure.colorbar(image, ax=axes, label=label)
-
-
-def lines(
-    axes: Axes,
-    drawn: Sequence[Line],
-    *,
-    x_label: str,
-    y_label: str,
-    names: Sequence[str] | None = None,
-    reference: ReferenceLine | None = None,
-    bottom: float | None = None,
-    marker_size: float = 4.0,
-    legend_beside: bool = True,
-) -> None:
-    """Draw lines over numbers or names.
-
-    Args:
-        axes: the panel.
-        drawn: the lines.
-        x_label: text of the horizontal axis.
-        y_label: text of the vertical axis.
-        names: text at 0, 1, 2, ... of the horizontal axis instead of numbers.
-        reference: a value to compare the lines with.
-        bottom: least value of the vertical axis; chosen by the data by default.
-        marker_size: in points.
-        legend_beside: put the legend beside the panel, where it covers no line.
-    """
-    for line in drawn:
-        x = np.arange(len(np.asarray(line.y))) if line.x is None else line.x
+def _draw_profiles(axes: Axes, view: Profiles, room: Size) -> None:
+    for line in view.lines:
+        style = line.style
         axes.plot(
-            x,
-            line.y,
-            linestyle=line.style.dash,
-            color=line.style.colour,
-            marker=line.style.marker,
-            markersize=marker_size,
+            line.places,
+            line.values,
+            linestyle=style.dash,
+            color=style.colour,
+            marker=style.marker,
+            markersize=room.marker,
             label=line.label or None,
         )
-    if reference is not None:
-        axes.axhline(reference.value, linestyle="--", color=VERMILION, label=reference.label)
-    if names is not None:
-        axes.set_xticks(range(len(names)), names)
-    elif all(line.x is None for line in drawn):
+    if view.reference is not None:
+        axes.axhline(view.reference.value, linestyle="--", color=VERMILION, label=view.reference.label)
+    if view.names is not None:
+        _name_ticks(axes.set_xticks, view.names, room.ticks, room.letters)
+    elif all(line.x is None for line in view.lines):
         _whole_numbers(axes)
-    if bottom is not None:
-        axes.set_ylim(bottom=bottom)
+    if view.bottom is not None:
+        axes.set_ylim(bottom=view.bottom)
+    _finish(axes, view.x_label, view.y_label)
+    _legend(axes, room)
+
+
+def _draw_heatmap(axes: Axes, view: Heatmap, room: Size) -> None:
+    is_square = view.rows == view.columns
+    image = axes.imshow(view.matrix, cmap="viridis", origin="upper", aspect="equal" if is_square else "auto")
+    _name_ticks(axes.set_xticks, view.columns, room.ticks, room.letters)
+    _name_ticks(axes.set_yticks, view.rows, room.ticks if is_square else MOST_NAMES, room.letters)
+    if is_square and len(view.rows) <= room.numbers:
+        middle = (np.nanmin(view.matrix) + np.nanmax(view.matrix)) / 2
+        for i, j in zip(*np.nonzero(~np.isnan(view.matrix)), strict=True):
+            colour = "white" if view.matrix[i, j] < middle else "black"
+            axes.text(
+                j,
+                i,
+                f"{view.matrix[i, j]:.2f}",
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=6 if room.settings else 8,
+            )
+    bar = axes.figure.colorbar(image, ax=axes, label=view.label, shrink=0.85)
+    bar.ax.tick_params(labelsize=axes.xaxis.get_tick_params()["labelsize"])
+    axes.set_xlabel(view.x_label)
+    axes.set_ylabel(view.y_label)
+
+
+def _draw_dots(axes: Axes, view: Dots, room: Size) -> None:
+    count = len(view.values)
+    axes.errorbar(view.values, range(count), xerr=view.errors, fmt="o", color=BLUE, markersize=room.marker, linewidth=1)
+    axes.invert_yaxis()
+    if count <= MOST_NAMES:
+        names = [shortened(name, room.letters) for name in view.names]
+        axes.set_yticks(range(count), names, fontsize=6 if room.settings else 8)
+    else:
+        axes.set_yticks([])
+        axes.set_ylabel(view.y_label)
+    _finish(axes, view.x_label, axes.get_ylabel())
+    if view.reference is not None:
+        axes.axvline(view.reference.value, linestyle="--", color=VERMILION, label=view.reference.label)
+        _legend(axes, room)
+
+
+def _draw_curve(axes: Axes, view: Curve, room: Size) -> None:
+    axes.plot(np.asarray(view.x), np.asarray(view.y), "o", color=SKY, markersize=room.marker * 0.7, alpha=0.5)
+    axes.plot(view.places, view.means, "-s", color=BLUE, markersize=room.marker)
+    axes.set_xticks(view.places)
+    _finish(axes, view.x_label, view.y_label)
+
+
+DRAWERS: dict[type, Callable[[Any, Any, Size], None]] = {
+    Profiles: _draw_profiles,
+    Heatmap: _draw_heatmap,
+    Dots: _draw_dots,
+    Curve: _draw_curve,
+}
+"""The function that draws a view, by the kind of the view."""
+
+
+def _name_ticks(set_ticks: Callable[..., Any], names: Sequence[str], room: int, letters: int) -> None:
+    """Put names on an axis, evenly spaced if not all of them fit."""
+    places = spread(len(names), room)
+    set_ticks(places, [shortened(names[place], letters) for place in places])
+
+
+def _finish(axes: Axes, x_label: str, y_label: str) -> None:
+    """Name the axes, add a light grid and remove the frame's upper and right sides."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    _grid(axes)
-    if legend_beside:
-        _legend_beside(axes)
-    else:
-        axes.legend(frameon=False)
-
-
-def dots(
-    axes: Axes,
-    values: Sequence[float],
-    errors: Sequence[float],
-    *,
-    x_label: str,
-    names: Sequence[str],
-    y_label: str = "",
-    reference: ReferenceLine | None = None,
-    marker_size: float = 4.0,
-    font_size: float | None = None,
-) -> None:
-    """Draw a dot with a horizontal error bar for each value, one above the other, the first value at the bottom.
-
-    Args:
-        axes: the panel.
-        values: positions of the dots on the horizontal axis.
-        errors: half lengths of the error bars.
-        x_label: text of the horizontal axis.
-        names: one a dot; more than :data:`MOST_NAMES` are left out.
-        y_label: text of the vertical axis where the names are left out.
-        reference: a value to compare the dots with.
-        marker_size: in points.
-        font_size: of the names, in points.
-    """
-    axes.errorbar(values, range(len(values)), xerr=errors, fmt="o", color=BLUE, markersize=marker_size)
-    if len(names) <= MOST_NAMES:
-        axes.set_yticks(range(len(names)), names, fontsize=font_size)
-    else:
-        axes.set_ylabel(y_label)
-    axes.set_xlabel(x_label)
-    _grid(axes)
-    if reference is not None:
-        axes.axvline(reference.value, linestyle="--", color=VERMILION, label=reference.label)
-        _legend_beside(axes)
-
-
-def curve(axes: Axes, x: ArrayLike, y: ArrayLike, *, x_label: str, y_label: str) -> None:
-    """Draw a dot for each pair, and a line through the mean y at each x.
-
-    Args:
-        axes: the panel.
-        x: ``(n,)``, with repeats.
-        y: ``(n,)``.
-        x_label: text of the horizontal axis.
-        y_label: text of the vertical axis.
-    """
-    x, y = np.asarray(x), np.asarray(y)
-    places = np.unique(x)
-    axes.plot(x, y, "o", color=SKY, markersize=3, alpha=0.5)
-    axes.plot(places, [y[x == place].mean() for place in places], "-s", color=BLUE, markersize=5)
-    axes.set_xticks(places)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    _grid(axes)
-
-
-def _grid(axes: Axes) -> None:
-    """Add a light grid and remove the frame's upper and right sides."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend_beside(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+def _legend(axes: Axes, room: Size) -> None:
+    """Put the legend where it covers no line: beside the panel, or above it in a paper."""
+    if not axes.get_legend_handles_labels()[1]:
+        return
+    if room.settings:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, columnspacing=1.0)
+    else:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
 
 
 def _whole_numbers(axes: Axes) -> None:

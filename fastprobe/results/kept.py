@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fastprobe.errors import InputError
 from fastprobe.results.result import load
-from fastprobe.runtime.journal import FILE as JOURNAL
 
 SCORES = "scores.json"
 FILES = (SCORES, "scores.csv")
@@ -43,7 +42,7 @@ def check_not_replaced(
     if overwrite or not present or (resume and _can_continue(folder, kind, progress_file)):
         return
     proposals = ["replace it with --overwrite", "name another folder with --out"]
-    if progress_file and not resume:
+    if not resume and _can_continue(folder, kind, progress_file):
         proposals.insert(0, "continue it with --resume")
     held = description(folder, present) + (f", and no {kind} run to continue" if resume else "")
     raise InputError(
@@ -73,7 +72,7 @@ def _exists(path: Path) -> bool:
     """Return True for a file with something to lose. A journal that has only its head holds no finished order."""
     if not path.exists():
         return False
-    if path.name != JOURNAL:
+    if path.suffix != ".jsonl":
         return True
     with path.open(encoding="utf-8", errors="replace") as lines:
         return len([line for line, _ in zip(lines, range(2), strict=False)]) > 1

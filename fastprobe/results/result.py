@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -15,6 +15,10 @@ from fastprobe.errors import InputError
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.evidence import cannot_be_said, tokens_for_map
 from fastprobe.regression.scores import RENAMED, current_column
+from fastprobe.results.figure import draw
+from fastprobe.results.legend import Meaning
+from fastprobe.results.summary import summary
+from fastprobe.results.views import View
 from fastprobe.runtime.files import write_text
 
 if TYPE_CHECKING:
@@ -37,6 +41,8 @@ class Result(ABC):
 
     kind: ClassVar[str] = ""
     metric: ClassVar[str] = ""  # the column that plot draws by default
+    shown: ClassVar[Sequence[str]] = ()  # columns that a notebook shows: the first of them that has numbers
+    columns: ClassVar[Mapping[str, Meaning]] = {}  # meaning and unit of every column
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.kind] = cls
@@ -46,9 +52,49 @@ class Result(ABC):
         tokens = f", {self.config['tokens']:,} tokens" if self.config.get("tokens") else ""
         return f"<{type(self).__name__}{of}: {len(self.rows)} rows{tokens}>"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: one line on the result, and a table with colours of one column."""
+        metric = self.headline
+        return summary(repr(self).strip("<>"), self.remark, metric or "", self.views(metric) if metric else [])
+
     @abstractmethod
-    def plot(self, path: str | Path | None = None, metric: str = ...) -> Figure:
-        """Return a figure of one column, and save it if ``path`` is given. Opens no window."""
+    def views(self, metric: str) -> list[View]:
+        """Return what a picture of one column shows, as plain data.
+
+        Raises:
+            InputError: no row has a number in that column.
+        """
+
+    def plot(self, path: str | Path | None = None, metric: str | None = None, *, size: str = "screen") -> Figure:
+        """Draw one column, and save the picture if ``path`` is given. Opens no window; a notebook shows the figure.
+
+        Args:
+            path: where to save the picture; its ending is the format, like ``.png``, ``.pdf`` or ``.svg``.
+            metric: the column to draw; :attr:`metric` by default.
+            size: ``"screen"``; or for a paper ``"column"`` (85 mm wide) or ``"page"`` (175 mm), with small type and
+                without a title.
+
+        Raises:
+            InputError: no row has a number in that column, an unknown size, or an unknown format.
+        """
+        return draw(self.title.partition("\n")[0], self.remark, self.views(metric or self.metric), path, size)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns that can be drawn: measured, and with a number in some row."""
+        names = dict.fromkeys(key for row in self.rows for key, value in row.items() if _is_number(value))
+        return [name for name in names if self.meaning(name).is_score]
+
+    def meaning(self, column: str) -> Meaning:
+        """Return meaning and unit of a column. A column that a user added says so."""
+        added = Meaning("a column of your own", is_score=not column.endswith("_se"))
+        return self.columns.get(column, added)
+
+    @property
+    def headline(self) -> str | None:
+        """The column that a notebook shows; ``None`` if no row has a number."""
+        metrics = self.metrics
+        return next((name for name in (*self.shown, self.metric, *metrics) if name in metrics), None)
 
     @property
     def title(self) -> str:
@@ -68,10 +114,12 @@ class Result(ABC):
         return f"maps of {columns:,} columns: {cannot_be_said(tokens, needed)}" if needed else ""
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame."""
+        """Return the rows as a data frame. ``attrs["legend"]`` has meaning and unit of its columns."""
         import pandas
 
-        return pandas.DataFrame(self.rows)
+        frame = pandas.DataFrame(self.rows)
+        frame.attrs["legend"] = {name: str(self.meaning(name)) for name in frame.columns}
+        return frame
 
     def rows_with(self, metric: str) -> list[dict[str, Any]]:
         """Return the rows that have a number for ``metric``, in their order.
@@ -149,3 +197,7 @@ def load(folder: str | Path) -> Result:
         raise InputError(f"{folder}: no scores.json in it; name a folder that a command wrote with --out") from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a result of fastprobe ({error!r})") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

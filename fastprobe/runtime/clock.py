@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -32,6 +35,22 @@ class Clock:
         finally:
             self._switch()
             self._running.pop()
+
+    def timed(self, part: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield items, and count the time that each takes to come for a part."""
+        stream = iter(items)
+        while True:
+            with self(part):
+                try:
+                    item = next(stream)
+                except StopIteration:
+                    return
+            yield item
+
+    @property
+    def rounded(self) -> dict[str, float]:
+        """Seconds of each part, to the millisecond."""
+        return {part: round(seconds, 3) for part, seconds in self.seconds.items()}
 
     def _switch(self) -> None:
         if self.device.type == "cuda":

@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def uninterrupted() -> Iterator[list[int]]:
-    """Delay a first Ctrl-C until the block ends. A second one interrupts at once.
+    """Delay a first Ctrl-C until the block ends. A second one interrupts at once. Blocks may be nested.
 
     Does nothing outside the main thread, which alone receives signals.
 
@@ -35,4 +35,4 @@ def uninterrupted() -> Iterator[list[int]]:
     finally:
         signal.signal(signal.SIGINT, before)
     if pressed:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # a block around this one may delay it further

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fastprobe.errors import InputError
+from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.files import write_text
 
 FILE = "orders.jsonl"
-OPTIONS = {"token_budget": "tokens", "model_dtype": "dtype"}
+OPTIONS = {"token_budget": "tokens", "model_dtype": "dtype", "first_token_mask": "token_mask"}
 """Entries of a configuration whose option has another name: entry -> option."""
 
 
@@ -29,10 +30,18 @@ class Journal:
         folder: folder of the file; ``None`` writes no file.
         origin: entries of the configuration, besides those of :meth:`keeping`, that must agree when a run resumes.
         resume: continue the file in the folder.
+        file: name of the file.
     """
 
-    def __init__(self, folder: str | Path | None = None, origin: dict[str, Any] | None = None, *, resume: bool = False):
-        self._path = None if folder is None else Path(folder) / FILE
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        origin: dict[str, Any] | None = None,
+        *,
+        resume: bool = False,
+        file: str = FILE,
+    ):
+        self._path = None if folder is None else Path(folder) / file
         self._origin, self._resume = origin or {}, resume
         self._done: dict[int, dict[int, Any]] = {}
         self._digests: dict[int, str] = {}  # of the batches of the interrupted run
@@ -45,7 +54,7 @@ class Journal:
 
     @contextmanager
     def keeping(self, config: dict[str, Any]) -> Iterator[None]:
-        """Open the file for the time of a block.
+        """Open the file for the time of a block. Of several processes the first one reads and writes it.
 
         Args:
             config: configuration of the run.
@@ -53,12 +62,11 @@ class Journal:
         Raises:
             InputError: there is no file to resume from, or it belongs to another configuration.
         """
-        if self._path is None:
+        ranks = Ranks.here()
+        self._done = ranks.from_first(lambda: self._started(config))
+        if self._path is None or not ranks.is_first:
             yield
             return
-        head = json.dumps(self._origin | config, sort_keys=True)
-        lines = self._lines(head) if self._resume else [head]
-        write_text(self._path, "".join(f"{line}\n" for line in lines))  # in one step, so that a kill loses nothing
         with self._path.open("a", encoding="utf-8") as self._file:
             yield
 
@@ -80,10 +88,18 @@ class Journal:
         return self._done.get(batch, {})
 
     def add(self, batch: int, order: int, sums: Any, digest: str = "") -> None:
-        """Write the sums of one more order of a batch."""
-        if self._file is not None:
+        """Write the sums of one more order of a batch, unless the file has them."""
+        if self._file is not None and order not in self._done.get(batch, {}):
             self._file.write(json.dumps([batch, order, sums, digest]) + "\n")
             self._file.flush()
+
+    def _started(self, config: dict[str, Any]) -> dict[int, dict[int, Any]]:
+        """Write the beginning of the file, and return the sums that it holds."""
+        if self._path is not None:
+            head = json.dumps(self._origin | config, sort_keys=True)
+            lines = self._lines(head) if self._resume else [head]
+            write_text(self._path, "".join(f"{line}\n" for line in lines))  # in one step, so that a kill loses nothing
+        return self._done
 
     def _lines(self, head: str) -> list[str]:
         """Read the file, and return its lines up to the first that is not complete."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.errors import InputError
+from fastprobe.runtime.distributed import on_this_machine
+
 _LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 _HUGE_PAGE = 2**21
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that are free on a device, or ``None`` where the system does not report them."""
+    """Return the bytes that are free on a device, or ``None`` where the system does not report them.
+
+    Processes of ``torchrun`` get an equal part each of the memory of their machine.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -32,8 +39,8 @@ def free_bytes(device: torch.device) -> int | None:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
     except (OSError, ValueError):
-        return free
-    return min(free, limit - used)
+        return free // on_this_machine()
+    return min(free, limit - used) // on_this_machine()
 
 
 def keep_freed_memory() -> None:
@@ -50,7 +57,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed() -> None:
-    """Return freed memory to the system, where the C library can: for measurements of peak memory.
+    """Return freed memory to the system, where the C library can.
 
     No setting changes. Pages that are used again are then counted again.
     """
@@ -81,3 +88,18 @@ def human(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Return a number of bytes that a user wrote: ``8000000000``, ``"8GB"``, ``"1.5 GB"`` or ``"8GiB"``.
+
+    Raises:
+        InputError: it is no number of bytes above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kMGT]i?|)B?\s*", str(size)) if not isinstance(size, bool) else None
+    if not found or not (count := int(float(found[1]) * UNITS[found[2]])):
+        raise InputError(f"memory: must be a number of bytes above 0, like 8GB or 500MB, got {size!r}")
+    return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -36,7 +37,7 @@ class OrderProgress:
     def __init__(self, tokens: int | None, orders: int, show: bool, what: str = "orders"):
         self._bar: Any = Bar(total=tokens, unit=" tokens", unit_scale=True, disable=not show)
         self._orders, self._what, self._finished, self._share = orders, what, 0, 0.0
-        self._tokens = 0.0
+        self._tokens = self._shown = 0.0
         self.layer_runs = 0
 
     def __enter__(self) -> OrderProgress:
@@ -65,9 +66,12 @@ class OrderProgress:
         self._advance(layers * self._share)
 
     def finished(self) -> None:
-        """Count an order that is finished with this batch."""
+        """Count an order that is finished with this batch, and show the count at once if the bar stood still."""
         self._finished += 1
         self._refresh()
+        if not self._bar.disable and time.monotonic() - self._shown >= self._bar.mininterval:
+            self._bar.refresh()
+            self._shown = time.monotonic()
 
     def _advance(self, tokens: float) -> None:
         self._tokens += tokens

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from fastprobe.data.batches import grouped
+from fastprobe.data.batches import Batch, grouped
+from fastprobe.data.checks import attended_mask
 from fastprobe.data.sample import SequenceSample
-from fastprobe.errors import InputError
+from fastprobe.data.shares import COUNTED, FIRST_MASK, Shares
+from fastprobe.data.token_batches import TokenBatches
 from fastprobe.models.calling import device_of
+from fastprobe.models.digest import check_same_run
 from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
+from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders.arguments import plain_numbers
@@ -21,18 +26,25 @@ from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.deprecation import renamed_arguments
-from fastprobe.runtime.progress import Bar
+from fastprobe.runtime.distributed import Ranks, together
 from fastprobe.scan.checkpoint import Checkpoint
+from fastprobe.scan.extension import remove_last
+from fastprobe.scan.layer_checkpoint import LayerCheckpoint
+from fastprobe.scan.layer_scan import LayerScan
 from fastprobe.scan.memory_check import check_memory
 from fastprobe.scan.moment_pass import MomentPass
 from fastprobe.scan.plan import ScanOptions, ScanPlan
-from fastprobe.scan.reader import Reader
+from fastprobe.scan.progress import BatchWork, ScanProgress
+from fastprobe.scan.reader import Reader, first_sequences
 from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.rows import add_scores, solve_rows
+from fastprobe.scan.schedule import Budget, batch_report, check_schedule, goes_by_layer
 from fastprobe.scan.score_pass import ScorePass
+from fastprobe.scan.shared_fits import gather_rows, shared_fits
 
 
 @renamed_arguments(fit="method")
+@together()
 @plain_numbers
 def linearity(
     model: nn.Module,
@@ -41,6 +53,7 @@ def linearity(
     elements: Sequence[str] | None = None,
     layers: Iterable[int] | None = None,
     spans: str | Iterable[tuple[int, int]] | None = None,
+    stack: str | None = None,
     folds: int = 5,
     score_sequences: int | str = 64,
     objective: str = "least-squares",
@@ -51,21 +64,26 @@ def linearity(
     seed: int = 0,
     progress: bool = True,
     checkpoint: Checkpoint | None = None,
+    schedule: str = "auto",
+    memory: int | str | None = None,
 ) -> LinearityScan:
     """Score every element of a model by how well an affine map, token by token, replaces it.
 
     The map of each element x -> y is fitted by least squares over all tokens, from sums that one pass gathers. The
     score to report is ``r2_cv``: sequence s is in fold ``s mod folds``, and the fit on the other folds predicts it.
     The cosine columns need the tokens themselves. They come from a second pass over ``score_sequences`` sequences,
-    chosen by a hash of their tokens. Padding never enters a number.
+    chosen by a hash of their tokens. Padding, and tokens where ``token_mask`` is 0, never enter a
+    number.
 
     Args:
         model: a Hugging Face encoder or decoder.
-        batches: dicts with ``input_ids`` and ``attention_mask``, each ``(batch, length)``; read once.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, the tokens that count,
+            each ``(batch, length)``; read once.
         elements: names from ``fastprobe.models.points.ELEMENTS``; by default all that the model has.
         layers: 0-based layers to score; by default all.
         spans: ``"all"``, ``"2-5,0-3"`` or half-open pairs: also score from the input of one layer to the output of
             another.
+        stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         folds: folds of ``r2_cv``; 0 for none. Each fold has its own sums, so memory grows with them.
         score_sequences: number of sequences for the cosine columns; ``"all"``, or 0 for no such columns. With all
             sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass. A model
@@ -79,7 +97,12 @@ def linearity(
             that; on a GPU ``fastprobe._cuda`` if it was built, else torch.
         seed: seed of the hash that chooses the sequences for the cosine columns.
         progress: show a progress bar on standard error.
-        checkpoint: keeps the moments on disk while the scan runs, and resumes from them.
+        checkpoint: keeps the moments on disk while the scan runs, or the finished layers, and resumes from them.
+        schedule: ``"batch"`` runs all layers on one batch after another and holds all sums; ``"layer"`` runs one layer
+            on all batches and holds the sums of that layer and the states of all tokens; ``"auto"`` takes ``"batch"``
+            if all sums fit. The rows are the same; a scan layer by layer keeps no ``moments``.
+        memory: bytes that the scan may take beyond the weights of the model, like ``8_000_000_000`` or ``"8GB"``; by
+            default the memory that is free.
 
     Raises:
         InputError: an argument cannot be used, or the moments would not fit in memory.
@@ -92,50 +115,104 @@ def linearity(
     """
     method, checkpoint = method or LeastSquares(), checkpoint or Checkpoint()
     sample = SequenceSample.of(score_sequences, seed)
-    points, device = resolve(model), device_of(model)
-    options = ScanOptions(_chosen(points, elements, layers, spans), folds, objective, cka, exact)
+    check_schedule(schedule)
+    points = resolve(model, stack)
+    model = points.part_of(model)
+    device = device_of(model)
+    budget, clock = Budget.of(memory, device), Clock(device)
+    numbers = select_layers(layers, len(points.layers))
+    options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
-    batches = ModelBatches(model, points, batches)
-    first, stream = _peek(batches)
-    reader = Reader.of(model, points, first, options.elements)
-    if not reader.rebatched:  # the sample would have other states
-        sample = SequenceSample(0)
-    plan = ScanPlan.of(points, reader.widths, options)
-    check_memory(plan, points, reader.widths, device)
-
-    clock = Clock(device)
-    resumable = plan.config | {"weights": fingerprint(model)}
-    moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
-    moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
-    bar = Bar(total=getattr(batches, "tokens", None), unit=" tokens", unit_scale=True, disable=not progress)
-    with bar, moment_pass.recording():
-        for batch in itertools.islice(stream, batches_done):
-            bar.update(moment_pass.skip(batch))
-        checkpoint.check_read(moment_pass)
-        with checkpoint.keeping(moment_pass, resumable):  # not before the pass has counted all batches that it skips
-            for group in grouped(stream, reader.group_tokens):
-                bar.update(moment_pass.add(group))
-                checkpoint.tick()
-
-    score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
-    with clock("solve"):
-        sees_all = len(sample) == moment_pass.sequences
-        rows = solve_rows(plan.fits, moments, method, score_pass if len(sample) else None, refine=sees_all)
-    if len(sample):
-        add_scores(rows, plan.fits, score_pass, score_pass.run(sample, len(first["input_ids"])))
-
-    config = resumable | {
+    ranks = Ranks.here()
+    check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
+    given, batches = batches, ModelBatches(model, points, batches)
+    shares = Shares(batches, ranks)
+    shape, most = attended_mask(shares.head).shape, _most_tokens(given)
+    with clock("check"):
+        reader = Reader.of(model, points, shares.head, options.elements)
+        if not reader.rebatched:  # the sample would have other states
+            sample = SequenceSample(0)
+        plan = ScanPlan.of(points, reader.widths, options)
+        few, kind = first_sequences(shares.head, device), layer_reader_for(reader.recorder)
+        by_layer, why = goes_by_layer(
+            schedule,
+            plan,
+            budget,
+            min(most, reader.rows(shape)),
+            sample.size != 0,
+            model,
+            checkpoint,
+            ranks,
+            lambda: one_by_one_refusal(model, points, few, kind),
+        )
+    stream = clock.timed("read", shares.stream)
+    bar = ScanProgress(progress and ranks.is_first)
+    facts = plan.config | {
         "alpha": method.alpha,
         "rcond": method.rcond,
         "seed": seed,
-        "tokens": moments.tokens,
         "columns": max(plan.moments.widths[f.x] for f in plan.fits),
+        "schedule": "layer" if by_layer else "batch",
+        "runner": reader.runner,
+        **shares.counted,
+        **points.description(dict.fromkeys(e.name for e in options.elements if not e.is_span), numbers),
+    }
+    if by_layer:
+        kept = LayerCheckpoint(checkpoint)
+        scan = LayerScan(
+            model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most
+        )
+        with bar:
+            rows = scan.run(stream, shape, facts | shares.config | {"score_sequences": score_sequences})
+        bar.finish()
+        return LinearityScan(facts | scan.config | {"seconds": clock.rounded}, rows)
+    check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
+
+    bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
+    resumable = plan.config | {COUNTED: None, FIRST_MASK: None, "weights": fingerprint(model)} | shares.config
+    moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
+    moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
+    work = BatchWork.of(plan, points.layers, bar, getattr(batches, "tokens", None), sample.size)
+    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, resumable):
+        if checkpoint.earlier_tokens and isinstance(given, TokenBatches):
+            shorter = ModelBatches(model, points, given.up_to(checkpoint.earlier_tokens))
+            batches_done = remove_last(moment_pass, shorter, batches_done)
+        for share in shares.rounds(_groups(shares, stream, batches_done, reader.group_tokens)):
+            if share.batches_done > batches_done:
+                checkpoint.check_read(moment_pass)
+            moment_pass.take(share, batches_done)
+            if share.opens:
+                moments.share_origins_()
+            work.read(share.tokens)
+            with clock("save"):
+                checkpoint.tick()
+        if moment_pass.batches <= batches_done:
+            checkpoint.check_read(moment_pass)
+    moments.all_reduce_()
+    sample.gather_(ranks)
+
+    fits = shared_fits(plan, ranks)
+    score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
+    work.begin_solve(sample)
+    with bar, clock("solve"):
+        sees_all = sample.tokens == moments.tokens
+        scored = score_pass if len(sample) else None
+        rows = solve_rows(fits, moments, method, scored, refine=sees_all, advance=work.solved)
+    if len(sample):
+        bar.part("score")
+        with bar:
+            add_scores(rows, fits, score_pass, score_pass.run(sample, shape[0], work.scored))
+    rows = gather_rows(plan, fits, rows, ranks)
+    bar.finish()
+
+    config = facts | {
+        "tokens": moments.tokens,
         "sequences": moment_pass.sequences,
-        "read": moment_pass.read,
+        "read": moment_pass.read[1],
+        "weights": resumable["weights"],
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
-        "runner": reader.runner,
-        "seconds": {part: round(seconds, 3) for part, seconds in clock.seconds.items()},
+        "seconds": clock.rounded,
     }
     return LinearityScan(config, rows, moments)
 
@@ -143,24 +220,29 @@ def linearity(
 def _chosen(
     points: ModelPoints,
     elements: Sequence[str] | None,
-    layers: Iterable[int] | None,
+    layers: Sequence[int],
     spans: str | Iterable[tuple[int, int]] | None,
 ) -> tuple[Element, ...]:
     """Return the elements and spans that a caller names, in the order of the rows."""
-    depth = len(points.layers)
     names = select_elements(elements, points.elements)
-    numbers = select_layers(layers, depth)
     return (
-        *(Element(name, layer, layer + 1) for name in names for layer in numbers),
-        *(Element("span", start, stop) for start, stop in select_spans(spans, depth)),
+        *(e for name in names for layer in layers if points.has(e := Element(name, layer, layer + 1))),
+        *(Element("span", start, stop) for start, stop in select_spans(spans, len(points.layers))),
     )
 
 
-def _peek(batches: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
-    """Return the first batch, and an iterator over all of them."""
-    stream = iter(batches)
-    try:
-        first = next(stream)
-    except StopIteration:
-        raise InputError("batches: there are none") from None
-    return first, itertools.chain([first], stream)
+def _most_tokens(batches: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of tokens of some batches, padding included, or a larger one where it is not known."""
+    if isinstance(batches, list | tuple):
+        ids = [batch.get("input_ids") for batch in batches if isinstance(batch, Mapping)]
+        tensors = [tensor for tensor in ids if isinstance(tensor, Tensor)]
+        if len(tensors) == len(batches):
+            return sum(tensor.numel() for tensor in tensors)
+    return getattr(batches, "tokens", None) or sys.maxsize
+
+
+def _groups(shares: Shares, stream: Iterator[Batch], done: int, tokens: int) -> Iterator[list[Batch]]:
+    """Yield the batches of this process in groups that run together. Batches that a resumed run has done stay alone."""
+    if not shares.are_split:
+        yield from ([batch] for batch in itertools.islice(stream, done))
+    yield from grouped(stream, tokens)

@@ -17,13 +17,30 @@ NARROW = ("layer", "attention", "ffn")
 """Elements whose blocks all have the width of the model."""
 
 
-def check_memory(plan: ScanPlan, points: ModelPoints, widths: Mapping[Point, int], device: torch.device) -> None:
-    """Raise if the moments of a plan take more memory than is free on a device.
+def check_memory(
+    plan: ScanPlan,
+    points: ModelPoints,
+    widths: Mapping[Point, int],
+    device: torch.device,
+    allowed: int | None = None,
+    why: str = "",
+) -> None:
+    """Raise if the moments of a plan take more memory than is allowed, or than is free on a device.
+
+    Args:
+        plan: the plan.
+        points: places of the points in the model.
+        widths: width of every point that is read.
+        device: device of the moments.
+        allowed: bytes that a user names; ``None`` for no limit.
+        why: reason why the scan does not go layer by layer, for the message.
 
     Raises:
         InputError: they do; the message names options whose moments fit.
     """
     need, free = plan.moments.nbytes, free_bytes(device)
+    if allowed is not None and (free is None or allowed < free):
+        free = allowed
     if free is None or need <= free:
         return
     fitting = []
@@ -34,6 +51,7 @@ def check_memory(plan: ScanPlan, points: ModelPoints, widths: Mapping[Point, int
     advice = "; ".join(fitting) if fitting else "fewer layers at a time would do"
     raise InputError(
         f"memory: the moments of this scan take {need:,} bytes ({human(need)}) and {human(free)} are free; {advice}"
+        f"{f' (batch by batch {why})' if why else ''}"
     )
 
 

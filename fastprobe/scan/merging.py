@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastprobe.data.shares import COUNTED
 from fastprobe.errors import InputError
 from fastprobe.models.points import Element
 from fastprobe.regression.least_squares import LeastSquares
@@ -14,7 +15,7 @@ from fastprobe.scan.plan import ElementFit
 from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.rows import solve_rows
 
-SHARED = ("model", "model_dtype", "weights", "fits", "exact")
+SHARED = ("model", "model_dtype", "weights", "fits", "exact", COUNTED)
 """Entries that must be the same in the configurations of merged scans. Their plans must be the same too."""
 
 

@@ -109,6 +109,11 @@ class ScanPlan:
         return cls(options, tuple(fits), plan, stages, points.needed_until(uses), canonical, units)
 
     @property
+    def different_fits(self) -> list[ElementFit]:
+        """The fits without those whose blocks an earlier one has."""
+        return list({(f.x, f.y, f.unit): f for f in reversed(self.fits)}.values())
+
+    @property
     def config(self) -> dict[str, Any]:
         """Entries of a configuration that the sums depend on. A run can resume only from a checkpoint that agrees."""
         return {

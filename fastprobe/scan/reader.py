@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastprobe.data.batches import batch_tokens, select
+from fastprobe.data.checks import attended_mask
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.identities import check_points
 from fastprobe.models.points import Element, Point
@@ -43,7 +44,7 @@ class Reader:
             UnsupportedModelError: an identity fails, or a second pass gives other states.
         """
         device = device_of(model)
-        few = _first_sequences(batch, device)
+        few = first_sequences(batch, device)
         checked = check_points(model, points, few)
         checked.require(type(model).__name__, points.read_by(elements))
         recorder, why_padded = recorder_for(model, points, few)
@@ -54,8 +55,12 @@ class Reader:
             return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0, not found)
         return cls(checked.widths, recorder, "encoder", batch_tokens(device.type))
 
+    def rows(self, batch_shape: torch.Size) -> int:
+        """Return about the rows that one call of the model has, from (sequences, length) of a batch."""
+        return batch_shape.numel() if not self.group_tokens else self.group_tokens + batch_shape.numel()
 
-def _first_sequences(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+
+def first_sequences(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return the first two sequences of a batch that have tokens, on the model's device."""
-    present = batch["attention_mask"].bool().any(1).nonzero()[:2, 0]
+    present = attended_mask(batch).any(1).nonzero()[:2, 0]
     return to_device(select(batch, present), device)

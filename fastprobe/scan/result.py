@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,11 +13,13 @@ from fastprobe.regression.evidence import NEEDED, cannot_be_said, is_undecided
 from fastprobe.regression.moments import Moments
 from fastprobe.regression.scores import current_column
 from fastprobe.results.result import Result
+from fastprobe.results.views import View
 from fastprobe.scan.checkpoint import FILE
-from fastprobe.scan.picture import picture
+from fastprobe.scan.legend import COLUMNS
+from fastprobe.scan.views import scan_views
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+HELD_OUT = ("nonlinearity", "r2_cv")
+"""Columns whose standard error is ``r2_cv_se``."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,6 +34,8 @@ class LinearityScan(Result):
 
     kind: ClassVar[str] = "linearity"
     metric: ClassVar[str] = "nonlinearity"
+    shown = ("nonlinearity", "r2")
+    columns = COLUMNS
 
     def matrix(self, metric: str = "nonlinearity", *, spans: bool = False) -> np.ndarray:
         """Return one column as a matrix, ``nan`` where there is no row or no number.
@@ -61,17 +65,14 @@ class LinearityScan(Result):
         have = {row["element"] for row in self.rows}
         return [name for name in ELEMENTS if name in have]
 
-    def plot(self, path: str | Path | None = None, metric: str = "nonlinearity") -> Figure:
-        """Draw one column: a line over layers for each element, and a heatmap of the spans if there are any.
-
-        Args:
-            path: where to save the picture, if anywhere.
-            metric: the column to draw.
-        """
+    def views(self, metric: str) -> list[View]:
+        """Return a line over layers for each element, and a heatmap of the spans if there are any."""
         self.rows_with(metric)  # raises if there are none
         metric = current_column(metric)
         spans = self.matrix(metric, spans=True) if any(row["element"] == "span" for row in self.rows) else None
-        return picture(self.title, metric, dict(zip(self.elements, self.matrix(metric), strict=True)), spans, path)
+        profiles = dict(zip(self.elements, self.matrix(metric), strict=True))
+        errors = dict(zip(self.elements, self.matrix("r2_cv_se"), strict=True)) if metric in HELD_OUT else {}
+        return scan_views(metric, profiles, errors, spans)
 
     @property
     def remark(self) -> str:

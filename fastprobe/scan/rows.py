@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ def solve_rows(
     score_pass: ScorePass | None = None,
     *,
     refine: bool = False,
+    advance: Callable[[str], object] = str,
 ) -> list[dict[str, Any]]:
     """Fit the linear maps of a scan, and fill in the columns of its rows that follow from moments.
 
@@ -35,6 +36,7 @@ def solve_rows(
         method: ridge penalty and rank threshold.
         score_pass: gets the fitted maps, to score them token by token later.
         refine: the score pass will see all tokens; have it refine fits with a large error bound.
+        advance: called with the name of each source when all its rows are solved.
     """
     dtype = torch.float64 if moments.precision == "float64" else torch.float32
     same = _first_of_equals(fits)
@@ -45,13 +47,15 @@ def solve_rows(
             for f in (f for f in dict.fromkeys(same.values()) if f.x == source.x):
                 solved = source.fit(f.y)
                 columns[f] = moment_columns(source, solved, f.y)
-                if score_pass is None:
-                    continue
-                score_pass.add_fit(source, solved, f, "cosine", dtype)
-                if refine and solved.error_bound > MARK:
-                    score_pass.refine(source, solved, f)
-                if f.unit:
+                if score_pass is not None:
+                    score_pass.add_fit(source, solved, f, "cosine", dtype)
+                    if refine and solved.error_bound > MARK:
+                        score_pass.refine(source, solved, f)
+                del solved  # before the next one is computed: its fold maps are as large as all sums of its pair
+                if score_pass is not None and f.unit:
                     score_pass.add_fit(source, source.fit(f.unit), f, "cosine_objective", dtype)
+            advance(source.x)
+            del source
         return columns
 
     groups = source_groups(moments, (f.x for f in fits))

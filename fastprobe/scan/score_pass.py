@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import counted_mask
 from fastprobe.data.sample import SequenceSample
 from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.points import Point
@@ -42,7 +43,6 @@ class ScorePass:
     _totals: dict[tuple[ElementFit, str], float] = field(init=False, default_factory=dict)
     _token_count: int = field(init=False, default=0)
     _fold: Tensor = field(init=False)
-    _folds: set[int] = field(init=False)
 
     def add_fit(
         self, source: Factorisation, fit: Fit, element_fit: ElementFit, column: str, dtype: torch.dtype
@@ -58,31 +58,65 @@ class ScorePass:
         """Register a fit whose residuals are to be summed; the sample must be all tokens that the moments hold."""
         self.refinements[element_fit] = Refinement(source, fit, element_fit.y, self.backend)
 
-    def run(self, sample: SequenceSample, batch_size: int) -> dict[tuple[ElementFit, str], float]:
-        """Return the mean cosine over the tokens of the sample, by fit and column."""
+    def run(
+        self, sample: SequenceSample, batch_size: int, advance: Callable[[int], object] = int
+    ) -> dict[tuple[ElementFit, str], float]:
+        """Return the mean cosine over the tokens of the sample, by fit and column of the maps that were added.
+
+        Args:
+            sample: the sequences to run.
+            batch_size: most sequences of a batch of one length.
+            advance: called with the number of tokens after each batch.
+        """
+        if not self._sources:
+            return {}
         with self.recorder(self.model, self.points, self.plan.until, self._at_end_of) as recorder:
             for batch, fold in sample.batches(batch_size, self.group_tokens):
-                mask = batch["attention_mask"].bool()
-                self._fold = recorder.rows_of(mask, fold).to(device_of(self.model))
-                self._folds = set(fold.tolist())
-                self._token_count += int(mask.sum())
+                tokens = int(counted_mask(batch).sum())
+                self._fold = recorder.rows_of(batch, fold).to(device_of(self.model))
+                self._token_count += tokens
                 with self.clock("score forward"):
                     recorder.run(to_device(batch, device_of(self.model)))
+                advance(tokens)
+        return self.cosines()
+
+    def cosines(self) -> dict[tuple[ElementFit, str], float]:
+        """Return the mean cosine over all tokens that were scored, by fit and column."""
         return {key: total / self._token_count for key, total in self._totals.items()}
 
-    def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
-        rows, point_of = partial(block_rows, self.plan, held), self.plan.points
-        with self.clock("score"), torch.autocast(self._fold.device.type, enabled=False):
-            rows_of_fold: dict[int | None, Tensor] = {f: (self._fold == f).nonzero().flatten() for f in self._folds}
-            rows_of_fold[None] = (self._fold >= 0).nonzero().flatten()
-            complete = [f for f in self.plan.fits if max(point_of[f.x].layer, point_of[f.y].layer) == layer]
-            for x in dict.fromkeys(element_fit.x for element_fit in complete):
+    def add(self, held: Mapping[Point, Tensor], fold: Tensor, tokens: int) -> None:
+        """Score the tokens of one batch for all fits of the plan.
+
+        Args:
+            held: the points of the plan.
+            fold: ``(rows,)`` fold of each row, -1 for padding.
+            tokens: rows that are not padding.
+        """
+        self._token_count += tokens
+        self._score_fits(held, fold, self.plan.fits)
+
+    def _score_fits(self, held: Mapping[Point, Tensor], fold: Tensor, fits: Sequence[ElementFit]) -> None:
+        rows = partial(block_rows, self.plan, {point: tensor.to(fold.device) for point, tensor in held.items()})
+        with self.clock("score"), torch.autocast(fold.device.type, enabled=False):
+            valid = fold >= 0
+            rows_of_fold: dict[int | None, Tensor] = {
+                f: (fold == f).nonzero().flatten() for f in fold[valid].unique().tolist()
+            }
+            rows_of_fold[None] = valid.nonzero().flatten()
+            for x in dict.fromkeys(element_fit.x for element_fit in fits):
                 z = self._sources[x].whiten_rows(rows(x))
-                for element_fit in (f for f in complete if f.x == x):
+                for element_fit in (f for f in fits if f.x == x):
                     y = rows(element_fit.y)
                     if element_fit in self.refinements:
-                        self.refinements[element_fit].add(rows(x), y, self._fold)
+                        self.refinements[element_fit].add(rows(x), y, fold)
                     self._score(element_fit, z, y, rows_of_fold)
+
+    def _at_end_of(self, layer: int, held: Mapping[Point, Tensor]) -> None:
+        point_of = self.plan.points
+        added = (f for f in self.plan.fits if f.x in self._sources)
+        complete = [f for f in added if max(point_of[f.x].layer, point_of[f.y].layer) == layer]
+        if complete:
+            self._score_fits(held, self._fold, complete)
 
     def _score(self, element_fit: ElementFit, z: Tensor, y: Tensor, rows_of_fold: Mapping[int | None, Tensor]) -> None:
         """Add the cosines of the predictions of one fit to its totals.

@@ -1,7 +1,7 @@
 """Bit-exact emulation of the sums of a tensor core, for tests of kernels on machines without one.
 
 Hopper's tensor cores round toward zero (Khattak and Mikaitis, 2025; MMA-Sim, 2025). Sums of squares have terms of one
-sign, so they are too small, and the error grows with the length of a chain of products. ``make gpu`` begins with a
+sign, so they are too small, and the error grows with the length of a chain of products. ``make gpu`` has a
 sweep that checks this published model on the GPU of the machine.
 """
 

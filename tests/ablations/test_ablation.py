@@ -51,19 +51,19 @@ def read(stack, points, layer, name, into):
     def look(_, args, kwargs, *result):
         into[:] = [first_tensor(result[0]) if result else first_input(args, kwargs)]
 
-    place = points.places[points.aliases.get(name, name)]
+    place = points.found[layer].place(name)
     hook(stack, points.layers[layer], place, look)
 
 
 def edit(stack, points, element, layer, function):
     """Add hooks that replace y of an element by ``function(x)``; a sum through the part that is added last."""
-    layout, block = points.layout, points.layers[layer]
+    layout, block = points.layouts[layer], points.layers[layer]
     x, state = [], []
     read(stack, points, layer, ELEMENTS[element][0], x)
-    place = points.places[points.aliases.get(ELEMENTS[element][1], ELEMENTS[element][1])]
-    if element in ("attention", "ffn") and not layout.post_ln:
+    place = points.found[layer].place(ELEMENTS[element][1])
+    if element in ("attention", "ffn") and not layout.attn.sum_norm:
         read(stack, points, layer, ELEMENTS[element][0], state)
-        added = {"attention": layout.attn_post_norm or layout.attn, "ffn": layout.mlp_post_norm or layout.mlp}
+        added = {"attention": layout.attn.added, "ffn": layout.mlp.added}
         place = type(place)(added[element], True)
 
     def put(_, args, kwargs, *result):
@@ -254,12 +254,12 @@ def test_initial_weights_equal_those_of_the_published_script(family):
 
         changed = copy.deepcopy(model)
         layer = resolve(changed).layers[1]
-        paths = linear_modules(layer, points.layout, element)
-        weights = initial_weights(layer, points.layout, element, (3, 1))
+        paths = linear_modules(layer, points.layouts[1], element)
+        weights = initial_weights(layer, points.layouts[1], element, (3, 1))
         assert all("norm" not in name.lower() and "ln" not in name for name in weights)
         layer.load_state_dict(weights, strict=False)
         matrices = torch.cat([weights[f"{path}.weight"].flatten() for path in paths])
-        other = initial_weights(layer, points.layout, element, (4, 1))
+        other = initial_weights(layer, points.layouts[1], element, (4, 1))
         assert not any(torch.equal(weights[f"{path}.weight"], other[f"{path}.weight"]) for path in paths)
         assert float(matrices.std()) == pytest.approx(0.0176, rel=0.05)
         assert float(matrices.abs().max()) <= 0.04
@@ -273,7 +273,7 @@ def test_initial_weights_equal_those_of_the_published_script(family):
 
 
 def test_matrices_are_assigned_to_attention_or_ffn():
-    layout, layer = resolve(tiny_model("bert")).layout, tiny_model("bert").encoder.layer[0]
+    layout, layer = resolve(tiny_model("bert")).layouts[0], tiny_model("bert").encoder.layer[0]
 
     found = {element: linear_modules(layer, layout, element) for element in EDITABLE}
 

@@ -17,7 +17,7 @@ def test_a_scan_writes_its_files_and_prints_a_summary(scan, tmp_path):
 
     assert code == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"scores.json", "scores.csv", "moments.safetensors", "linearity.png"}
+    assert written == {"scores.json", "scores.csv", "linearity.png"}
     head, *lines = out.splitlines()
     assert head.split()[:3] == ["nonlinearity", "rows", "mean"]
     assert [line.split()[0] for line in lines] == list(ELEMENTS)
@@ -91,8 +91,19 @@ def test_a_resumed_scan_equals_an_uninterrupted_one(scan, tmp_path, monkeypatch)
             assert parts[column] == (pytest.approx(value, abs=1e-12) if isinstance(value, float) else value), column
 
 
+def test_moments_are_kept_if_asked_for_and_announced_with_their_size(scan, tmp_path):
+    code, _, err = scan("--keep-moments")
+
+    assert code == 0
+    kept = tmp_path / "out" / "moments.safetensors"
+    assert f"{kept} (" in err.splitlines()[0]
+    assert "is written every 60 s for --resume and kept" in err.splitlines()[0]
+    assert "moments.safetensors" in err.splitlines()[-2]
+    assert fp.Moments.load(kept)[0].tokens == fp.load(tmp_path / "out").config["tokens"]
+
+
 def test_a_scan_does_not_resume_with_other_options(scan, tmp_path):
-    scan()
+    scan("--keep-moments")
     before = (tmp_path / "out" / "moments.safetensors").read_bytes()
 
     code, _, err = scan("--resume", "--folds", "3")
@@ -138,15 +149,103 @@ def test_unusable_linearity_arguments_get_one_line(scan, tmp_path, arguments, me
 
 
 def test_a_full_disk_leaves_the_former_files(scan, tmp_path, monkeypatch):
-    scan()
+    scan("--keep-moments")
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
     def full(*arguments, **options):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("fastprobe.regression.moments_file.save_file", full)
-    code, _, err = scan("--tokens", "500", "--overwrite")
+    monkeypatch.setattr("fastprobe.runtime.tensor_file.save_file", full)
+    code, _, err = scan("--tokens", "500", "--overwrite", "--keep-moments")
 
     assert code == 2
     assert "moments.safetensors: No space left on device; no file is half written" in err
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def rows_of(folder):
+    return [(row["element"], row["layer"], row["r2_cv"], row["cosine_cv"]) for row in fp.load(folder).rows]
+
+
+def test_a_scan_layer_by_layer_says_what_it_takes_and_leaves_the_same_files(scan, tmp_path):
+    scan(out=tmp_path / "batch")
+
+    code, _, err = scan("--schedule", "layer", "--memory", "40MB")
+
+    assert code == 0
+    said = next(line for line in err.splitlines() if line.startswith("layer by layer, as asked: sums of one layer"))
+    for part in ("of 40.0 MB", "states", "weights", "each layer runs twice on all tokens"):
+        assert part in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "scores.csv", "linearity.png"}
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "batch")
+
+
+def test_an_interrupted_scan_layer_by_layer_resumes(scan, tmp_path, monkeypatch):
+    options = ("--schedule", "layer", "--score-sequences", "4")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, call=5)  # two of the check, two of the first layer
+
+        code, _, err = scan(*options, out=tmp_path / "parts")
+
+    assert code == 130
+    assert "layers.jsonl is kept: continue with --resume" in err.splitlines()[-1]
+    assert "holds layers.jsonl; continue it with --resume" in scan(*options, out=tmp_path / "parts")[2]
+    assert scan("--resume", *options, out=tmp_path / "parts")[0] == 0
+    scan(*options, out=tmp_path / "whole")
+    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
+
+
+def test_weights_on_disk_are_scanned_layer_by_layer(scan, tmp_path):
+    pytest.importorskip("accelerate")
+    scan(out=tmp_path / "memory")
+
+    code, _, err = scan("--device-map", "disk")
+
+    assert code == 0
+    assert "layer by layer, because weights are offloaded" in err
+    for one, other in zip(rows_of(tmp_path / "out"), rows_of(tmp_path / "memory"), strict=True):
+        assert one[2] == pytest.approx(other[2], abs=1e-6)
+
+
+def test_a_kept_scan_is_extended_to_more_tokens(scan, tmp_path):
+    scan("--keep-moments", "--tokens", "1100")
+
+    assert scan("--resume", "--tokens", "1500")[0] == 0
+
+    scan("--tokens", "1500", out=tmp_path / "whole")
+    for one, other in zip(rows_of(tmp_path / "out"), rows_of(tmp_path / "whole"), strict=True):
+        assert one[2] == pytest.approx(other[2], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--schedule", "rows"), "schedule: must be one of auto, batch, layer, got 'rows'"),
+        (("--memory", "lots"), "memory: must be a number of bytes above 0, like 8GB or 500MB, got 'lots'"),
+        (("--memory", "10kB", "--schedule", "layer"), "alone takes"),
+        (("--device-map", "moon"), "device_map: must be one of auto, disk, got 'moon'"),
+        (("--keep-moments", "--schedule", "layer"), "--keep-moments: a scan layer by layer lets its sums go"),
+    ],
+)
+def test_unusable_schedules_get_one_line(scan, arguments, message):
+    code, out, err = scan(*arguments, "--quiet")
+
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_tokens_that_are_skipped_do_not_count(scan, run, tmp_path):
+    scan("--elements", "layer", "--skip-first", "1", "--skip-special", "--keep-moments", out=tmp_path / "skipped")
+    scan("--elements", "layer", "--keep-moments", out=tmp_path / "all")
+
+    skipped, everything = fp.load(tmp_path / "skipped"), fp.load(tmp_path / "all")
+
+    assert skipped.config["counted"] == "skip_first=1, skip_special=True"
+    assert "counted" not in everything.config
+    assert skipped.config["sequences"] == everything.config["sequences"]
+    assert skipped.config["tokens"] == everything.config["tokens"] - 2 * everything.config["sequences"]  # [CLS], [SEP]
+    _, _, err = scan("--elements", "layer", "--skip-first", "1", "--resume", out=tmp_path / "skipped")
+    assert "holds a run with counted=" in err
+    _, _, err = run("merge", tmp_path / "skipped", tmp_path / "all", "--out", tmp_path / "merged")
+    assert "differ in counted" in err

@@ -12,7 +12,16 @@ def test_merged_parts_score_as_the_whole(scan, run, tmp_path):
     topics = list(demo_text().values())[:4]
     for name, texts in {"a": topics[:2], "b": topics[2:], "ab": topics}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        scan("--text", tmp_path / f"{name}.jsonl", "--tokens", "1M", "--folds", "0", out=tmp_path / name)
+        scan(
+            "--text",
+            tmp_path / f"{name}.jsonl",
+            "--tokens",
+            "1M",
+            "--folds",
+            "0",
+            "--keep-moments",
+            out=tmp_path / name,
+        )
 
     code, out, _ = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "merged")
 
@@ -25,8 +34,8 @@ def test_merged_parts_score_as_the_whole(scan, run, tmp_path):
 
 
 def test_scans_of_different_options_do_not_merge(scan, run, tmp_path):
-    scan("--layers", "0", out=tmp_path / "a")
-    scan("--layers", "1", out=tmp_path / "b")
+    scan("--keep-moments", "--layers", "0", out=tmp_path / "a")
+    scan("--keep-moments", "--layers", "1", out=tmp_path / "b")
 
     code, _, err = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "merged")
 

@@ -21,6 +21,7 @@ SIZES = {"tokens": "600", "max_seq_len": 32}
         ),
         (Source(dataset="wikitext", split="test"), "--dataset wikitext --split test --tokens 100k --max-seq-len 128"),
         (Source(split="test"), "--tokens 100k --max-seq-len 128"),
+        (Source(skip_first=2, skip_special=True), "--tokens 100k --max-seq-len 128 --skip-first 2 --skip-special"),
     ],
 )
 def test_argv_is_what_a_user_types(source, argv):

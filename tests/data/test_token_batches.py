@@ -78,3 +78,39 @@ def test_a_text_without_tokens_is_an_error(tokenizer, text):
 def test_the_seed_of_masks_has_64_bits(tokenizer):
     with pytest.raises(InputError, match="seed: must be a number of 64 bits, got 9223372036854775808"):
         MaskedBatches(token_batches("Some text.", tokenizer), tokenizer, 2**63)
+
+
+TEXTS = ["one two three four five six seven", "eight", "nine ten eleven"]
+
+
+@pytest.mark.parametrize(("first", "special"), [(0, True), (1, False), (2, True), (5, False)])
+def test_skipped_tokens_are_read_and_do_not_count(tokenizer, first, special):
+    sizes = {"max_seq_len": 6, "batch_size": 2}
+    plain = list(token_batches(TEXTS, tokenizer, **sizes))
+
+    found = list(token_batches(TEXTS, tokenizer, skip_first=first, skip_special=special, **sizes))
+
+    for batch, other in zip(found, plain, strict=True):
+        assert batch.keys() == {"input_ids", "attention_mask", "token_mask"}
+        for key, value in other.items():
+            assert torch.equal(batch[key], value)
+        for ids, mask, counts in zip(*(batch[key].tolist() for key in batch), strict=True):
+            for place, (token, attended, counted) in enumerate(zip(ids, mask, counts, strict=True)):
+                skipped = place < first or (special and token in tokenizer.all_special_ids)
+                assert counted == (attended and not skipped)
+
+
+def test_batches_know_which_of_their_tokens_count(tokenizer):
+    def counted(**skips):
+        return token_batches("a text", tokenizer, **skips).counted
+
+    assert counted() is None
+    assert counted(skip_first=2) == "skip_first=2"
+    assert counted(skip_first=1, skip_special=True) == "skip_first=1, skip_special=True"
+    assert MaskedBatches(token_batches("a text", tokenizer, skip_first=2), tokenizer, 0).counted == "skip_first=2"
+
+
+@pytest.mark.parametrize("first", [-1, 8, 9])
+def test_a_number_of_skipped_tokens_that_leaves_none_is_refused(tokenizer, first):
+    with pytest.raises(InputError, match=f"skip_first: must be 0 to 7, less than max_seq_len, got {first}"):
+        token_batches("a text", tokenizer, max_seq_len=8, skip_first=first)

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastprobe.kernels import _columns, _planes, _table, add_norm, bias_gelu, gram, score, vocabulary_scores
+from fastprobe.kernels import _columns, _planes, _table, add_norm, bias_gelu, gram, score, unit_sum, vocabulary_scores
 
 CAPABILITIES = [(8, 0), (9, 0), (10, 0)]
 SHARED = {(8, 0): 166_912, (9, 0): 232_448, (10, 0): 232_448}
@@ -57,6 +57,8 @@ class Compiled:
     stack: int  # bytes a thread that did not fit into registers
     shared: int  # bytes
     ptx: str
+    ttgir: str
+    stages: int
 
 
 def _type(name, floats):
@@ -91,13 +93,13 @@ def compile_kernel(name, kernel, capability, constants, num_warps=4, num_stages=
             [tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
     (registers,), (stack,) = re.findall(r"REG:(\d+)", usage), re.findall(r"STACK:(\d+)", usage)
-    ptx = built.asm["ptx"]
-    return Compiled(name, capability, num_warps, int(registers), int(stack), built.metadata.shared, ptx)
+    ptx, ttgir, shared = built.asm["ptx"], built.asm["ttgir"], built.metadata.shared
+    return Compiled(name, capability, num_warps, int(registers), int(stack), shared, ptx, ttgir, num_stages)
 
 
-def products(capability, half=False):
-    """Compile the kernel of ``gram_`` that takes most time, in its default configuration."""
-    config = gram.configs(capability)[0]
+def products(capability, half=False, choice=0):
+    """Compile the kernel of ``gram_`` that takes most time, in one of its configurations."""
+    config = gram.configs(capability)[choice]
     constants = {
         "HALF": half,
         "OPERAND": tl.float16 if half else tl.bfloat16,
@@ -106,8 +108,9 @@ def products(capability, half=False):
         "FLUSH": config.flush,
         "BLOCK_N": config.block_n,
         "BLOCK_D": config.block_d,
+        "DESCRIPTORS": config.descriptors,
     }
-    name = f"gram products, {'float16' if half else 'bfloat16'}"
+    name = f"gram products, {'float16' if half else 'bfloat16'}, {config.num_stages} stages"
     return compile_kernel(name, gram.products_kernel, capability, constants, config.num_warps, config.num_stages)
 
 
@@ -168,8 +171,17 @@ def others(capability):
     for number, dtype in enumerate(("bfloat16", "float16", "float32")):
         constants = {"DTYPE_HERE": number, "ROWS": 16, "BLOCK_D": side}
         yield compile_kernel(f"gram columns, {dtype}", _columns.columns_kernel, capability, constants)
-    yield compile_kernel("gram add columns", _columns.add_columns_kernel, capability, {"BLOCK_D": side})
+    constants = {"BLOCK_S": 32, "BLOCK_D": side}
+    yield compile_kernel("gram add columns", _columns.add_columns_kernel, capability, constants)
     yield compile_kernel("gram add products", gram.add_products_kernel, capability, {"ROWS": 16, "BLOCK_D": side})
+    for width in (1024, 4096, 16_384):
+        config = unit_sum.UnitSumConfig()
+        constants = {"ROWS": config.rows(width), "BLOCK_D": width}
+        floats = {"rows_ptr": "*bf16", "valid_ptr": "*i1", "sums_ptr": "*fp64"}
+        warps = config.warps(width)
+        yield compile_kernel(
+            f"unit sum, {width}", unit_sum.unit_sum_kernel, capability, constants, warps, floats=floats
+        )
     yield compile_kernel("planes", _planes._planes_kernel, capability, {"COUNT": 3, "BLOCK": 1024})
     constants = {"BATCH": _table.BATCH, "OFFSET": _table._OFFSET}
     yield compile_kernel("table", _table._write_kernel, capability, constants)
@@ -180,7 +192,8 @@ if __name__ == "__main__":
     print("| Kernel | Compute capability | Warps | Registers a thread | Stack, bytes | Shared memory, bytes |")
     print("| --- | --- | --- | --- | --- | --- |")
     for at in CAPABILITIES:
-        hot = products(at), products(at, half=True), scores(at), scores(at, 1, False), vocabulary(at), vocabulary(at, 3)
+        gram_hot = products(at), products(at, choice=1), products(at, half=True)
+        hot = *gram_hot, scores(at), scores(at, 1, False), vocabulary(at), vocabulary(at, 3)
         for row in (*hot, *rowwise(at), *others(at)):
             cells = (row.name, ".".join(map(str, at)), row.warps, row.registers, row.stack, row.shared)
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)

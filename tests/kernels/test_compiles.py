@@ -17,8 +17,8 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import compiled
 at = tuple(json.loads(sys.argv[1]))
-hot = [compiled.products(at), compiled.products(at, half=True), compiled.scores(at), compiled.scores(at, 1, False),
-       compiled.vocabulary(at), compiled.vocabulary(at, 3)]
+hot = [compiled.products(at), compiled.products(at, choice=1), compiled.products(at, half=True), compiled.scores(at),
+       compiled.scores(at, 1, False), compiled.vocabulary(at), compiled.vocabulary(at, 3)]
 rows = [vars(row) | {{"hot": row in hot, "fits": row.shared <= compiled.SHARED[at]}}
         for row in (*hot, *compiled.rowwise(at), *compiled.others(at))]
 print(json.dumps(rows))
@@ -52,9 +52,50 @@ def test_shared_memory_fits(kernels):
     assert all(row["fits"] for row in kernels.values())
 
 
+def hot_loop(ttgir):
+    """Return the loop of a Gram kernel, and its part under an ``if``, from the compiler's intermediate code."""
+    lines = ttgir.splitlines()
+    (start,) = [k for k, line in enumerate(lines) if "scf.for" in line]
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    stop = next(k for k in range(start + 1, len(lines)) if lines[k].startswith(" " * indent + "}"))
+    body = lines[start : stop + 1]
+    branch = next(k for k, line in enumerate(body) if "scf.if" in line and "tensor<" in line)
+    return "\n".join(body[:branch]), "\n".join(body[branch:])
+
+
+def gram_kernels(kernels, capability):
+    rows = [row for row in kernels.values() if row["name"].startswith("gram products")]
+    return [row for row in rows if tuple(row["capability"]) == capability]
+
+
+def test_on_hopper_a_product_is_in_flight_while_the_next_rows_are_fetched(kernels):
+    """The wait in the loop leaves one product unfinished; only where a chain is added up nothing is in flight."""
+    for row in gram_kernels(kernels, (9, 0)):
+        loop, addition = hot_loop(row["ttgir"])
+        assert re.findall(r"warp_group_dot_wait.*pendings = (\d+)", loop) == ["1"], row["name"]
+        assert re.findall(r"warp_group_dot_wait.*pendings = (\d+)", addition) == ["0"], row["name"]
+
+
+def test_on_hopper_and_later_the_ring_of_rows_is_as_deep_as_the_stages(kernels):
+    for capability in ((9, 0), (10, 0)):
+        for row in gram_kernels(kernels, capability):
+            side = 64 if capability >= (10, 0) else 128
+            rings = re.findall(rf"local_alloc : \(\) -> !ttg.memdesc<(\d+)x64x{side}xb?f16", row["ttgir"])
+            assert rings == 2 * [str(row["stages"])], row["name"]
+            assert row["stages"] >= 3
+
+
+def test_rows_come_by_the_copy_engine_where_there_is_one(kernels):
+    """It writes to shared memory in the order in which products read it; other copies would need a proxy fence."""
+    for capability in ((9, 0), (10, 0)):
+        for row in gram_kernels(kernels, capability):
+            assert "cp.async.bulk.tensor.3d" in row["ptx"], row["name"]
+            assert "cp.async.c" not in row["ptx"], row["name"]
+
+
 def test_rows_are_fetched_ahead_16_bytes_at_a_time(kernels):
     for row in kernels.values():
-        if row["hot"]:
+        if row["hot"] and not (row["name"].startswith("gram") and row["capability"] >= (9, 0)):
             copies = re.findall(r"cp\.async\.c[ag]\.shared\.global.*?(0x10|, 16),", row["ptx"])
             assert len(copies) >= 8, row["name"]
 

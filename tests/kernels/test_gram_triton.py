@@ -1,5 +1,7 @@
 """The Triton kernels of ``gram_`` at the limits of their programs, in Triton's interpreter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ SHORT = GramConfig(block_d=64, chain=64, block_n=32, flush=128)
 CPU = torch.device("cpu")
 
 
-def moments(x, y, fold=None, origins=None, folds=1, pooled=False, config=SHORT):
+def moments(x, y, fold=None, origins=None, folds=1, pooled=False, config=SHORT, zero_origins=False):
     """Return x^T x, x^T y, then sums and squares of both, all (folds, ...) float64."""
     fold = torch.zeros(len(x), dtype=torch.int64) if fold is None else fold
     widths, pairs = (x.shape[1], y.shape[1]), [(0, 0), (0, 1)]
@@ -27,7 +29,8 @@ def moments(x, y, fold=None, origins=None, folds=1, pooled=False, config=SHORT):
     sums, squares = ([torch.zeros(folds, width, dtype=torch.float64) for width in widths] for _ in range(2))
     origins = origins or [torch.zeros(width, dtype=torch.float64) for width in widths]
     blocks = list(zip((x, y), origins, sums, squares, strict=True))
-    launch_gram(blocks, [(*pair, gram) for pair, gram in zip(pairs, grams, strict=True)], fold, config=config)
+    pairs = [(*pair, gram) for pair, gram in zip(pairs, grams, strict=True)]
+    launch_gram(blocks, pairs, fold, config=config, zero_origins=zero_origins)
     return [grams[0].triu(), grams[1], *sums, *squares]
 
 
@@ -102,6 +105,29 @@ def test_blocks_may_differ_in_dtype(dtypes, residual_rows, randn):
     assert_within_gate([t[0] for t in moments(x, y)], x.double(), y.double())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("zero_origins", [False, True])
+def test_adjacent_rows_and_copies_of_scattered_rows_give_the_same_bits(dtype, zero_origins, residual_rows, randn):
+    x, y = residual_rows(300, 70, dtype), randn(300, 9, dtype=dtype)
+    fold = torch.arange(300) % 3
+    adjacent = fold.argsort(stable=True)
+
+    scattered = moments(x, y, fold, folds=3, zero_origins=zero_origins)
+    slices = moments(x[adjacent], y[adjacent], fold[adjacent], folds=3, zero_origins=zero_origins)
+
+    assert all(map(torch.equal, scattered, slices))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_configuration_gives_the_same_bits(dtype, residual_rows, randn):
+    x, y = residual_rows(300, 70, dtype), randn(300, 9, dtype=dtype)
+    fold = torch.arange(300) % 3 - 1
+
+    first, second = (moments(x, y, fold, folds=2, config=replace(SHORT, descriptors=given)) for given in (True, False))
+
+    assert all(map(torch.equal, first, second))
+
+
 def test_two_planes_are_a_preview(residual_rows, randn):
     x, y = residual_rows(300, 20), randn(300, 9, dtype=torch.float32)
     preview = GramConfig(block_d=64, plane_count=2)
@@ -131,11 +157,12 @@ def test_what_does_not_fit_into_memory_is_added_part_by_part(name, monkeypatch, 
         torch.testing.assert_close(parts, once, rtol=1e-6, atol=1e-6 * float(once.abs().max()))
 
 
+@pytest.mark.parametrize("unit", [None, 16])
 @pytest.mark.parametrize("folds", [1, 3, 200])
-def test_slots_hold_every_row_that_counts_once_and_one_fold_each(folds, generator):
+def test_slots_hold_every_row_that_counts_once_and_one_fold_each(folds, unit, generator):
     fold = torch.randint(-2, folds + 1, (1000,), generator=generator)  # and one fold that is not there
 
-    slots = slots_of(fold, folds, 64)
+    slots = slots_of(fold, folds, 64, unit)
 
     seen = []
     first = 0
@@ -146,6 +173,7 @@ def test_slots_hold_every_row_that_counts_once_and_one_fold_each(folds, generato
             assert (fold[slots.order[start:end]] == f).all()
         first = last
     assert (slots.start[first:] == slots.end[first:]).all()
+    assert ((slots.start >= 0) & (slots.start <= len(fold))).all()  # also of slots without rows
     assert sorted(seen) == ((fold >= 0) & (fold < folds)).nonzero().flatten().tolist()
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastprobe.ops.gram import Block, Pair, gram_
+from fastprobe.ops.gram.triton import launch_gram
 from fastprobe.ops.score import ResidualSums, score
 
 pytestmark = [
@@ -126,15 +127,22 @@ def test_a_cuda_graph_adds_the_rows_of_the_moment(residual_rows, randn):
 
 
 def test_kernels_run_on_the_current_stream(residual_rows, randn):
+    """A launch on another stream reads the rows before they are doubled.
+
+    The launch by itself: the check of ``gram_`` reads the largest fold, and so waits for the doubling.
+    """
     x, y = residual_rows(5000, 130).cuda(), randn(5000, 66, dtype=torch.float32).cuda()
     args = arguments(x, y, torch.zeros(5000, dtype=torch.int64, device="cuda"), 1)
+    launch_gram(*args)  # compiles
+    for total in [pair.gram for pair in args[1]] + [t for block in args[0] for t in (block.sum, block.square)]:
+        total.zero_()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
 
     with torch.cuda.stream(side):
-        torch.cuda._sleep(50_000_000)  # whoever does not wait for this sees rows of zeros
+        torch.cuda._sleep(50_000_000)
         x.mul_(2)
-        gram_.on("triton")(*args)
+        launch_gram(*args)
     side.synchronize()
 
     assert_within_gate(args, 1)

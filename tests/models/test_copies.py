@@ -101,7 +101,7 @@ def batch_of(sequences):
 @torch.no_grad()
 def test_copies_get_the_output_of_each_alone(make, use, sequences):
     model, batch = Toy(make, use).eval(), batch_of(sequences)
-    points = SimpleNamespace(layers=tuple(model.layers))
+    points = SimpleNamespace(layers=tuple(model.layers), carries="")
     stack, alone = (LayerStack.record(model, points, batch) for _ in range(2))
     states = torch.randn(3, *stack.stem.shape, generator=torch.Generator().manual_seed(1))
 
@@ -113,7 +113,7 @@ def test_copies_get_the_output_of_each_alone(make, use, sequences):
 @torch.no_grad()
 def test_each_pattern_of_arguments_is_checked_once_a_run():
     model = Toy(lengths, scaled).eval()
-    points, checked, runs = SimpleNamespace(layers=tuple(model.layers)), {}, []
+    points, checked, runs = SimpleNamespace(layers=tuple(model.layers), carries=""), {}, []
     for layer in model.layers:
         layer.register_forward_hook(lambda *_: runs.append(1))
 

@@ -83,7 +83,7 @@ def test_random_weights_of_offloaded_modules_are_refused():
     model = offloaded(tiny_model("bert"))
     points = resolve(model)
     with pytest.raises(UnsupportedModelError, match=r"intermediate.dense.weight is offloaded.*without quantisation"):
-        initial_weights(points.layers[1], points.layout, "mlp", (0, 1))
+        initial_weights(points.layers[1], points.layouts[1], "mlp", (0, 1))
 
 
 def test_random_weights_beside_a_fused_copy_are_refused():
@@ -113,7 +113,7 @@ def test_random_weights_change_only_the_modules_of_the_element(element):
     layers[1].attention.output.dense.weight = nn.Parameter(layers[1].intermediate.dense.weight[:32])
     changed = copy.deepcopy(model)
     layer = resolve(changed).layers[1]
-    for path, value in initial_weights(layer, resolve(changed).layout, element, (0, 1)).items():
+    for path, value in initial_weights(layer, resolve(changed).layouts[1], element, (0, 1)).items():
         owner, _, name = path.rpartition(".")
         setattr(layer.get_submodule(owner), name, nn.Parameter(value))
 

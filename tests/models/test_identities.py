@@ -96,7 +96,8 @@ def r2_of_layer(model, points, layer, batches):
     """Return the r2 of the map from the input of a layer to its output, from hooks on the layer itself."""
     fit, states = fp.LinearFit(32, 32, folds=0), []
     block = points.layers[layer]
-    with points.places["resid_pre"].read(block, states.append), points.places["resid_post"].read(block, states.append):
+    place = points.found[layer].place
+    with place("resid_pre").read(block, states.append), place("resid_post").read(block, states.append):
         for batch in batches:
             model(**batch)
             fit.update(*states, batch["attention_mask"].bool())

@@ -134,6 +134,10 @@ class Packed(torch.nn.Linear):
     def __init__(self, base):
         super().__init__(base.in_features, base.out_features)
         self.weight = torch.nn.Parameter(torch.zeros(base.weight.numel() // 2, 1, dtype=torch.uint8), False)
+        self.unpacked = [base]
+
+    def forward(self, x):
+        return self.unpacked[0](x)
 
 
 def with_adapter(owner):

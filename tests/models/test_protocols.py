@@ -49,7 +49,7 @@ def test_rows_of_names_the_sequence_of_every_row(kind, model, batch, stem):
         model, resolve(model), {Point("resid_pre", 0): 0}, lambda _, held: kept.extend(held.values())
     ) as recorder:
         recorder.run(batch)
-        sequence = recorder.rows_of(mask, torch.arange(len(mask)))
+        sequence = recorder.rows_of(batch, torch.arange(len(mask)))
 
     rows = kept[0].flatten(0, -2)
     assert len(sequence) == len(rows)

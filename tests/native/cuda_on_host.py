@@ -21,7 +21,7 @@ from tests.native.cuda_resources import nvcc
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "csrc" / "cuda"
 BUILD = HERE.parents[1] / "build"
-ROW, BOX, TOKENS = 128, 64, 16  # bytes of a row of a box, its columns, tokens of one wgmma
+ROW, BOX, ROWS, TOKENS = 128, 64, 64, 16  # bytes of a row of a box, its columns, its rows, tokens of one wgmma
 
 
 @functools.cache
@@ -41,13 +41,23 @@ def simulator() -> ModuleType | None:
     names = ("gram.cuh", "gram_exact.cuh", "rows.cuh", "gram.h", "layout.h", "plan.h", "module.cpp")
     files = {name: KERNELS / name for name in names}
     files |= {"ptx.cuh": HERE / "simulated_units.h", "simulator.cpp": HERE / "simulator.cpp"}
-    flags = ["-Xcompiler=-fPIC,-Wno-attributes", '-DFASTPROBE_ARCHITECTURES="9.0a"']
+    flags = ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-attributes", '-DFASTPROBE_ARCHITECTURES="9.0a"']
     return nvcc() and _built("_cuda", [nvcc(), *flags], files, ["simulator.cpp", "module.cpp"])
 
 
+@functools.cache
+def host_code() -> ModuleType | None:
+    """Return ``fastprobe._cuda`` over a runtime without a GPU, ``fake_runtime.cpp``; ``None`` without nvcc."""
+    files = {path.name: path for path in KERNELS.iterdir()} | {"fake_runtime.cpp": HERE / "fake_runtime.cpp"}
+    target = "-gencode=arch=compute_90a,code=sm_90a"
+    flags = ["-cudart=none", target, "-Xcompiler=-fPIC,-fvisibility=hidden", '-DFASTPROBE_ARCHITECTURES="9.0a"']
+    return nvcc() and _built("_cuda", [nvcc(), *flags], files, ["gram.cu", "module.cpp", "fake_runtime.cpp"])
+
+
 def _built(name: str, compiler: list[str], files: dict[str, Path], sources: list[str]) -> ModuleType:
-    """Build a module from copies of files under new names, once for each set of contents."""
-    key = hashlib.sha256(b"".join(path.read_bytes() for path in files.values())).hexdigest()[:16]
+    """Build a module from copies of files under new names, once for each command and set of contents."""
+    parts = [str([*compiler, *sources]).encode(), *(files[name].read_bytes() for name in sorted(files))]
+    key = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
     folder = BUILD / f"{name}-{key}"
     library = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not library.exists():
@@ -58,7 +68,8 @@ def _built(name: str, compiler: list[str], files: dict[str, Path], sources: list
         subprocess.run(
             [*compiler, "-std=c++17", "-O1", "-shared", *include, *sources, "-o", library], cwd=folder, check=True
         )
-    spec = importlib.util.spec_from_file_location(name, library)
+    # pybind11 returns the same module for the same name; the name of the function that makes it is after the last dot.
+    spec = importlib.util.spec_from_file_location(f"build_{key}.{name}", library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -78,12 +89,12 @@ def swizzled(address):
 
 
 def copy_box(memory, to, matrix, column, row):
-    """Copy 64 columns of 128 rows as the copy engine does: two bytes a number, zeros outside the matrix."""
+    """Copy 64 columns of 64 rows as the copy engine does: two bytes a number, zeros outside the matrix."""
     assert to % 1024 == 0
-    padded = np.zeros((SLAB, BOX))
-    part = matrix[row : row + SLAB, column : column + BOX]
+    padded = np.zeros((ROWS, BOX))
+    part = matrix[row : row + ROWS, column : column + BOX]
     padded[: part.shape[0], : part.shape[1]] = part
-    tokens, columns = np.mgrid[:SLAB, :BOX]
+    tokens, columns = np.mgrid[:ROWS, :BOX]
     memory[swizzled(to + tokens * ROW + columns * 2) // 2] = padded
 
 
@@ -107,21 +118,22 @@ def registers_of_wgmma(products):
 def run_wgmma(layout, plan, blocks):
     """Run the items of a plan one after the other, in the steps of the kernel."""
     thread, i = np.mgrid[:128, :64]
-    first, n = 3 * 1024, 0  # the ring begins at `first`
+    first, place = 3 * 1024, layout.Place()  # the ring begins at `first`
     for index in range(plan.items):
         memory = np.full((first + layout.STAGES * layout.STAGE_BYTES) // 2, np.nan)
         sums = np.zeros((2, 64, 128))
         *_, begin, end, diagonal = plan.work(index)
-        for slab in range(begin, end):
-            stage = first + layout.stage_of(n) * layout.STAGE_BYTES
-            for block, column, row, to in plan.boxes(index, slab, stage):
-                copy_box(memory, to, blocks[block], column, row)
+        for row in range(begin * SLAB, end * SLAB, layout.STAGE_ROWS):
+            for block, column, at, to in plan.boxes(index, row, first + place.stage * layout.STAGE_BYTES):
+                copy_box(memory, to, blocks[block], column, at)
             for half in range(2):
+                left = layout.at_stage(layout.left_operand(first, half), place.stage)
+                right = layout.at_stage(layout.right_operand(first, diagonal), place.stage)
                 for step in range(layout.STEPS):
-                    a = operand(memory, layout.further(layout.left_operand(stage, half), step), 64)
-                    b = operand(memory, layout.further(layout.right_operand(stage, diagonal), step), 128)
+                    a = operand(memory, layout.further(left, step), 64)
+                    b = operand(memory, layout.further(right, step), 128)
                     sums[half] += a @ b.T
-            n += 1
+            place.advance()
         for half in range(2):
             rows = half * 64 + layout.accumulator_row(thread, i)
             plan.put(index, rows, layout.accumulator_column(thread, i), registers_of_wgmma(sums[half]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "csrc" / "cuda" / "gram.cu"
 
-DYNAMIC_SHARED = {"gram_kernel": 3 * 65_536 + 1024}
+DYNAMIC_SHARED = {"gram_kernel": 7 * 32_768 + 1024}
 """Bytes of shared memory that a launch requests, in addition to those that the compiler reports."""
 
 

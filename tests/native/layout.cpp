@@ -24,15 +24,14 @@ class PlanOnHost {
         : tile_(tile) {
         for (const auto& [left, right, left_width, right_width, gram, fold_stride, row_stride, pair_folds] : pairs)
             plan_.pairs[plan_.pair_count++] = {left,        right,      left_width, right_width, (double*)gram,
-                                               fold_stride, row_stride, pair_folds, 0};
-        plan_.units = number_units(plan_.pairs, plan_.pair_count, tile);
-        plan_.splits = splits;
+                                               fold_stride, row_stride, pair_folds, 0, 1, 0};
         plan_.folds = folds;
+        number_items(plan_, tile, splits);
         plan_.fold_slabs = reinterpret_cast<const int*>(fold_slabs);
         plan_.workspace = reinterpret_cast<double*>(workspace);
     }
 
-    int items() const { return plan_.items(); }
+    int items() const { return plan_.items; }
     int units() const { return plan_.units; }
 
     // pair, first column of the left and of the right block, first slab and end, true on the diagonal
@@ -47,11 +46,11 @@ class PlanOnHost {
     }
 
     // block, column, row, address
-    std::vector<std::tuple<int, int, int, uint32_t>> boxes(int index, int slab, uint32_t stage) const {
+    std::vector<std::tuple<int, int, int, uint32_t>> boxes(int index, int row, uint32_t stage) const {
         const Work work = work_at(plan_, tile_, index);
         std::vector<std::tuple<int, int, int, uint32_t>> boxes;
         for (int i = 0; i < boxes_of(work.diagonal); ++i) {
-            const Box box = box_at(work, slab, stage, i);
+            const Box box = box_at(work, row, stage, i);
             boxes.push_back({box.block, box.column, box.row, box.to});
         }
         return boxes;
@@ -63,9 +62,9 @@ class PlanOnHost {
     }
 
     void add_parts() const {
-        if (plan_.splits == 1) return;
         for (int unit = 0; unit < plan_.units; ++unit) {
-            const Item item = item_at(plan_.pairs, plan_.pair_count, 1, tile_, unit);
+            const Item item = unit_at(plan_.pairs, plan_.pair_count, tile_, unit);
+            if (plan_.pairs[item.pair].splits == 1) continue;
             for (int i = 0; i < tile_ * tile_; ++i) fastprobe::add_parts(plan_, tile_, item, i / tile_, i % tile_);
         }
     }
@@ -74,12 +73,6 @@ class PlanOnHost {
     int tile_;
     Plan plan_{};
 };
-
-double sum_of_chains(py::array_t<float> chains) {
-    float sum = 0, lost = 0;
-    for (py::ssize_t i = 0; i < chains.size(); ++i) add_chain(sum, lost, chains.data()[i]);
-    return double(sum) - double(lost);
-}
 
 }  // namespace
 
@@ -99,15 +92,18 @@ PYBIND11_MODULE(layout, m) {
         const Slabs slabs = slabs_of(fold_slabs.data(), fold, fold + 1, split, splits);
         return std::pair(slabs.begin, slabs.end);
     });
-    m.def("sum_of_chains", &sum_of_chains);
     m.def("left_operand", py::vectorize(left_operand));
     m.def("right_operand", py::vectorize(right_operand));
+    m.def("at_stage", py::vectorize(at_stage));
     m.def("further", py::vectorize(further));
     m.def("accumulator_row", py::vectorize(accumulator_row));
     m.def("accumulator_column", py::vectorize(accumulator_column));
-    m.def("stage_of", &stage_of);
-    m.def("full_parity", &full_parity);
-    m.def("empty_parity", &empty_parity);
+    py::class_<Place>(m, "Place")
+        .def(py::init<>())
+        .def_readonly("stage", &Place::stage)
+        .def("full_parity", &Place::full_parity)
+        .def("empty_parity", &Place::empty_parity)
+        .def("advance", &Place::advance);
     m.def("exact_token", py::vectorize(exact_token));
     m.def("exact_column", py::vectorize(exact_column));
     m.def("a_column", py::vectorize(a_column));
@@ -117,7 +113,8 @@ PYBIND11_MODULE(layout, m) {
     m.def("c_row", py::vectorize(c_row));
     m.def("c_column", py::vectorize(c_column));
     for (const auto& [name, value] : std::vector<std::pair<const char*, int>>{
-             {"TILE", TILE}, {"SLAB", SLAB}, {"STAGES", STAGES}, {"STAGE_BYTES", STAGE_BYTES}, {"STEPS", STEPS}, {"GRAM_SHARED", GRAM_SHARED},
+             {"TILE", TILE}, {"SLAB", SLAB}, {"STAGES", STAGES}, {"STAGE_BYTES", STAGE_BYTES}, {"STAGE_ROWS", STAGE_ROWS},
+             {"PIECES", PIECES}, {"STEPS", STEPS}, {"FLUSH", FLUSH}, {"GRAM_SHARED", GRAM_SHARED},
              {"EXACT_TILE", EXACT_TILE}, {"EXACT_DEPTH", EXACT_DEPTH}, {"EXACT_STRIDE", EXACT_STRIDE},
              {"EXACT_THREADS", EXACT_THREADS}, {"MAX_PAIRS", MAX_PAIRS}})
         m.attr(name) = value;

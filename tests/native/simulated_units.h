@@ -42,6 +42,7 @@ inline uint8_t* dynamic_shared() { return units.shared.data(); }
 inline uint32_t shared_address(const uint8_t* pointer) {
     return uint32_t(pointer - units.shared.data()) + SHARED_BEGIN;
 }
+inline int uniform(int number) { return number; }
 inline uint8_t* at_address(uint32_t address) { return units.shared.data() + (address - SHARED_BEGIN); }
 
 // -- mbarrier ---------------------------------------------------------------------------------------------------------
@@ -82,14 +83,14 @@ inline void load_box(uint32_t to, const CUtensorMap* map, int column, int row, u
     if (to % 1024 || matrix.stride % 8 || reinterpret_cast<uintptr_t>(matrix.data) % 16) std::abort();
     const std::lock_guard lock(units.mutex);
     units.copies.push_back([=] {
-        for (int r = 0; r < 128; ++r)
+        for (int r = 0; r < 64; ++r)
             for (int c = 0; c < 64; ++c) {
                 const bool inside = row + r < matrix.rows && column + c < matrix.width;
                 const uint16_t value = inside ? matrix.data[(row + r) * matrix.stride + column + c] : 0;
                 const uint32_t address = to + r * 128 + c * 2;
                 std::memcpy(at_address(address ^ (address >> 7 & 7) << 4), &value, 2);  // 128-byte swizzle
             }
-        barrier_change(barrier, 0, -128 * 64 * 2);
+        barrier_change(barrier, 0, -64 * 64 * 2);
     });
     units.changed.notify_all();
 }
@@ -126,12 +127,20 @@ struct Wgmma {
     int adds;
     bool bfloat16;
 };
-inline thread_local std::vector<Wgmma> issued;
-inline thread_local float before[64];  // the registers when the first of them was issued
-inline thread_local bool fenced, committed;
+struct Group {
+    std::vector<Wgmma> products;
+    float before[64];  // the accumulators when the first product was issued
+};
+inline thread_local Group issued;
+inline thread_local std::deque<Group> committed;
+inline thread_local bool fenced;
 
 inline void wgmma_fence() { fenced = true; }
-inline void wgmma_commit() { committed = true; }
+inline void wgmma_commit() {
+    committed.push_back(std::move(issued));
+    issued.products.clear();
+    fenced = false;
+}
 
 // Column m of token k of an operand whose columns lie side by side, in 128-byte swizzle.
 inline float element(uint64_t descriptor, int m, int k, bool bfloat16) {
@@ -147,27 +156,31 @@ inline float element(uint64_t descriptor, int m, int k, bool bfloat16) {
 template <bool BFLOAT16>
 void wgmma(float (&d)[64], uint64_t a, uint64_t b, int adds) {
     if (!fenced) std::abort();
-    if (issued.empty()) std::copy(d, d + 64, before);
-    issued.push_back({d, a, b, adds, BFLOAT16});
+    for (const Group& group : committed)
+        if (group.products[0].d == d) std::abort();  // the accumulators are in use
+    if (issued.products.empty()) std::copy(d, d + 64, issued.before);
+    issued.products.push_back({d, a, b, adds, BFLOAT16});
     std::fill(d, d + 64, NAN);  // not to be read before the wait
 }
 
-inline void wgmma_wait() {
-    if (!committed) std::abort();
+// Carry out the oldest groups, as late as the hardware may, until LEFT are unfinished.
+template <int LEFT>
+void wgmma_wait() {
     const int thread = threadIdx.x % 128;
-    std::vector<double> sums(before, before + 64);  // exact: this model does not round as the tensor core does
-    for (const Wgmma& product : issued)
-        for (int i = 0; i < 64; ++i) {
-            const int row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (i / 2 % 2);
-            const int column = 8 * (i / 4) + thread % 4 * 2 + i % 2;
-            if (!product.adds) sums[i] = 0;
-            for (int k = 0; k < 16; ++k)
-                sums[i] += double(element(product.a, row, k, product.bfloat16)) *
-                           double(element(product.b, column, k, product.bfloat16));
-            product.d[i] = float(sums[i]);
-        }
-    issued.clear();
-    fenced = committed = false;
+    for (; committed.size() > LEFT; committed.pop_front()) {
+        const Group& group = committed.front();
+        std::vector<double> sums(group.before, group.before + 64);  // exact: the tensor core rounds, this model does not
+        for (const Wgmma& product : group.products)
+            for (int i = 0; i < 64; ++i) {
+                const int row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (i / 2 % 2);
+                const int column = 8 * (i / 4) + thread % 4 * 2 + i % 2;
+                if (!product.adds) sums[i] = 0;
+                for (int k = 0; k < 16; ++k)
+                    sums[i] += double(element(product.a, row, k, product.bfloat16)) *
+                               double(element(product.b, column, k, product.bfloat16));
+                product.d[i] = float(sums[i]);
+            }
+    }
     pthread_barrier_wait(&units.warps[threadIdx.x / 32]);  // .sync: the threads of a warp continue together
 }
 

@@ -115,18 +115,23 @@ def test_a_column_of_one_sign_does_not_come_out_low(power):
 
 
 def test_it_runs_on_the_current_stream_and_leaves_the_device_as_it_was(rows):
+    """A launch on another stream reads the rows before they are doubled.
+
+    The launch by itself: the check of ``gram_`` reads the largest fold, and so waits for the doubling.
+    """
     args = arguments([rows(5000, 128)], [(0, 0)])
-    run(arguments([args[0][0].rows], [(0, 0)]))  # loads and tries the kernels
+    run(args)  # loads and tries the kernels, and reads the origins
+    for total in outputs(*args):
+        total.zero_()
     device, stream = torch.cuda.current_device(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
 
     with torch.cuda.stream(stream):
         torch.cuda._sleep(10**8)
-        run(args)
-    early = args[1][0].gram.clone()  # on the other stream, which did not wait
+        args[0][0].rows.mul_(2)
+        launch_gram(*args)
     stream.synchronize()
 
-    assert not early.any()
     assert torch.cuda.current_device() == device
     assert_within_gate(args)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastprobe.kernels import gram
 from fastprobe.ops.gram.cuda_launches import SLAB, TILE, parts_of, slabs_of, tiles_of
 from tests.native.cuda_on_host import exact_products, host_layout, poisoned, run_wgmma
 from tests.native.cuda_resources import DYNAMIC_SHARED
@@ -17,8 +18,9 @@ def layout():
 def plan_of(layout, pairs, tile, splits, fold_slabs):
     """Return a plan of pairs (left, right, gram), and the memory that it points to."""
     fold_slabs = np.asarray(fold_slabs, np.int32)
-    units = sum(len(gram) * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
-    workspace = poisoned(units * splits, tile)
+    folds = len(fold_slabs) - 1
+    items = sum(folds * splits * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
+    workspace = poisoned(items, tile)
     plan = layout.Plan(
         [
             (left, right, *gram.shape[1:], gram.ctypes.data, gram.strides[0] // 8, gram.strides[1] // 8, len(gram))
@@ -95,6 +97,11 @@ def test_the_ring_fits_into_shared_memory(layout):
     assert DYNAMIC_SHARED["gram_kernel"] == layout.GRAM_SHARED
 
 
+def test_chains_and_float32_sums_are_as_long_as_those_whose_errors_are_known(layout):
+    """They are those of ``kernels/gram.py``, and tests/ops/gram/test_accumulation.py emulates them."""
+    assert (gram.GramConfig().chain, gram.FLUSH) == (SLAB, SLAB * layout.FLUSH)
+
+
 @pytest.mark.parametrize("half", [0, 1])
 def test_float64_fragments_read_every_bank_once(layout, half):
     lanes = np.arange(16 * half, 16 * half + 16)  # 16 doubles are what one pass reads
@@ -133,80 +140,7 @@ def test_every_slab_of_every_tile_is_done_once(layout, tile, splits):
     assert plan.units == sum(f * tiles_of(h, w, h == w, tile) for f, h, w in shapes)
 
 
-class Barrier:
-    """An mbarrier: a phase ends when the expected arrivals and bytes are in."""
-
-    def __init__(self, arrivals):
-        self.arrivals, self.pending, self.bytes, self.phase = arrivals, arrivals, 0, 0
-
-    def arrive(self, expected=0):
-        self.pending, self.bytes = self.pending - 1, self.bytes + expected
-        self._end()
-
-    def deliver(self, size):
-        self.bytes -= size
-        self._end()
-
-    def passed(self, parity):
-        """Return whether the phase of this parity has ended; phase -1 has (``mbarrier.try_wait.parity``)."""
-        return self.phase % 2 != parity
-
-    def _end(self):
-        if not self.pending and not self.bytes:
-            self.pending, self.phase = self.arrivals, self.phase + 1
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_ring_never_stops_and_never_overwrites_what_is_read(layout, seed):
-    """Producer, copies and consumer warps advance at random; some are far ahead for a while."""
-    random, slabs, warps = np.random.default_rng(seed), 40, 8
-    full, empty = ([Barrier(count) for _ in range(layout.STAGES)] for count in (1, warps))
-    holds = [None] * layout.STAGES  # which slab lies in a stage
-    at, copies = [0] * (warps + 1), []  # slabs done by each consumer, then by the producer
-    eager = random.permutation(warps + 2) + 1.0
-
-    def steps():
-        """Who can go on."""
-        for warp in range(warps):
-            if at[warp] < slabs and full[layout.stage_of(at[warp])].passed(layout.full_parity(at[warp])):
-                yield warp
-        if at[warps] < slabs and empty[layout.stage_of(at[warps])].passed(layout.empty_parity(at[warps])):
-            yield warps
-        if copies:
-            yield warps + 1
-
-    while min(at) < slabs:
-        able = list(steps())
-        assert able, f"everybody waits, at slabs {at}"
-        who = random.choice(able, p=eager[able] / eager[able].sum())
-        if who == warps + 1:
-            n, stage = copies.pop(random.integers(len(copies)))
-            holds[stage] = n
-            full[stage].deliver(layout.STAGE_BYTES)
-            continue
-        n = at[who]
-        stage = layout.stage_of(n)
-        if who == warps:
-            assert all(done > n - layout.STAGES for done in at[:warps]), "a stage is filled that is still read"
-            full[stage].arrive(expected=layout.STAGE_BYTES)
-            copies.append((n, stage))
-        else:
-            assert holds[stage] == n
-            empty[stage].arrive()
-        at[who] += 1
-
-
-# -- sums -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mean", [0.0, 1.0])
-def test_chains_add_up_to_more_digits_than_float32_has(layout, mean, randn):
-    chains = (randn(2**16) + 8 * mean).float().numpy()  # 8 million tokens
-
-    total = layout.sum_of_chains(chains)
-
-    exact, size = chains.astype(np.float64).sum(), np.abs(chains.astype(np.float64)).sum()
-    assert abs(total - exact) <= 2**-26 * size
+# -- slabs ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "folds"), [(1, 1), (128, 1), (129, 3), (1000, 3), (1000, 300)])

@@ -227,7 +227,9 @@ def test_kernels_run_in_the_measured_configuration(cache, monkeypatch):
     monkeypatch.setattr(gram, "configs", lambda capability: [large, small])
     used = []
     launch = gram.launch_gram
-    monkeypatch.setattr(gram, "launch_gram", lambda *a, config: used.append(config) or launch(*a, config=config))
+    monkeypatch.setattr(
+        gram, "launch_gram", lambda *a, config, **k: used.append(config) or launch(*a, config=config, **k)
+    )
     args = arguments()
 
     with tuning(lambda run: run() or -len(used)):

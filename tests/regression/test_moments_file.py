@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastprobe.errors import InputError
-from fastprobe.regression import moments_file
 from fastprobe.regression.linear_fit import LinearFit
 from fastprobe.regression.moment_plan import MomentPlan
 from fastprobe.regression.moments import Moments
+from fastprobe.runtime import tensor_file
 from fastprobe.runtime.files import write_text
 
 CONFIG = {"model": "a/b", "folds": 5, "nested": {"layers": [0, 2], "text": None}, "seconds": 0.1}
@@ -74,7 +74,7 @@ def test_a_failed_save_leaves_the_old_file(moments, saved, monkeypatch):
         path.write_bytes(b"half of it")
         raise OSError("disk full")
 
-    monkeypatch.setattr(moments_file, "save_file", fail)
+    monkeypatch.setattr(tensor_file, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         moments.save(saved)
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 import fastprobe as fp
 from fastprobe import orders
 from fastprobe.errors import InputError, UnsupportedModelError
-from fastprobe.models.resolve import resolve
 from fastprobe.orders import Order
 from fastprobe.runtime.journal import FILE, Journal
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
@@ -46,7 +45,9 @@ def moved(model, order):
 def final(model, batch):
     """Return the final states and logits of a batch."""
     seen = []
-    handle = resolve(model).layers[-1].register_forward_hook(lambda *args: seen.append(args[2]))
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    last = max(lists, key=len)[-1]  # a moved layer may be in the list twice
+    handle = last.register_forward_hook(lambda *args: seen.append(args[2]))
     model.config.use_cache = False  # a cache has one slot a layer of the original order
     out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     handle.remove()

@@ -133,7 +133,7 @@ def test_losses_are_saved_and_plotted(tmp_path):
     figure = losses.plot(tmp_path / "losses.png")
 
     assert VariantLosses(losses.config, losses.rows) == losses
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["shared-layers", "bert"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["bert", "shared-layers"]
 
 
 def swaps(damage, error):

@@ -35,6 +35,24 @@ def test_the_second_interrupts_at_once():
     assert interrupted_block(2) == ["interrupted"]
 
 
+def test_a_block_inside_another_waits_for_the_end_of_both():
+    done = []
+
+    def inner():
+        with uninterrupted():
+            press()
+            done.append("rest of the inner block")
+
+    try:
+        with uninterrupted():
+            inner()
+            done.append("rest of the outer block")
+    except KeyboardInterrupt:
+        done.append("interrupted")
+
+    assert done == ["rest of the inner block", "rest of the outer block", "interrupted"]
+
+
 def test_the_former_handler_is_restored():
     before = signal.getsignal(signal.SIGINT)
     with uninterrupted():

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastprobe.errors import InputError
 from fastprobe.runtime import memory
+from fastprobe.runtime.memory import parse_bytes
 
 PAGES = 12_288  # of 4 kB in the 48 MB of FAULTS
 
@@ -90,3 +92,17 @@ def test_the_peak_of_a_call_is_seen_even_where_it_uses_what_was_freed_before() -
         size, *peaks = map(int, line.split())
         assert all(0.9 * size < peak for peak in peaks), peaks
         assert min(peaks) < 1.1 * size + 2**22, peaks
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(1000, 1000), ("8GB", 8 * 10**9), ("1.5 GB", 15 * 10**8), ("500M", 5 * 10**8), ("2GiB", 2**31), ("7kB", 7000)],
+)
+def test_sizes_are_read_as_people_write_them(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "8 potatoes", "0", 0, True, "1e9"])
+def test_other_texts_are_no_size(text):
+    with pytest.raises(InputError, match="memory: must be a number of bytes above 0"):
+        parse_bytes(text)

@@ -20,6 +20,14 @@ def test_tokens_orders_and_layer_runs_are_shown(capfd):
     assert progress.layer_runs == 30
 
 
+def test_an_order_counts_when_it_finishes(capfd):
+    with OrderProgress(100, 4, show=True) as progress:
+        progress.batch(60, 0, 30)
+        progress.finished()
+
+        assert "1/4 orders" in capfd.readouterr().err.split("\r")[-1]
+
+
 def test_a_hidden_bar_prints_nothing(capfd):
     with OrderProgress(None, 2, show=False) as progress:
         progress.batch(10, 0, 3)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.models.calling import evaluating, without_labels
+from fastprobe.data.checks import attended_mask, by_sequence
+from fastprobe.models.calling import evaluating, inputs_of
 from fastprobe.models.points import Point
 from fastprobe.models.protocols import OnLayer
 from fastprobe.models.resolve import ModelPoints
@@ -43,21 +44,20 @@ class UnpaddedRecorder:
         self._on_exit.close()
         del self._encoder
 
-    def rows_of(self, mask: Tensor, values: Tensor) -> Tensor:
+    def rows_of(self, batch: Mapping[str, Any], values: Tensor) -> Tensor:
         """Return the value of each token's sequence, ``(N,)``; see ``Recorder.rows_of``."""
-        return values[UnpaddedTokens.of(mask).sequence]
+        return UnpaddedTokens.of(attended_mask(batch)).unpad(by_sequence(batch, values))
 
     @torch.no_grad()
     def run(self, batch: Mapping[str, Any]) -> None:
         """Run the encoder up to the last layer that is needed; see ``Recorder.run``."""
-        batch = without_labels(batch)
         held: dict[Point, Tensor] = {}
-        tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
-        state = self._encoder.stem(batch, tokens)
+        tokens = UnpaddedTokens.of(attended_mask(batch))
+        state = self._encoder.stem(inputs_of(batch), tokens)
         if (first := Point("resid_pre", 0)) in self.wanted:
             held[first] = state
         for index, layer in enumerate(self._encoder.layers[: self.last_layer + 1]):
-            names = {name: self.points.canonical(Point(name, index)) for name in self.points.places}
+            names = {name: self.points.canonical(Point(name, index)) for name in self.points.found[index].places}
             points: WantedPoints = {name: None for name, point in names.items() if point in self.wanted}
             state = layer(state, tokens, points=points)
             held |= {names[name]: tensor for name, tensor in points.items() if tensor is not None}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.checks import attended_mask
+from fastprobe.models.calling import inputs_of
 from fastprobe.models.forwards import output_for
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
@@ -28,14 +30,16 @@ class UnpaddedStack:
         first: number of the batch's first sequence in its stream.
     """
 
+    step = 1
+
     def __init__(self, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], first: int = 0):
         self.model, self.points, self.batch, self.first = model, points, dict(batch), first
         self.masked_head = MaskedHead.of(model)
-        self._tokens = UnpaddedTokens.of(batch["attention_mask"].bool())
+        self._tokens = UnpaddedTokens.of(attended_mask(batch))
         self._encoder = Encoder(model, points)
-        self.stem = self._encoder.stem(batch, self._tokens)
+        self.stem = self._encoder.stem(inputs_of(batch), self._tokens)
         # (batch * length,): row of a state for each position of the padded batch
-        self._row = torch.empty(batch["attention_mask"].numel(), dtype=torch.int64, device=self.stem.device)
+        self._row = torch.empty(attended_mask(batch).numel(), dtype=torch.int64, device=self.stem.device)
         self._row[self._tokens.index] = torch.arange(len(self._tokens), device=self.stem.device)
 
     def __len__(self) -> int:

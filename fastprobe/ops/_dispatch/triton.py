@@ -15,12 +15,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from fastprobe.errors import BackendError
+from fastprobe.ops._dispatch import trial_process
 from fastprobe.ops._dispatch.capture import may_wait_for
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -77,11 +79,11 @@ def _device_refuses(device: torch.device) -> str | None:
     return None
 
 
-def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool]) -> bool:
+def passed_over(tensors: Sequence[Tensor], agrees: trial_process.Trial) -> bool:
     """Return whether ``auto`` leaves out a kernel that could run.
 
-    It does in the interpreter, which is slow, and on a GPU where the kernel disagrees with torch. The comparison runs
-    once a device and process, and not during graph capture.
+    It does in the interpreter, which is slow, and on a GPU where the kernel disagrees with torch or its trial fails.
+    The comparison runs in another process, once a device, and not during graph capture.
 
     Args:
         tensors: arguments of the call.
@@ -89,7 +91,16 @@ def passed_over(tensors: Sequence[Tensor], agrees: Callable[[torch.device], bool
     """
     if any(tensor.device.type != "cuda" for tensor in tensors):
         return True
-    return all(map(may_wait_for, tensors)) and not all(agrees(tensor.device) for tensor in tensors)
+    return all(map(may_wait_for, tensors)) and not all(_agrees(agrees, tensor.device) for tensor in tensors)
+
+
+@functools.cache
+def _agrees(agrees: trial_process.Trial, device: torch.device) -> bool:
+    try:
+        return bool(trial_process.result_of(agrees, device))
+    except BackendError as reason:
+        warnings.warn(f"{agrees.__module__}: its Triton kernel is not used: {reason}", stacklevel=2)
+        return False
 
 
 @functools.cache

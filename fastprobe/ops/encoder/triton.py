@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -57,7 +55,6 @@ def _(x: Tensor, bias: Tensor) -> None:
     return None
 
 
-@functools.cache
 def add_norm_agrees(device: torch.device) -> bool:
     """Return whether :func:`add_norm_operator` gives the numbers of torch on a device."""
     x, residual, (weight, bias) = normal(device, (70, 200), (70, 200), (2, 200))
@@ -65,7 +62,6 @@ def add_norm_agrees(device: torch.device) -> bool:
     return near(add_norm_operator(x, residual, weight, bias, 1e-5), exact)
 
 
-@functools.cache
 def bias_gelu_agrees(device: torch.device) -> bool:
     """Return whether :func:`bias_gelu_operator` gives the numbers of torch on a device."""
     x, (bias,) = normal(device, (70, 200), (1, 200))

@@ -28,7 +28,7 @@ The path of a call from its arguments to a kernel::
       |     v
       |   kernels/gram.py                  products_kernel, add_products_kernel
       |     +-- kernels/_columns.py        sums of columns, and bfloat16 planes of rows
-      |     +-- kernels/_planes.py, _slots.py, _table.py
+      |     +-- kernels/_planes.py, _schedule.py, _slots.py, _table.py
       |
       +-- cpu.py: launch_gram
       |     v
@@ -50,12 +50,16 @@ Tests::
     tests/native/test_cpu.py               the C++ kernels on every instruction set
     tests/native/test_cuda_layout.py       the index arithmetic of the CUDA kernels, on a CPU
     tests/native/test_cuda_launch.py       the CUDA kernels on a CPU, over a model of the hardware units
+    tests/native/test_cuda_ring.py         their barriers, in every order of their threads
+    tests/native/test_cuda_schedule.py     how busy they keep a GPU
+    tests/native/test_cuda_host.py         their host code, over a runtime without a GPU
     tests/native/test_cuda.py              their machine code
     tests/kernels/test_gram_triton.py      the Triton kernels in the interpreter
     tests/kernels/test_compiles.py         their machine code
+    tests/kernels/test_gram_schedule.py    how busy they keep a GPU
     tests/kernels/test_on_a_gpu.py, tests/native/test_cuda_gpu.py: both on a GPU (`make gpu`)
 
-Benchmarks: ``benchmarks/bench_gram.py`` on a CPU, ``benchmarks/bench_gpu.py`` on a GPU, and ``fastprobe bench``
+Benchmarks: ``benchmarks/bench_gram.py`` on a CPU, ``benchmarks/gpu/gram.py`` on a GPU, and ``fastprobe bench``
 (``fastprobe/benchmarking/processor.py``).
 """
 

@@ -12,6 +12,7 @@ from fastprobe.errors import ShapeError
 from fastprobe.ops._dispatch.capture import may_wait_for
 from fastprobe.ops._dispatch.operation import operation
 from fastprobe.ops.gram.chains import Scratch, add_triangle, chain_length, product, rows_about, squares_of
+from fastprobe.ops.gram.known_folds import largest_of
 
 FLUSH = 2048
 """Rows that are summed in float32 before the sum is added to float64."""
@@ -55,8 +56,8 @@ def _check(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *, exac
     for b, block in enumerate(blocks):
         _check_block(b, block, len(fold))
     folds = lengths_by_fold(blocks, pairs)
-    if folds and len(fold) and may_wait_for(fold) and int(fold.max()) >= min(folds):
-        raise ShapeError(f"gram_: fold must be below {min(folds)}, the folds of the sums, got {int(fold.max())}")
+    if folds and len(fold) and may_wait_for(fold) and largest_of(fold) >= min(folds):
+        raise ShapeError(f"gram_: fold must be below {min(folds)}, the folds of the sums, got {largest_of(fold)}")
     for p, (i, j, gram) in enumerate(pairs):
         if not (0 <= i < len(blocks) and 0 <= j < len(blocks)):
             raise ShapeError(f"gram_: pairs[{p}] must name two of the {len(blocks)} blocks, got {(i, j)}")

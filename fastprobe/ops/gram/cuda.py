@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprobe.errors import BackendError
+from fastprobe.ops._dispatch import trial_process
 from fastprobe.ops.gram.api import Block, Pair, gram_, in_float64
-from fastprobe.ops.gram.cuda_launches import DTYPES, SLAB, Launches, moved_by
+from fastprobe.ops.gram.cuda_launches import DTYPES, SLAB, Launches
 from fastprobe.ops.gram.layout import tensors_of
+from fastprobe.ops.gram.origins import moved_by
 from fastprobe.ops.gram.trial import error_of_a_trial
 
 INTERFACE = 2
@@ -78,15 +81,28 @@ def _not_for_wgmma(blocks: Sequence[Block]) -> str | None:
 
 @functools.cache
 def _device_refuses(device: torch.device, exact: bool) -> str | None:
-    """Return why this build cannot run on a device, or ``None``. A kernel is tried once a device against torch."""
+    """Return why this build cannot run on a device, or ``None``. A kernel is tried once, in another process."""
     capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
     built = library().ARCHITECTURES.split(",")
     if not exact and capability != "9.0":
         return f"wgmma is for compute capability 9.0; {device} has {capability}"
     if capability not in (name.rstrip("a") for name in built):
         return f"fastprobe._cuda was built for {', '.join(built)}; {device} has {capability}"
-    error = error_of_a_trial(functools.partial(launch_gram, exact=exact), device)
+    try:
+        error = trial_process.result_of(exact_gram_error if exact else gram_error, device)
+    except BackendError as reason:
+        return str(reason)
     return None if error <= GATE[exact] else f"on {device} its sums differ from torch's by {error:.1e} of their size"
+
+
+def gram_error(device: torch.device) -> float:
+    """Return the error of the products on wgmma in a trial."""
+    return error_of_a_trial(launch_gram, device)
+
+
+def exact_gram_error(device: torch.device) -> float:
+    """Return the error of the products in float64 in a trial."""
+    return error_of_a_trial(functools.partial(launch_gram, exact=True), device)
 
 
 @gram_.register("cuda", unless=_refuses)

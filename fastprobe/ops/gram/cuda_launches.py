@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastprobe.kernels._slots import slots_of
 from fastprobe.ops.gram.api import Block, Pair, in_float64, lengths_by_fold
 from fastprobe.ops.gram.layout import address_of
+from fastprobe.ops.gram.origins import moved_by
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 """The dtypes that the kernels read, by their numbers in ``csrc/cuda/rows.cuh``."""
@@ -77,30 +77,6 @@ def parts_of(units: int, slabs: int, processors: int) -> int:
     return next((parts for parts in choices if idle(parts) <= 1.1), min(choices, key=idle))
 
 
-@dataclass(frozen=True)
-class Moved:
-    """The columns that an origin moves."""
-
-    columns: Tensor  # int32, on the device: where the origin is not zero
-    fits: frozenset[torch.dtype]  # 16-bit dtypes that represent the origin exactly
-    version: int  # of the origin's tensor
-
-
-_moved: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def moved_by(origin: Tensor) -> Moved:
-    """Return the columns that an origin moves.
-
-    The first call for a tensor, and the first after a change of it, wait for the device.
-    """
-    known = _moved.get(origin)
-    if known is None or known.version != origin._version:
-        fits = [dtype for dtype in (torch.bfloat16, torch.float16) if bool((origin.to(dtype) == origin).all())]
-        known = _moved[origin] = Moved(origin.nonzero().flatten().int(), frozenset(fits), origin._version)
-    return known
-
-
 class Launches:
     """The launches of one call, and what they share.
 
@@ -124,7 +100,7 @@ class Launches:
         self._index, self._fold_slabs = slabs.row, slabs.first
         self._slabs = max(1, len(fold) // SLAB // folds)  # of one fold, approximately
         self._processors = torch.cuda.get_device_properties(fold.device).multi_processor_count
-        self._where = {"device": torch.cuda.current_device(), "stream": torch.cuda.current_stream().cuda_stream}
+        self._where = {"device": fold.device.index or 0, "stream": torch.cuda.current_stream(fold.device).cuda_stream}
         self._moved = {b: columns for b, block in enumerate(blocks) if len(columns := moved_by(block.origin).columns)}
         self._origins = {b: blocks[b].origin.double().contiguous() for b in self._moved}
         self._is_gathered = torch.zeros(1, dtype=torch.int32, device=fold.device)
@@ -204,13 +180,15 @@ class Launches:
 
     def _launch(self, products: Sequence[Pair]) -> None:
         used = sorted({block for pair in products for block in pair[:2]})
-        tile, units, pairs = EXACT_TILE if self._exact else TILE, 0, []
+        tile, pairs, items = EXACT_TILE if self._exact else TILE, [], []
         for i, j, gram in products:
             folds = 1 if len(gram) == 1 else self._folds
-            units += folds * tiles_of(gram.shape[1], gram.shape[2], i == j, tile)
+            # One matrix of all folds is divided into as many parts more (plan.h), so that items are equally long.
+            items.append((self._folds * tiles_of(gram.shape[1], gram.shape[2], i == j, tile), self._folds // folds))
             pairs.append((used.index(i), used.index(j), *gram.shape[1:], gram.data_ptr(), *gram.stride()[:2], folds))
-        splits = parts_of(units, self._slabs, self._processors)
-        parts = self._fold.new_empty(units * splits * tile * tile if splits > 1 else 0, dtype=torch.float64)
+        splits = parts_of(sum(count for count, _ in items), self._slabs, self._processors)
+        written = sum(count * splits for count, more in items if splits * more > 1)
+        parts = self._fold.new_empty(written * tile * tile, dtype=torch.float64)
         plan = {
             "pairs": pairs,
             "splits": splits,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,10 @@ from torch import Tensor
 
 from fastprobe.ops import tune
 from fastprobe.ops._dispatch import triton as dispatch
+from fastprobe.ops._dispatch.capture import capturing
 from fastprobe.ops.gram.api import Block, Pair, gram_
 from fastprobe.ops.gram.layout import strides_refusal, tensors_of
+from fastprobe.ops.gram.origins import moved_by
 from fastprobe.ops.gram.trial import error_of_a_trial
 
 GATE = 1e-6
@@ -30,7 +31,6 @@ def _passed_over(blocks: Sequence[Block], pairs: Sequence[Pair], fold: Tensor, *
     return dispatch.passed_over([fold], gram_agrees)
 
 
-@functools.cache
 def gram_agrees(device: torch.device) -> bool:
     """Return whether :func:`launch_gram` gives torch's sums on a device."""
     return error_of_a_trial(launch_gram, device) <= GATE
@@ -89,11 +89,15 @@ def gram_operator(
     if not len(fold):
         return
 
+    halves = all(block.dtype in (torch.bfloat16, torch.float16) for block in rows)
+    zero_origins = halves and not capturing(fold.device) and not any(len(moved_by(o).columns) for o in origins)
+
     def launch(config: Any, sums: Sequence[Tensor], squares: Sequence[Tensor], grams: Sequence[Tensor]) -> None:
         sum_of, square_of = dict(zip(summed, sums, strict=True)), dict(zip(squared, squares, strict=True))
         totals = map(sum_of.get, range(len(rows))), map(square_of.get, range(len(rows)))
         blocks = list(zip(rows, origins, *totals, strict=True))
-        kernels.launch_gram(blocks, list(zip(factors[::2], factors[1::2], grams, strict=True)), fold, config=config)
+        pairs = list(zip(factors[::2], factors[1::2], grams, strict=True))
+        kernels.launch_gram(blocks, pairs, fold, config=config, zero_origins=zero_origins)
 
     def try_out(config: Any) -> None:
         launch(config, *([torch.zeros_like(out) for out in outs] for outs in (sums, squares, grams)))

@@ -71,7 +71,6 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-@functools.cache
 def vocabulary_scores_agree(device: torch.device) -> bool:
     """Return whether :func:`launch_vocabulary_scores` gives torch's numbers on a device, in float32 and bfloat16."""
     x, weight, (bias,) = normal(device, (70, 72), (150, 72), (1, 150))

@@ -74,7 +74,7 @@ def padded(lengths, *, left=False, pad=1):
 def all_points(kind, model, batch):
     points = resolve(model)
     wanted = {
-        points.canonical(Point(name, layer)): layer for name in points.places for layer in range(len(points.layers))
+        points.canonical(Point(name, layer)): layer for layer, of in enumerate(points.found) for name in of.places
     }
     kept = {}
     with kind(model, points, wanted, lambda _, held: kept.update(held)) as recorder:

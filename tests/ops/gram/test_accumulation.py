@@ -25,22 +25,44 @@ def as_bfloat16(numbers):
     return ((bits + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def error(x, chain):
+def error(x, chain, flush=FLUSH):
     """Return the largest error of an entry of x^T x, relative to sqrt(G_ii G_jj)."""
     exact = x.T.astype(float) @ x
     norms = np.sqrt(exact.diagonal())
-    return (np.abs(tensor_core.gram(x, x, chain=chain, flush=FLUSH) - exact) / np.outer(norms, norms)).max()
+    return (np.abs(tensor_core.gram(x, x, chain=chain, flush=flush) - exact) / np.outer(norms, norms)).max()
 
 
-@pytest.fixture
-def rows():
+def planes_error(x, chain, flush):
+    """Return the same of float32 rows, as kernels sum the products of their planes: one chain a product."""
+    planes, rest = [], np.float32(x)
+    for _ in range(3):
+        planes.append(as_bfloat16(rest))
+        rest = rest - planes[-1]
+    order = [(i, j) for i in range(3) for j in range(3 - i)]
+    chains = range(0, len(x), chain)
+    left, right = (
+        np.concatenate([planes[pair[side]][start : start + chain] for start in chains for pair in order])
+        for side in (0, 1)
+    )
+    exact = np.float32(x).T.astype(float) @ np.float32(x)
+    norms = np.sqrt(exact.diagonal())
+    got = tensor_core.gram(left, right, chain=chain, flush=flush * len(order))
+    return (np.abs(got - exact) / np.outer(norms, norms)).max()
+
+
+def float64_rows():
     """Return 8,192 rows of four columns: with an outlier every 512 rows, at mean 30, skewed, and normal."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((8192, 4))
     x[::512, 0] = 30
     x[:, 1] += 30
     x[:, 2] = rng.exponential(size=8192)
-    return as_bfloat16(x)
+    return x
+
+
+@pytest.fixture
+def rows():
+    return as_bfloat16(float64_rows())
 
 
 def regression(n=32_768, columns=15):
@@ -73,6 +95,21 @@ def test_every_configuration_uses_the_chain_that_is_tested_here():
 def test_the_chain_keeps_the_gate_and_one_of_twice_its_length_does_not(rows):
     assert error(rows, CHAIN) <= GATE / 2
     assert error(rows, 2 * CHAIN) > GATE
+
+
+@pytest.mark.parametrize("flush", [FLUSH, 2 * FLUSH])
+def test_every_dtype_keeps_the_gate_whatever_is_summed_in_float32(flush, rows):
+    halves = float64_rows().astype(np.float16).astype(np.float32)
+
+    assert error(rows, CHAIN, flush) <= GATE
+    assert error(halves, CHAIN, flush) <= GATE
+    assert planes_error(float64_rows(), CHAIN, flush) <= GATE
+
+
+def test_chains_of_twice_the_length_lose_the_gate_in_float16():
+    halves = float64_rows().astype(np.float16).astype(np.float32)
+
+    assert error(halves, 2 * CHAIN) > GATE
 
 
 def test_the_error_grows_with_the_chain(rows):

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from fastprobe.errors import ShapeError
+from fastprobe.ops._dispatch import triton
 from fastprobe.ops._dispatch.cpu_library import instruction_set, instruction_sets
 from fastprobe.ops._dispatch.operation import BACKENDS
+from fastprobe.ops.unit_sum import triton as unit_sum_triton
 from fastprobe.ops.unit_sum import unit_sum
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -126,3 +128,15 @@ def test_any_strides(run, residual_rows):
 def test_arguments_that_do_not_fit_are_named(rows, valid, message):
     with pytest.raises(ShapeError, match=message):
         unit_sum(rows, valid)
+
+
+@pytest.mark.skipif(not triton.interpreted(), reason="no interpreter")
+def test_the_trial_of_the_triton_kernel_tells_right_sums_from_wrong_ones(monkeypatch):
+    pytest.importorskip("triton")
+    cpu, right = torch.device("cpu"), unit_sum_triton.launch_unit_sum
+    assert unit_sum_triton.unit_sum_agrees(cpu)
+
+    ones = torch.ones(200, dtype=torch.float64)
+    for wrong in ({"total": ones}, {"finite": torch.tensor(True)}, {"counted": torch.tensor(7)}):
+        monkeypatch.setattr(unit_sum_triton, "launch_unit_sum", lambda *args, w=wrong: right(*args)._replace(**w))
+        assert not unit_sum_triton.unit_sum_agrees(cpu)
