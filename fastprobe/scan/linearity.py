@@ -208,7 +208,7 @@ def linearity(
     config = facts | {
         "tokens": moments.tokens,
         "sequences": moment_pass.sequences,
-        "read": moment_pass.read[1],
+        "read": list(moment_pass.read) if ranks.size == 1 else [],
         "weights": resumable["weights"],
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
