@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.batches import digest_of
 from fastprobe.data.checks import TOKEN_MASK, checked_mask
 from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.models.batch_arguments import plain_arguments
 from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
 from fastprobe.models.reordered import check_not_reordered
@@ -20,8 +22,9 @@ from fastprobe.models.wrappers import check_wrapper
 class ModelBatches:
     """Batches that a model can run. Every verb reads the batches of its user through this class.
 
-    A batch without tokens is left out. A batch that is padded on the left gets ``position_ids`` where the model
-    needs them. All other batches stay as they are.
+    A batch without tokens is left out. All others get the form that ``plain_arguments`` describes. A batch that is
+    padded on the left gets ``position_ids`` where the model needs them. Readings after the first must give the same
+    batches, because folds and fitted maps belong to sequences by their number.
 
     Args:
         model: a Hugging Face model.
@@ -36,6 +39,7 @@ class ModelBatches:
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
+        UnsupportedModelError: one module is several layers of the model.
     """
 
     def __init__(
@@ -56,10 +60,16 @@ class ModelBatches:
                 f"{type(model).__name__}: its layers run several times in one forward pass, so a layer has no single "
                 "input and output"
             )
+        if len({*points.layers}) < len(points.layers):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: one module is several of its layers, so what it does in one place cannot be "
+                "told from what it does in another; give each place its own copy (copy.deepcopy)"
+            )
         check_not_reordered(points.layers)
         self.source, self._labels = batches, {"labels", TOKEN_MASK, *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
+        self._read: list[bytes] = []  # digests of the batches that were read before
         self._table = position_table(model)
         self._rows = {key: position_rows(table) for key, table in _tables(model).items()}
         names, takes_all = arguments_of(body_of(model))
@@ -68,16 +78,35 @@ class ModelBatches:
         self.counted: str | None = getattr(batches, "counted", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        number = -1
         for number, batch in enumerate(self.source):
             mask = checked_mask(batch, number)
+            self._compare(batch, number)
             if not mask.any():
                 continue
+            batch = plain_arguments(batch, number, self._labels)
             self._check(batch, number)
             filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
             if not self._checked:
                 check_wrapper(self._model, self._points, filled)
                 self._checked = True
             yield filled
+        if number + 1 < len(self._read):
+            raise InputError(
+                f"batches: there were {len(self._read)} at the first reading and {number + 1} at the next; they are "
+                "read more than once, so pass list(batches)"
+            )
+
+    def _compare(self, batch: Mapping[str, Any], number: int) -> None:
+        """Raise if a batch differs from that of the same number at an earlier reading."""
+        digest = digest_of(batch)
+        if number == len(self._read):
+            self._read.append(digest)
+        elif digest != self._read[number]:
+            raise InputError(
+                f"batches: batch {number} has other tokens than at the first reading; they are read more than once, so "
+                "turn off shuffling and random masking, or pass list(batches)"
+            )
 
     def _check(self, batch: Mapping[str, Any], number: int) -> None:
         """Raise if the model cannot run a batch."""

@@ -37,6 +37,7 @@ class LayerOrder:
         self._mode = "outside"  # of a forward pass; then "passing" states on, "checking" layers, or "running" the order
         self._calls: dict[int, Call] = {}  # arguments of the layers that the model has called so far
         self._stem: Tensor | None = None
+        self._passed: Tensor | None = None  # what the last layer that was called has returned
         self._ran: list[int] | None = None  # layers of the last run
         self._slot = 0  # cache slot of the next layer that runs
         self._uses_slot = True  # the current step uses a cache
@@ -91,12 +92,15 @@ class LayerOrder:
                 return with_executed_states(out, self._stem, self._states)
             finally:
                 if outermost:
-                    self._mode, self._stem, self._states = "outside", None, None
+                    self._mode, self._stem, self._passed, self._states = "outside", None, None, None
 
         return around
 
     def _receive(self, layer: int, state: Tensor, call: Call) -> Tensor:
-        """Store the arguments of a layer and return its input. At the last layer, return the output of the order.
+        """Store the arguments of a layer and return its negated input. At the last layer, return that of the order.
+
+        The states that layers return in the pass of the model differ, so that a loop that mixes the output of a layer
+        with its input is seen.
 
         Raises:
             UnsupportedModelError: the model does not call its layers once each, in turn, on one state.
@@ -109,7 +113,7 @@ class LayerOrder:
             )
         if not self._calls:
             self._stem = state
-        elif self._stem is None or not equal_states(state, self._stem):
+        elif self._passed is None or not equal_states(state, self._passed):
             raise UnsupportedModelError(
                 f"{name}: its forward pass changes the hidden states before layer {layer}, so its layers cannot be run "
                 "in another order"
@@ -117,7 +121,8 @@ class LayerOrder:
         self._calls[layer] = call
         depth = len(self.points.layers)
         if layer < depth - 1:
-            return state
+            self._passed = -state.detach()
+            return self._passed
         if [*self._calls] != list(range(depth)):
             raise self._not_in_turn()
         calls = [self._calls[i] for i in range(depth)]
