@@ -283,7 +283,7 @@ WRONG = {
     "a mask of pixels": (
         "vit",
         {"pixel_values": torch.ones(2, 3, 16, 16), "attention_mask": torch.ones(2, 256)},
-        "must have the length that ViTModel reads, 17, that of the states, got 256; leave it out if there is no padding",
+        "must have the length that ViTModel reads, 17, that of the states, got 256; leave it out if there is no",
     ),
     "padding on the left": (
         "wav2vec2",
