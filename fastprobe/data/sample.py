@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import grouped, merge, select
-from fastprobe.data.checks import attended_mask, counted_mask
+from fastprobe.data.checks import content_of, counted_mask
 from fastprobe.errors import InputError
 from fastprobe.orders.arguments import integer
 from fastprobe.runtime.distributed import Ranks
@@ -80,16 +80,19 @@ class SequenceSample:
             first: number of the first sequence in the stream; by default the number of those added before.
             step: difference between the numbers of two sequences in succession.
         """
-        mask, counts = attended_mask(batch).cpu(), counted_mask(batch).any(1).tolist()
-        ids = batch["input_ids"].cpu()
+        counts = counted_mask(batch).any(1).tolist()
+        content = content_of(batch).cpu()
+        given = batch.get("attention_mask")  # padding of the inputs, which may be longer than the states
+        mask = given.bool().cpu() if given is not None and given.shape == content.shape else None
         first = self._seen if first is None else first
-        self._seen += len(ids)
-        for row in range(len(ids)):
+        self._seen += len(content)
+        for row in range(len(content)):
             number = first + step * row
             if self.size == 0 or not counts[row]:
                 continue
-            tokens = ids[row][mask[row]]
-            digest = hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8, key=self._key).digest()
+            inputs = content[row] if mask is None else content[row][mask[row]]
+            data = inputs.contiguous().view(torch.uint8).numpy().tobytes()
+            digest = hashlib.blake2b(data, digest_size=8, key=self._key).digest()
             key = -int.from_bytes(digest, "little")
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
                 continue

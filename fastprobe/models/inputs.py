@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.batches import digest_of
-from fastprobe.data.checks import TOKEN_MASK, checked_mask
+from fastprobe.data.checks import ATTENDED, INPUTS, TOKEN_MASK, attended_mask, checked_mask
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.batch_arguments import plain_arguments
 from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
+from fastprobe.models.examples import input_of
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
 from fastprobe.models.reordered import check_not_reordered
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.state_masks import StateMasks
 from fastprobe.models.wrappers import check_wrapper
 
 
@@ -29,7 +31,8 @@ class ModelBatches:
     Args:
         model: a Hugging Face model.
         points: its resolved points.
-        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, each ``(batch, length)``.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, each ``(batch, length)``;
+            or with what an encoder of images or sound reads, see :class:`~fastprobe.models.state_masks.StateMasks`.
         labels: keys of the batches that the model does not get.
 
     Attributes:
@@ -66,10 +69,11 @@ class ModelBatches:
                 "told from what it does in another; give each place its own copy (copy.deepcopy)"
             )
         check_not_reordered(points.layers)
-        self.source, self._labels = batches, {"labels", TOKEN_MASK, *labels}
+        self.source, self._labels = batches, {"labels", TOKEN_MASK, ATTENDED, *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
         self._read: list[bytes] = []  # digests of the batches that were read before
+        self._states = None if input_of(body_of(model)) == INPUTS[0] else StateMasks(model, points)
         self._table = position_table(model)
         self._rows = {key: position_rows(table) for key, table in _tables(model).items()}
         names, takes_all = arguments_of(body_of(model))
@@ -79,14 +83,19 @@ class ModelBatches:
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         number = -1
-        for number, batch in enumerate(self.source):
-            mask = checked_mask(batch, number)
-            self._compare(batch, number)
+        for number, given in enumerate(self.source):
+            self._compare(given, number)
+            batch: Mapping[str, Any] = given if self._states is None else self._states.added(given, number)
+            mask = checked_mask(batch, number) if self._states is None else attended_mask(batch)
             if not mask.any():
                 continue
-            batch = plain_arguments(batch, number, self._labels)
+            if self._states is None:
+                batch = plain_arguments(batch, number, self._labels)
             self._check(batch, number)
-            filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
+            filled = batch
+            if self._states is None:
+                self._check_length(batch, number)
+                filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
             if not self._checked:
                 check_wrapper(self._model, self._points, filled)
                 self._checked = True
@@ -126,6 +135,9 @@ class ModelBatches:
                     f"batches: {key} of batch {number} must be 0 to {rows - 1}, the rows of this model's embedding, "
                     f"got {low if low < 0 else high}; make them with the tokenizer of this model"
                 )
+
+    def _check_length(self, batch: Mapping[str, Any], number: int) -> None:
+        """Raise if a batch of token ids is longer than the model's table of positions."""
         length = self._length(batch["input_ids"])
         if self._most is not None and batch.get("position_ids") is None and length > self._most:
             raise InputError(
