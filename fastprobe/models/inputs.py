@@ -84,9 +84,9 @@ class ModelBatches:
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         number = -1
         for number, given in enumerate(self.source):
-            self._compare(given, number)
             batch: Mapping[str, Any] = given if self._states is None else self._states.added(given, number)
             mask = checked_mask(batch, number) if self._states is None else attended_mask(batch)
+            self._compare(given, number)
             if not mask.any():
                 continue
             if self._states is None:

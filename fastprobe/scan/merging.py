@@ -37,7 +37,7 @@ def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> Linearit
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise InputError("merge: a folder is named twice, and its tokens would count twice")
     total, config = Moments.load(Path(folders[0]) / FILE)
-    reads = [config["read"]] if config.get("read") else []  # hashes of the batches of each scan
+    reads = [config["read"]] if total.tokens and config.get("read") else []  # hashes of the batches of each scan
     texts = list(config.get("text", []))
     for folder in folders[1:]:
         moments, other = Moments.load(Path(folder) / FILE)
@@ -46,9 +46,12 @@ def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> Linearit
                 raise InputError(
                     f"merge: {folders[0]} and {folder} differ in {key}; merge scans of one model with the same options"
                 )
-        if moments.tokens and other.get("read") in reads:
-            raise InputError(f"merge: {folder} holds the same batches as another folder, and they would count twice")
-        reads += [other["read"]] if other.get("read") else []
+        if moments.tokens and other.get("read"):
+            if other["read"] in reads:
+                raise InputError(
+                    f"merge: {folder} holds the same batches as another folder, and they would count twice"
+                )
+            reads.append(other["read"])
         total.merge_(moments)
         texts += other.get("text", [])
     fits = [ElementFit(Element(name, start, stop), x, y, unit) for name, start, stop, x, y, unit in config["fits"]]
