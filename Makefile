@@ -41,7 +41,7 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 
 # A fresh environment of Sphinx (-E), because the contents of the site are in conf.py.
-docs: $(VENV)/docs
+docs: $(VENV)/dev
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build
 
 notebooks: $(VENV)/dev
@@ -60,11 +60,7 @@ $(VENV)/real: $(VENV)/demo
 	touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,dev]'
-	touch $@
-
-$(VENV)/docs: $(VENV)/demo
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,train,docs,dev]'
 	touch $@
 
 # The C++ kernels are those of the other environment, or none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -13,9 +14,11 @@ from latex2mathml.converter import convert
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(DOCS)]
 
-from fastprobe.version import __version__  # noqa: E402, after the path
+from equations import tex  # noqa: E402, after the path
+
+from fastprobe.version import __version__  # noqa: E402
 
 project, author, release = "fastprobe", "the fastprobe authors", __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -25,6 +28,7 @@ html_theme = "furo"
 html_title = f"fastprobe {release}"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 
@@ -48,7 +52,18 @@ NAVIGATION = {
         "tutorials/your_own_activations",
     ],
     "Scores": ["which_score", "metrics"],
-    "How to": ["orders", "ablations", "probes", "pictures", "paper", "pretraining", "trained_models"],
+    "How to": [
+        "own_data",
+        "several-processes",
+        "orders",
+        "ablations",
+        "probes",
+        "pictures",
+        "paper",
+        "pretraining",
+        "trained_models",
+        "models",
+    ],
     "Background": ["numerics", "performance", "backends", "comparison", "changelog"],
     "Reference": ["reference/index"],
     "For developers": ["extending", "contributing", "benchmark_notes"],
@@ -108,24 +123,27 @@ def relinked(link: re.Match, document: Path) -> str:
 
 
 def mark_equations(app, what: str, name: str, thing, options, lines: list[str]) -> None:
-    """Make literal blocks of indented equations in docstrings. For reStructuredText they would be quotations."""
-    previous, in_section, out, index = "", False, [], 0
+    """Make formulas of the indented equations in docstrings. For reStructuredText they would be quotations."""
+    marked: list[str] = []
+    in_section, index = False, 0
     while index < len(lines):
         line = lines[index]
-        if re.fullmatch(r"(Args|Returns|Yields|Raises|Example|Examples|Attributes):", line):
+        if re.fullmatch(r"(Args|Returns|Yields|Raises|Examples?|Attributes):", line):
             in_section = True
         elif line and not line.startswith(" "):
             in_section = False
-        if line.startswith("    ") and not previous and not in_section:
-            out += [".. code-block:: text", "   :class: equation", ""]
-            while index < len(lines) and (lines[index].startswith("    ") or not lines[index]):
-                out.append(lines[index])
-                index += 1
-            previous = ""
-            continue
-        out.append(line)
-        previous, index = line, index + 1
-    lines[:] = out
+        if line.startswith("    ") and not in_section and (not marked or not marked[-1]):
+            block = [*itertools.takewhile(lambda line: not line or line.startswith("    "), lines[index:])]
+            formulas = tex("\n".join(block))
+            if formulas is None:
+                marked += [".. code-block:: text", "", *block]
+            else:
+                marked += [line for formula in formulas for line in (".. math::", "", f"   {formula}", "")]
+            index += len(block)
+        else:
+            marked.append(line)
+            index += 1
+    lines[:] = marked
 
 
 def visit_math(self, node: nodes.math) -> None:

@@ -41,7 +41,8 @@ def slots_of(fold: Tensor, folds: int, length: int, unit: int | None = None) -> 
     slot = torch.arange(-(-n // length) + folds, device=device)
     owner = torch.searchsorted(fold_end, slot, right=True)
     spare, owner = owner == folds, owner.clamp(max=folds - 1)
-    even = (last - first + count * unit - 1) // (count * unit).clamp(min=1) * unit
+    step = (count * unit).clamp(min=unit)  # rows of a fold that has a unit in every slot
+    even = ((last - first + step - 1) // step).clamp(min=1) * unit
     start = first[owner] + (slot - (fold_end - count)[owner]) * even[owner]
     start = torch.minimum(start, last[owner])
     end = torch.minimum(start + even[owner], last[owner])

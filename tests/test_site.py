@@ -1,6 +1,7 @@
 """The documentation site: its contents, its reference, and the pictures that commands make. ``make docs`` builds it."""
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -8,7 +9,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import fastprobe as fp
+from fastprobe.regression import scores
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -51,3 +55,37 @@ def test_the_pictures_of_scores_are_made_by_their_command(tmp_path):
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {path.name for path in (DOCS / "figures").glob("*.svg")}
     assert made == set(re.findall(r"figures/(\w+\.svg)", (DOCS / "which_score.md").read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def tex(monkeypatch):
+    """The function ``tex`` of docs/equations.py."""
+    monkeypatch.syspath_prepend(DOCS)
+    import equations
+
+    return equations.tex
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("r2_cv = 1 - Σ_f RSS_f / TSS", [r"\mathrm{r2\_cv} = 1 - \sum _{f} \mathrm{RSS}_{f} / \mathrm{TSS}"]),
+        ("S_xy = (x - x̄)(y - ŷ)^T", [r"S_{xy} = (x - \bar{x})(y - \hat{y})^{\top}"]),
+        ("a = b^2   for y_i != 0\nc = d^1/2", [r"a = b^{2} \qquad \text{for y_i != 0}", "c = d^{1/2}"]),
+        ("K = {k: k > 0},  n = Σ_{k in K} k", [r"K = \{k: k > 0\} \qquad n = \sum _{k \in  K} k"]),
+        ("gram[f] += z[n] z[n]^T", None),
+        ("written    permute(source)", None),
+    ],
+)
+def test_an_equation_of_a_docstring_becomes_tex_and_code_does_not(tex, text, lines):
+    assert tex(text) == lines
+
+
+def test_every_equation_of_the_scores_becomes_tex(tex):
+    functions = [getattr(scores, name) for name in scores.COLUMNS if callable(getattr(scores, name, None))]
+    texts = [scores.__doc__, *(inspect.getdoc(function).partition("Args:")[0] for function in functions)]
+    blocks = [block for text in texts for block in re.findall(r"(?:^ {4}.*\n)+", text, re.MULTILINE)]
+
+    assert len(blocks) >= len(functions)
+    for line in (line for block in blocks for line in tex(block)):
+        assert line.count("{") == line.count("}"), line

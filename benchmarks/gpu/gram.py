@@ -232,7 +232,8 @@ def cuda_variants(rows: Rows, width: int) -> None:
     blocks = rows_of(2, width if ON_GPU else 16)
     contestants = {}
     for path in sorted(Path("build/variants").glob("*/_cuda*.so")):
-        spec = importlib.util.spec_from_file_location("_cuda", path)
+        # pybind11 returns the same module for the same name.
+        spec = importlib.util.spec_from_file_location(f"{path.parent.name}._cuda", path)
         assert spec is not None
         assert spec.loader is not None
         library = importlib.util.module_from_spec(spec)

@@ -49,12 +49,13 @@ CUtensorMap tensor_map(const void* data, bool bfloat16, int rows, int width, int
 }
 
 __global__ void __launch_bounds__(256) add_parts_kernel(const __grid_constant__ Plan plan, int tile) {
-    const Item item = item_at(plan.pairs, plan.pair_count, 1, tile, blockIdx.x);
+    const Item item = unit_at(plan.pairs, plan.pair_count, tile, blockIdx.x);
+    if (plan.pairs[item.pair].splits == 1) return;
     for (int i = threadIdx.x; i < tile * tile; i += blockDim.x) add_parts(plan, tile, item, i / tile, i % tile);
 }
 
 void add_up(const Plan& plan, int tile, cudaStream_t stream) {
-    if (plan.splits > 1) add_parts_kernel<<<plan.units, 256, 0, stream>>>(plan, tile);
+    if (plan.pairs[0].splits > 1) add_parts_kernel<<<plan.units, 256, 0, stream>>>(plan, tile);
     check(cudaGetLastError());
 }
 
@@ -82,7 +83,7 @@ void gram(const std::vector<Block>& blocks, bool bfloat16, int rows, int positio
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, GRAM_SHARED));
     int multiprocessors;
     check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, launch.device));
-    const int grid = plan.items() < multiprocessors ? plan.items() : multiprocessors;
+    const int grid = plan.items < multiprocessors ? plan.items : multiprocessors;
     kernel<<<grid, GRAM_THREADS, GRAM_SHARED, stream_of(launch)>>>(arguments);
     check(cudaGetLastError());
     add_up(plan, TILE, stream_of(launch));
@@ -94,7 +95,7 @@ void gram_exact(const std::vector<AnyRows>& blocks, const int* index, const Plan
     for (size_t i = 0; i < blocks.size(); ++i) arguments.rows[i] = as_rows(blocks[i]);
     arguments.index = index;
     arguments.plan = plan;
-    gram_exact_kernel<<<plan.items(), EXACT_THREADS, 0, stream_of(launch)>>>(arguments);
+    gram_exact_kernel<<<plan.items, EXACT_THREADS, 0, stream_of(launch)>>>(arguments);
     check(cudaGetLastError());
     add_up(plan, EXACT_TILE, stream_of(launch));
 }

@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(GRAM_THREADS, 1) gram_kernel(const __grid_cons
         if (threadIdx.x != 0) return;
         const CUtensorMap* maps = *arguments.is_gathered ? arguments.gathered : arguments.rows;
         Place next;
-        for (int index = blockIdx.x; index < plan.items(); index += gridDim.x) {
+        for (int index = blockIdx.x; index < plan.items; index += gridDim.x) {
             const Work work = work_at(plan, TILE, index);
             for (int row = work.slabs.begin * SLAB; row < work.slabs.end * SLAB; row += STAGE_ROWS, next.advance()) {
                 uint64_t* const full = &ring.full[next.stage];
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(GRAM_THREADS, 1) gram_kernel(const __grid_cons
     const int thread = threadIdx.x % 128, half = warpgroup - 1;  // upper or lower 64 rows of a tile
     Consumer<BFLOAT16> consumer{ring, left_operand(stages, half), 0, thread % PIECES, {}};
     float even[ACCUMULATORS] = {}, odd[ACCUMULATORS] = {};  // of the two chains in flight
-    for (int index = blockIdx.x; index < plan.items(); index += gridDim.x) {
+    for (int index = blockIdx.x; index < plan.items; index += gridDim.x) {
         const Work work = work_at(plan, TILE, index);
         Output out = output_of(plan, TILE, work);
         float sum[ACCUMULATORS] = {};

@@ -37,10 +37,9 @@ Plan plan_of(const std::vector<PairArguments>& pairs, int tile, int splits, int 
     Plan plan{};
     for (const auto& [left, right, left_width, right_width, gram, fold_stride, row_stride, pair_folds] : pairs)
         plan.pairs[plan.pair_count++] = {left,        right,      left_width, right_width, pointer<double>(gram),
-                                         fold_stride, row_stride, pair_folds, 0};
-    plan.units = number_units(plan.pairs, plan.pair_count, tile);
-    plan.splits = splits;
+                                         fold_stride, row_stride, pair_folds, 0, 1, 0};
     plan.folds = folds;
+    number_items(plan, tile, splits);
     plan.fold_slabs = pointer<int>(fold_slabs);
     plan.workspace = pointer<double>(workspace);
     return plan;

@@ -34,6 +34,8 @@ struct Pair {
     int64_t fold_stride, row_stride;
     int folds;       // 1: one matrix sums the rows of all folds
     int first_unit;  // number of this pair's first (fold, tile) unit among those of all pairs
+    int splits;      // parts of the rows of each of its units
+    int first_item;  // number of this pair's first (unit, part) among those of all pairs
 };
 
 FASTPROBE_HD inline int tiles_across(int width, int tile) { return (width + tile - 1) / tile; }
@@ -43,15 +45,6 @@ FASTPROBE_HD inline int tiles_of(const Pair& pair, int tile) {
     return pair.left == pair.right ? rows * (rows + 1) / 2 : rows * columns;
 }
 
-// Set the first unit of every pair; return the number of units.
-inline int number_units(Pair* pairs, int count, int tile) {
-    int units = 0;
-    for (Pair* pair = pairs; pair < pairs + count; ++pair) {
-        pair->first_unit = units;
-        units += pair->folds * tiles_of(*pair, tile);
-    }
-    return units;
-}
 
 // One tile of one pair, for one part of the rows of one fold.
 struct Item {
@@ -61,14 +54,12 @@ struct Item {
     int unit;  // the same for all parts of one sum
 };
 
-// Tiles are innermost, so that blocks of threads that run at the same time read the same rows.
-FASTPROBE_HD inline Item item_at(const Pair* pairs, int pair_count, int splits, int tile, int item) {
-    int p = 0;
-    while (p + 1 < pair_count && pairs[p + 1].first_unit * splits <= item) ++p;
+// Tile t of a pair, for part `split` of a fold.
+FASTPROBE_HD inline Item tile_of(const Pair* pairs, int p, int tile, int t, int fold, int split) {
     const Pair& pair = pairs[p];
     const int tiles = tiles_of(pair, tile), across = tiles_across(pair.right_width, tile);
-    const int local = item - pair.first_unit * splits, part = local / tiles;
-    int t = local % tiles, row = 0, column = 0;
+    const int unit = pair.first_unit + fold * tiles + t;
+    int row = 0, column = 0;
     if (pair.left == pair.right) {  // row r of the triangle has across - r tiles
         while (t >= across - row) t -= across - row++;
         column = row + t;
@@ -76,8 +67,23 @@ FASTPROBE_HD inline Item item_at(const Pair* pairs, int pair_count, int splits, 
         row = t / across;
         column = t % across;
     }
-    const int fold = part / splits;
-    return {p, row * tile, column * tile, fold, part % splits, pair.first_unit + fold * tiles + local % tiles};
+    return {p, row * tile, column * tile, fold, split, unit};
+}
+
+// Tiles are innermost, so that blocks of threads that run at the same time read the same rows.
+FASTPROBE_HD inline Item item_at(const Pair* pairs, int pair_count, int tile, int item) {
+    int p = 0;
+    while (p + 1 < pair_count && pairs[p + 1].first_item <= item) ++p;
+    const int local = item - pairs[p].first_item, tiles = tiles_of(pairs[p], tile), part = local / tiles;
+    return tile_of(pairs, p, tile, local % tiles, part / pairs[p].splits, part % pairs[p].splits);
+}
+
+// A unit, as its first part.
+FASTPROBE_HD inline Item unit_at(const Pair* pairs, int pair_count, int tile, int unit) {
+    int p = 0;
+    while (p + 1 < pair_count && pairs[p + 1].first_unit <= unit) ++p;
+    const int local = unit - pairs[p].first_unit, tiles = tiles_of(pairs[p], tile);
+    return tile_of(pairs, p, tile, local % tiles, local / tiles, 0);
 }
 
 struct Slabs {
@@ -96,14 +102,25 @@ FASTPROBE_HD inline Slabs slabs_of(const int* fold_slabs, int first_fold, int en
 struct Plan {
     Pair pairs[MAX_PAIRS];
     int pair_count;
-    int units;   // (fold, tile) units of all pairs
-    int splits;  // parts of the rows of every unit
+    int units;  // (fold, tile) units of all pairs
+    int items;  // (unit, part) of all pairs
     int folds;
     const int* fold_slabs;  // (folds + 1), on the device
-    double* workspace;      // (units, splits, tile, tile) where splits > 1
-
-    FASTPROBE_HD int items() const { return units * splits; }
+    double* workspace;      // (items, tile, tile), of the pairs whose rows are in parts; they come first
 };
+
+// Number the units and items of all pairs. A pair of all folds has as many more parts, so that items are equally long.
+inline void number_items(Plan& plan, int tile, int splits) {
+    plan.units = plan.items = 0;
+    for (Pair* pair = plan.pairs; pair < plan.pairs + plan.pair_count; ++pair) {
+        const int units = pair->folds * tiles_of(*pair, tile);
+        pair->splits = pair->folds == 1 ? splits * plan.folds : splits;
+        pair->first_unit = plan.units;
+        pair->first_item = plan.items;
+        plan.units += units;
+        plan.items += units * pair->splits;
+    }
+}
 
 struct Work {
     const Pair& pair;
@@ -113,12 +130,12 @@ struct Work {
 };
 
 FASTPROBE_HD inline Work work_at(const Plan& plan, int tile, int index) {
-    const Item item = item_at(plan.pairs, plan.pair_count, plan.splits, tile, index);
+    const Item item = item_at(plan.pairs, plan.pair_count, tile, index);
     const Pair& pair = plan.pairs[item.pair];
     const bool pooled = pair.folds == 1;
     return {pair, item,
             slabs_of(plan.fold_slabs, pooled ? 0 : item.fold, pooled ? plan.folds : item.fold + 1, item.split,
-                     plan.splits),
+                     pair.splits),
             pair.left == pair.right && item.row == item.column};
 }
 
@@ -157,20 +174,23 @@ FASTPROBE_HD inline Output matrix_of(const Pair& pair, const Item& item) {
             pair.left_width - item.row, pair.right_width - item.column, true};
 }
 
-FASTPROBE_HD inline double* part_of(const Plan& plan, int tile, int unit, int split) {
-    return plan.workspace + (int64_t(unit) * plan.splits + split) * tile * tile;
+FASTPROBE_HD inline double* part_of(const Plan& plan, int tile, const Item& item, int split) {
+    const Pair& pair = plan.pairs[item.pair];
+    return plan.workspace +
+           (pair.first_item + int64_t(item.unit - pair.first_unit) * pair.splits + split) * tile * tile;
 }
 
 FASTPROBE_HD inline Output output_of(const Plan& plan, int tile, const Work& work) {
-    if (plan.splits == 1) return matrix_of(work.pair, work.item);
-    return {part_of(plan, tile, work.item.unit, work.item.split), tile, tile, tile, false};
+    if (work.pair.splits == 1) return matrix_of(work.pair, work.item);
+    return {part_of(plan, tile, work.item, work.item.split), tile, tile, tile, false};
 }
 
 // Add the parts of one element, in order, to the matrix.
 FASTPROBE_HD inline void add_parts(const Plan& plan, int tile, const Item& item, int row, int column) {
+    const Pair& pair = plan.pairs[item.pair];
     double total = 0;
-    for (int split = 0; split < plan.splits; ++split) total += part_of(plan, tile, item.unit, split)[row * tile + column];
-    matrix_of(plan.pairs[item.pair], item).put(row, column, total);
+    for (int split = 0; split < pair.splits; ++split) total += part_of(plan, tile, item, split)[row * tile + column];
+    matrix_of(pair, item).put(row, column, total);
 }
 
 }  // namespace fastprobe

@@ -77,7 +77,8 @@ class Ablations(Result):
     def views(self, metric: str) -> list[View]:
         """Return one line an element and mode over sets of layers."""
         self.rows_with(metric)  # raises if there are none
-        return ablation_views(metric, self.lines, self.matrix(metric), self.config["sets"], self.config["sweep"])
+        values, errors = self.matrix(metric), self.matrix(f"{metric}_se")
+        return ablation_views(metric, self.lines, values, errors, self.config["sets"], self.config["sweep"])
 
     @classmethod
     def restored(cls, config: dict[str, Any], rows: list[dict[str, Any]]) -> Self:

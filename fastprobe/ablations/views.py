@@ -15,7 +15,12 @@ SWEEP_LABELS = {"each": "layer", "forward": "layers 0 to", "backward": "layers t
 
 
 def ablation_views(
-    metric: str, edits: Sequence[tuple[str, str]], matrix: np.ndarray, sets: Sequence[str], sweep: str
+    metric: str,
+    edits: Sequence[tuple[str, str]],
+    matrix: np.ndarray,
+    errors: np.ndarray,
+    sets: Sequence[str],
+    sweep: str,
 ) -> list[View]:
     """Return the lines of one metric of an ablation.
 
@@ -23,13 +28,14 @@ def ablation_views(
         metric: the column.
         edits: element and mode of every line.
         matrix: ``(lines, sets of layers)``.
+        errors: standard errors, of the same shape.
         sets: names of the sets of layers.
         sweep: ``"each"``, ``"forward"``, ``"backward"``, or ``"sets"`` for sets without a sequence.
     """
     names = [*map(str, range(len(sets)))] if sweep in SWEEP_LABELS else sets
     lines = [
-        Line(values, f"{element}, {mode}", _style(element, mode, edits))
-        for (element, mode), values in zip(edits, matrix, strict=True)
+        Line(values, f"{element}, {mode}", _style(element, mode, edits), errors=error)
+        for (element, mode), values, error in zip(edits, matrix, errors, strict=True)
     ]
     return [Profiles(lines, SWEEP_LABELS.get(sweep, "layers"), metric, names)]
 

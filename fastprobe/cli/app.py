@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -20,6 +21,7 @@ from rich.console import Console
 import fastprobe as fp
 from fastprobe.cli.processes import check_shared, prints, processes
 from fastprobe.errors import FastprobeError, NumericalError, ProcessError
+from fastprobe.runtime.distributed import launched
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 stdout = Console(soft_wrap=False)
@@ -61,7 +63,9 @@ def note(text: str) -> None:
 
 def made_by() -> dict[str, Any]:
     """Return the entries of a configuration that say what made a result: the command and the versions."""
-    return {"command": shlex.join(["fastprobe", *sys.argv[1:]]), "versions": VERSIONS}
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    start = ["torchrun", "--nproc-per-node", count, "-m"] if launched() else []
+    return {"command": shlex.join([*start, "fastprobe", *sys.argv[1:]]), "versions": VERSIONS}
 
 
 def dumps(document: Any) -> str:

@@ -38,19 +38,24 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model uncompiled and in evaluation mode, with ``use_cache`` off, and restore all three on exit."""
+    """Run a model uncompiled, in evaluation mode, without cache and with named outputs, and restore all on exit."""
     training = [module for module in model.modules() if module.training]
     configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
     cached = [config for config in configs if getattr(config, "use_cache", False) is True]
+    in_tuples = [config for config in configs if getattr(config, "return_dict", True) is False]
     model.eval()
     for config in cached:
         config.use_cache = False
+    for config in in_tuples:
+        config.return_dict = True
     try:
         with uncompiled(model):
             yield
     finally:
         for config in cached:
             config.use_cache = True
+        for config in in_tuples:
+            config.return_dict = False
         for module in training:  # one by one, because a model in training mode may hold modules in evaluation mode
             module.training = True
 
@@ -165,6 +170,11 @@ def first_tensor(result: Any) -> Tensor:
     if isinstance(result, Mapping):
         return next(iter(result.values()))
     return result if isinstance(result, Tensor) else result[0]
+
+
+def logits_of(out: Any) -> Tensor:
+    """Return the logits of tokens in the output of a model with a language-model head."""
+    return out.logits if hasattr(out, "logits") else out.prediction_logits  # of BertForPreTraining
 
 
 def with_first_tensor(result: Any, states: Tensor) -> Any:

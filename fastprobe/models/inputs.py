@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprobe.data.checks import ATTENDED, INPUTS, TOKEN_MASK, attended_mask, checked_mask
-from fastprobe.errors import InputError
+from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
 from fastprobe.models.examples import input_of
 from fastprobe.models.layer_order import is_reordered
@@ -53,6 +53,11 @@ class ModelBatches:
         if isinstance(batches, str | bytes) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
             raise InputError(
                 f"batches: must be an iterable of dicts, got {type(batches).__name__}; token_batches(...) makes one"
+            )
+        if points.loops:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: its layers run several times in one forward pass, so a layer has no single "
+                "input and output"
             )
         if is_reordered(points):
             raise InputError(

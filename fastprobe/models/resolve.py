@@ -33,6 +33,8 @@ class ModelPoints:
     """Path of the part of the model that runs by itself on a batch; "" for the whole model."""
     others: tuple[str, ...] = ()
     """Paths of the other stacks of the model."""
+    loops: bool = False
+    """The layers run several times in one pass. Only a live model can run them in another order."""
     carries: str = ""
     """Other tensors that a layer hands to the next one: "" for none, "one" for the same all along, else "another"."""
 
@@ -171,6 +173,7 @@ def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
         root=".".join(filter(None, (prefix, root))) if root else "",
         others=(*paths[:at], *paths[at + 1 :]),
         carries=chosen.carries,
+        loops=chosen.loops,
     )
 
 

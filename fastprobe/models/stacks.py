@@ -7,7 +7,7 @@ depends on their names or classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fastprobe.models.calling import with_decoder_inputs, without_cache
-from fastprobe.models.examples import example_batches, input_of, reads_inputs
+from fastprobe.models.examples import SHAPE, example_batches, input_of, reads_inputs
 from fastprobe.models.trace import ModuleCall, Trace
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -35,6 +35,8 @@ class FoundStack:
     span: tuple[int, int]
     """Times at which the first layer began and the last one ended."""
     in_list: bool
+    loops: bool = False
+    """The layers run several times in one pass, all of them in turn each time."""
     carries: str = ""
     """Other tensors that a layer hands to the next one: "" for none, "one" for the same all along, else "another"."""
 
@@ -73,12 +75,20 @@ def observe(model: nn.Module, call: Any) -> Observation:
         calls = [by_module.get(child, []) for child in children]
         ran = sorted((c[0] for c in calls if len(c) == 1 and c[0].end > 0), key=lambda one: one.start)
         if isinstance(container, LISTS):
-            if any(len(c) > 1 for c in calls) and any(next(child.children(), None) is not None for child in children):
+            firsts = sorted((c[0] for c in calls if c and c[0].end > 0), key=lambda one: one.start)
+            rounds = {len(c) for c in calls}
+            loops = len(rounds) == 1 and rounds.pop() > 1 and len(children) > 1
+            again = [*_chains(path, firsts, trace, in_list=True)] if loops and len(firsts) == len(children) else []
+            if len(again) == 1 and again[0].layers == tuple(children):
+                found.append(replace(again[0], loops=True))
+            elif 0 < len(firsts) < len(children) and _keeps_shape(firsts[0], trace) and _is_batch(firsts[0], trace):
+                near.append(f"{path}: {len(firsts)} of its {len(children)} modules ran")
+            elif any(len(c) > 1 for c in calls) and any(next(child.children(), None) is not None for child in children):
                 most = max(calls, key=len)
                 near.append(f"{path}: {type(most[0].module).__name__} runs {len(most)} times in one pass")
             elif ran and len(ran) == len(children):
                 chains = [*_chains(path, ran, trace, in_list=True)]
-                if len(chains) == 1 and len(chains[0].layers) == len(children):
+                if len(chains) == 1 and chains[0].layers == tuple(children):
                     found.append(chains[0])
                 elif len(ran) > 1:
                     name = type(ran[0].module).__name__
@@ -111,7 +121,7 @@ def _chains(path: str, calls: Sequence[ModuleCall], trace: Trace, *, in_list: bo
                 trace.values.shapes[run[0].first_input or 0],
                 (run[0].start, run[-1].end),
                 in_list,
-                _carried(run),
+                carries=_carried(run),
             )
         run = [call] if call is not None and _keeps_shape(call, trace) else []
 
@@ -125,6 +135,11 @@ def _carried(run: Sequence[ModuleCall]) -> str:
     if not any(handed):
         return ""
     return "one" if len({frozenset(numbers) for numbers in handed}) == 1 else "another"
+
+
+def _is_batch(call: ModuleCall, trace: Trace) -> bool:
+    """Return whether a call receives states, (batch, length, width)."""
+    return len(trace.values.shapes[call.first_input or 0]) == 1 + len(SHAPE)
 
 
 def _keeps_shape(call: ModuleCall, trace: Trace) -> bool:

@@ -95,7 +95,10 @@ class Probes(Result):
     def views(self, metric: str) -> list[View]:
         """Return one line a task over states; orders other than the baseline are dashed."""
         self.rows_with(metric)  # raises if there are none
-        return probe_views(metric, self.tasks, {order: self.matrix(metric, order) for order in self.orders})
+        values, errors = (
+            {order: self.matrix(column, order) for order in self.orders} for column in (metric, f"{metric}_se")
+        )
+        return probe_views(metric, self.tasks, values, errors)
 
 
 @renamed_arguments(which="orders", fit="method")

@@ -15,17 +15,25 @@ LETTERS = 24
 """Letters of the text of an order there."""
 
 
-def probe_views(metric: str, tasks: Sequence[str], matrices: Mapping[str, np.ndarray]) -> list[View]:
+def probe_views(
+    metric: str, tasks: Sequence[str], matrices: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]
+) -> list[View]:
     """Return the lines of one metric of a probe: solid ones for the baseline, dashed ones for other orders.
 
     Args:
         metric: the column.
         tasks: names of the lines.
         matrices: order -> ``(tasks, states)``, the baseline first.
+        errors: standard errors, of the same shapes.
     """
     lines = [
-        Line(values, "" if number else task, Style(COLOURS[index % len(COLOURS)], DASHES[min(number, 1)]))
-        for number, matrix in enumerate(matrices.values())
+        Line(
+            values,
+            "" if number else task,
+            Style(COLOURS[index % len(COLOURS)], DASHES[min(number, 1)]),
+            errors=errors[order][index],
+        )
+        for number, (order, matrix) in enumerate(matrices.items())
         for index, (task, values) in enumerate(zip(tasks, matrix, strict=True))
     ]
     others = [shortened(order, LETTERS) for order in [*matrices][1 : 1 + MOST_ORDERS]]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fastprobe.data.batches import select
 from fastprobe.data.checks import attended_mask
 from fastprobe.errors import UnsupportedModelError
-from fastprobe.models.calling import has_language_head
+from fastprobe.models.calling import has_language_head, logits_of
 from fastprobe.models.edit_checks import check_edits
 from fastprobe.models.forwards import final_state
 from fastprobe.models.identities import TOLERANCE, why_not_finite
@@ -88,8 +88,8 @@ def _checked_output(stack: LayerStack, state: Tensor) -> Tensor | None:
     """
     model, mask = stack.model, attended_mask(stack.batch)
     expected, out = final_state(model, stack.points.layers, stack.batch)
-    logits = stack.head(state).logits if has_language_head(model) else None
-    for found, right in ((state, expected), *([] if logits is None else [(logits, out.logits)])):
+    logits = logits_of(stack.head(state)) if has_language_head(model) else None
+    for found, right in ((state, expected), *([] if logits is None else [(logits, logits_of(out))])):
         error = float((found - right)[mask].norm() / right[mask].norm())
         if math.isnan(error):
             raise UnsupportedModelError(f"{type(model).__name__}: {why_not_finite(model)}")
@@ -114,7 +114,7 @@ def _check_head(stack: LayerStack, tokens: Tensor, expected: Tensor, length: int
     """
     moved = F.pad(tokens.flip(0), (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
     try:
-        found = stack.head(moved).logits.flatten(0, 1)[: len(tokens)].flip(0)
+        found = logits_of(stack.head(moved)).flatten(0, 1)[: len(tokens)].flip(0)
     except (RuntimeError, ValueError, IndexError):
         return
     error = float((found - expected).norm() / expected.norm())

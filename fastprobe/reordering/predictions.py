@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastprobe.errors import InputError
+from fastprobe.models.calling import logits_of
 from fastprobe.models.protocols import Stack
 from fastprobe.ops.vocabulary_scores import VocabularyBaseline, vocabulary_scores
 
@@ -94,6 +96,11 @@ class _LogitScores:
 
     def __call__(self, state: Tensor) -> _TokenScores:
         log_p = self._log_p(state)
+        if len(self._target) and int(self._target.max()) >= log_p.shape[1]:
+            raise InputError(
+                f"batches: token {int(self._target.max())} has no logit, because the head of "
+                f"{type(self._stack.model).__name__} predicts {log_p.shape[1]} tokens; leave out batches with it"
+            )
         loss = -log_p.gather(1, self._target.clamp(min=0)[:, None])[:, 0]
         kl = (self._baseline.exp() * (self._baseline - log_p)).sum(1)
         return _TokenScores(loss, log_p.argmax(1), kl)
@@ -108,8 +115,8 @@ class _LogitScores:
         sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
         head: Any = self._stack.model.get_output_embeddings()  # type: ignore[operator]
         at_a_time = max(1, LOGITS // (length * len(head.weight)))
-        logits = [self._stack.head(part).logits.flatten(0, 1) for part in sequences.split(at_a_time)]
+        logits = [logits_of(self._stack.head(part)).flatten(0, 1) for part in sequences.split(at_a_time)]
         return torch.cat(logits)[: len(tokens)]
 
     def _logits_of_batch(self, state: Tensor) -> Tensor:
-        return self._stack.head(self._stack.padded(state)).logits[self._at]
+        return logits_of(self._stack.head(self._stack.padded(state)))[self._at]

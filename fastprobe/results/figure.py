@@ -14,7 +14,7 @@ import numpy as np
 
 from fastprobe.errors import InputError
 from fastprobe.results.table import spread
-from fastprobe.results.views import Curve, Dots, Heatmap, Profiles, View, shortened
+from fastprobe.results.views import BLUE, Curve, Dots, Heatmap, Profiles, View, shortened
 from fastprobe.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -191,9 +191,7 @@ def _draw_heatmap(axes: Axes, view: Heatmap, room: Size) -> None:
 
 def _draw_dots(axes: Axes, view: Dots, room: Size) -> None:
     count = len(view.values)
-    axes.errorbar(
-        view.values, range(count), xerr=view.errors, fmt="o", color="#0072B2", markersize=room.marker, linewidth=1
-    )
+    axes.errorbar(view.values, range(count), xerr=view.errors, fmt="o", color=BLUE, markersize=room.marker, linewidth=1)
     axes.invert_yaxis()
     if count <= MOST_NAMES:
         names = [shortened(name, room.letters) for name in view.names]
@@ -209,7 +207,7 @@ def _draw_dots(axes: Axes, view: Dots, room: Size) -> None:
 
 def _draw_curve(axes: Axes, view: Curve, room: Size) -> None:
     axes.plot(np.asarray(view.x), np.asarray(view.y), "o", color=SKY, markersize=room.marker * 0.7, alpha=0.5)
-    axes.plot(view.places, view.means, "-s", color="#0072B2", markersize=room.marker)
+    axes.plot(view.places, view.means, "-s", color=BLUE, markersize=room.marker)
     axes.set_xticks(view.places)
     _finish(axes, view.x_label, view.y_label)
 

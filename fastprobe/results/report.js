@@ -17,10 +17,10 @@
     return node;
   }
 
-  function number(value) {
+  function number(value, digits = 4) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    return size >= 1e5 || size < 1e-4 ? value.toExponential(1) : String(Number(value.toPrecision(4)));
+    return size >= 1e5 || size < 1e-4 ? value.toExponential(1) : String(Number(value.toPrecision(digits)));
   }
 
   function shortened(name, letters) {
@@ -144,7 +144,9 @@
         for (const [place, value, k] of points) {
           add(svg, "circle", { cx: x(place), cy: y(value), r: 3.5, fill: line.colour });
           const target = add(svg, "circle", { cx: x(place), cy: y(value), r: 11, fill: "transparent" });
-          tells(target, `${line.label ? line.label + "\n" : ""}${view.x} ${view.names ? view.names[k] : number(place)}: ${number(value)}`);
+          const error = line.errors[k] === null ? "" : ` ± ${number(line.errors[k], 2)}`;
+          const where = `${view.x} ${view.names ? view.names[k] : number(place)}`;
+          tells(target, `${line.label ? line.label + "\n" : ""}${where}: ${number(value)}${error}`);
         }
       });
     };
@@ -229,7 +231,7 @@
       add(svg, "line", { x1: x(value - error), x2: x(value + error), y1: y, y2: y, stroke: "#0072B2" });
       add(svg, "circle", { cx: x(value), cy: y, r: named ? 4 : 2, fill: "#0072B2" });
       const target = add(svg, "rect", { x: box.left, y: y - step / 2, width: box.right - box.left, height: step, fill: "transparent" });
-      tells(target, `${view.names[k]}\n${view.x}: ${number(value)}${error ? " ± " + number(error) : ""}`);
+      tells(target, `${view.names[k]}\n${view.x}: ${number(value)}${error ? " ± " + number(error, 2) : ""}`);
     });
   }
 

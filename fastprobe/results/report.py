@@ -106,6 +106,7 @@ def _line(line: Line) -> Mapping[str, Any]:
         "label": line.label,
         "x": _numbers(line.places),
         "y": _numbers(line.values),
+        "errors": _numbers(np.full(len(line.values), np.nan) if line.errors is None else line.errors),
         "colour": line.style.colour,
         "dashed": dashed,
     }

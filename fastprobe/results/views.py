@@ -41,12 +41,14 @@ class Line:
         label: text of the legend; an empty one stays out of it.
         style: of the line.
         x: positions of the values on the horizontal axis; 0, 1, 2, ... by default.
+        errors: standard errors of the values, which pages show beside them; ``nan`` where there is none.
     """
 
     y: ArrayLike
     label: str = ""
     style: Style = Style()
     x: ArrayLike | None = None
+    errors: ArrayLike | None = None
 
     @property
     def values(self) -> np.ndarray:

@@ -28,6 +28,7 @@ COLUMNS = {
     "condition": Meaning("largest over smallest eigenvalue of x that the fit uses", "ratio"),
     "error_bound": Meaning("bound of the error of r2 against exact arithmetic", VARIANCE),
     "tokens": place("tokens of the fit", "tokens"),
+    "factorisation": place("method by which x was factorised"),
     "dtype": place("type of the rows"),
     "backend": place("what added the products up"),
     "tokens_needed": place("tokens that the map needs; 0 if there are enough", "tokens"),

@@ -18,6 +18,9 @@ from fastprobe.scan.checkpoint import FILE
 from fastprobe.scan.legend import COLUMNS
 from fastprobe.scan.views import scan_views
 
+HELD_OUT = ("nonlinearity", "r2_cv")
+"""Columns whose standard error is ``r2_cv_se``."""
+
 
 @dataclass(frozen=True, repr=False)
 class LinearityScan(Result):
@@ -67,7 +70,9 @@ class LinearityScan(Result):
         self.rows_with(metric)  # raises if there are none
         metric = current_column(metric)
         spans = self.matrix(metric, spans=True) if any(row["element"] == "span" for row in self.rows) else None
-        return scan_views(metric, dict(zip(self.elements, self.matrix(metric), strict=True)), spans)
+        profiles = dict(zip(self.elements, self.matrix(metric), strict=True))
+        errors = dict(zip(self.elements, self.matrix("r2_cv_se"), strict=True)) if metric in HELD_OUT else {}
+        return scan_views(metric, profiles, errors, spans)
 
     @property
     def remark(self) -> str:

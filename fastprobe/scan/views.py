@@ -26,18 +26,21 @@ LABELS = {"nonlinearity": "non-linearity (1 − r2_cv)"}
 """Text of an axis where it says more than the name of the column."""
 
 
-def scan_views(metric: str, profiles: Mapping[str, np.ndarray], spans: np.ndarray | None) -> list[View]:
+def scan_views(
+    metric: str, profiles: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray], spans: np.ndarray | None
+) -> list[View]:
     """Return the views of one metric of a scan.
 
     Args:
         metric: the column.
         profiles: element -> ``(layers,)``; nothing if only spans were scanned.
+        errors: element -> standard errors of the profile; empty for a column without.
         spans: ``(layers, layers)`` from the input of layer i to the output of layer j; ``None`` if there are none.
     """
     views: list[View] = []
     label = LABELS.get(metric, metric)
     if profiles:
-        lines = [Line(values, name, ELEMENT_STYLES[name]) for name, values in profiles.items()]
+        lines = [Line(values, name, ELEMENT_STYLES[name], errors=errors.get(name)) for name, values in profiles.items()]
         least = min(0.0, float(np.nanmin([*profiles.values()])))
         views.append(Profiles(lines, "layer", label, bottom=least - 0.01 if metric == "nonlinearity" else None))
     if spans is not None:

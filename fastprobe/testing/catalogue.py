@@ -96,13 +96,15 @@ def toy_model(model_type: str, seed: int = SEED) -> nn.Module:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         config, kind = _config_and_class(model_type)
-        if getattr(kind, "main_input_name", "input_ids") != "input_ids":
-            raise NotBuiltError(f"{kind.__name__} takes {kind.main_input_name}, no input_ids")
         torch.manual_seed(seed)
         try:
+            if getattr(kind, "main_input_name", "input_ids") != "input_ids":
+                raise NotBuiltError(f"it takes {kind.main_input_name}, no input_ids")
             model = kind(config).eval()
+        except NotBuiltError:
+            raise
         except Exception as error:  # of the model's code, which may raise anything
-            raise NotBuiltError(f"{kind.__name__}: {_first_line(error)}") from error
+            raise NotBuiltError(_first_line(error)) from error
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.is_floating_point():
@@ -127,9 +129,11 @@ def _config_and_class(model_type: str) -> tuple[Any, Any]:
             raise NotBuiltError(_first_line(error)) from error
         if found is not None:
             kind = found[0] if isinstance(found, tuple | list) else found
-            if not isinstance(config, getattr(kind, "config_class", None) or object):
-                config = config.get_text_config(decoder=True)
-            return config, kind
+            try:
+                expected = getattr(kind, "config_class", None) or object
+            except ImportError as error:  # a stand-in for a class that needs such a package
+                raise NotBuiltError(_first_line(error)) from error
+            return (config if isinstance(config, expected) else config.get_text_config(decoder=True)), kind
     raise NotBuiltError("it has no model class for text")
 
 

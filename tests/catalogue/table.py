@@ -112,7 +112,7 @@ def main(types: Sequence[str]) -> None:
     for name in types or text_types():
         if (line := line_of(name)) is not None:
             lines.append(line)
-            print(name, file=sys.stderr, flush=True)
+            print(*line, sep=" | ", file=sys.stderr, flush=True)
     full = [line for line in lines if line.elements]
     both = [line for line in full if "a" in line.elements.split() and "m" in line.elements.split()]
     ordered = sum(line.orders == "yes" for line in full)

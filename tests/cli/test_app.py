@@ -79,7 +79,7 @@ def test_commands_appear_in_the_order_of_their_use(run):
     commands = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines() if line.strip()]
     assert commands == [
         *("linearity", "points", "merge", "permute", "commutator", "ablate"),
-        *("probe", "paper", "pretrain", "plot", "download", "bench"),
+        *("probe", "paper", "pretrain", "plot", "report", "download", "bench"),
     ]
 
 

@@ -69,7 +69,11 @@ def test_a_command_writes_and_prints_what_one_process_does(words, mlm_folder, tm
     for path in (path for path in written if path.name == "scores.json"):
         one, two = (json.loads((tmp_path / folder / path).read_text()) for folder in ("one", "two"))
         assert difference(two["rows"], one["rows"]) < 1e-9
-        assert {**two["config"], "seconds": None} == {**one["config"], "seconds": None}
+        assert {**two["config"], "seconds": None, "command": None} == {
+            **one["config"],
+            "seconds": None,
+            "command": None,
+        }
 
 
 def test_progress_and_notes_come_from_the_first_process(mlm_folder, tmp_path, world_of_two):

@@ -173,6 +173,7 @@ def test_slots_hold_every_row_that_counts_once_and_one_fold_each(folds, unit, ge
             assert (fold[slots.order[start:end]] == f).all()
         first = last
     assert (slots.start[first:] == slots.end[first:]).all()
+    assert ((slots.start >= 0) & (slots.start <= len(fold))).all()  # also of slots without rows
     assert sorted(seen) == ((fold >= 0) & (fold < folds)).nonzero().flatten().tolist()
 
 

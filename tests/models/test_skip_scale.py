@@ -127,15 +127,20 @@ def test_a_skip_connection_that_is_no_plain_sum_is_refused():
         model(**tiny_batches()[0])
 
 
-def test_a_layer_that_multiplies_its_parts_is_refused():
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+@torch.no_grad()
+def test_the_factor_of_a_layer_that_multiplies_its_parts_counts():
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     config = transformers.GraniteConfig(vocab_size=100, num_key_value_heads=4, residual_multiplier=0.3, **size)
-    model = transformers.GraniteForCausalLM(config).eval()
-    with (
-        fp.skip_scale(model, 0.5),
-        pytest.raises(UnsupportedModelError, match="the attention of layer 0 is no plain sum"),
-    ):
-        model(**tiny_batches()[0])
+    model, batch, seen = transformers.GraniteForCausalLM(config).eval(), tiny_batches()[0], {}
+    layer = model.model.layers[0]
+    layer.mlp.register_forward_hook(lambda _, __, out: seen.update(f=out.clone()))
+    layer.post_attention_layernorm.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
+    layer.register_forward_hook(lambda _, __, out: seen.update(y=out))
+
+    with fp.skip_scale(model, 0.5, parts="ffn"):
+        model(**batch)
+
+    torch.testing.assert_close(seen["y"], 0.5 * seen["x"] + 0.3 * seen["f"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_that_does_not_call_its_module_is_refused():

@@ -41,7 +41,7 @@ def simulator() -> ModuleType | None:
     names = ("gram.cuh", "gram_exact.cuh", "rows.cuh", "gram.h", "layout.h", "plan.h", "module.cpp")
     files = {name: KERNELS / name for name in names}
     files |= {"ptx.cuh": HERE / "simulated_units.h", "simulator.cpp": HERE / "simulator.cpp"}
-    flags = ["-Xcompiler=-fPIC,-Wno-attributes", '-DFASTPROBE_ARCHITECTURES="9.0a"']
+    flags = ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-attributes", '-DFASTPROBE_ARCHITECTURES="9.0a"']
     return nvcc() and _built("_cuda", [nvcc(), *flags], files, ["simulator.cpp", "module.cpp"])
 
 
@@ -50,7 +50,7 @@ def host_code() -> ModuleType | None:
     """Return ``fastprobe._cuda`` over a runtime without a GPU, ``fake_runtime.cpp``; ``None`` without nvcc."""
     files = {path.name: path for path in KERNELS.iterdir()} | {"fake_runtime.cpp": HERE / "fake_runtime.cpp"}
     target = "-gencode=arch=compute_90a,code=sm_90a"
-    flags = ["-cudart=none", target, "-Xcompiler=-fPIC", '-DFASTPROBE_ARCHITECTURES="9.0a"']
+    flags = ["-cudart=none", target, "-Xcompiler=-fPIC,-fvisibility=hidden", '-DFASTPROBE_ARCHITECTURES="9.0a"']
     return nvcc() and _built("_cuda", [nvcc(), *flags], files, ["gram.cu", "module.cpp", "fake_runtime.cpp"])
 
 
@@ -68,7 +68,8 @@ def _built(name: str, compiler: list[str], files: dict[str, Path], sources: list
         subprocess.run(
             [*compiler, "-std=c++17", "-O1", "-shared", *include, *sources, "-o", library], cwd=folder, check=True
         )
-    spec = importlib.util.spec_from_file_location(name, library)
+    # pybind11 returns the same module for the same name; the name of the function that makes it is after the last dot.
+    spec = importlib.util.spec_from_file_location(f"build_{key}.{name}", library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

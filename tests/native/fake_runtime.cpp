@@ -30,10 +30,13 @@ CUresult encode(...) { return CUDA_SUCCESS; }
 
 extern "C" {
 
-// For the test: what torch does to the driver, the driver's current device, and a line for each launch.
+// For the test: what torch does to the driver, the driver's current device, and a line for each launch. Other symbols are
+// hidden, because another test loads a module with the same ones.
+#pragma GCC visibility push(default)
 void torch_sets_device(int device) { driver_device = device; }
 int current_device() { return driver_device; }
 const char* launches() { return record.c_str(); }
+#pragma GCC visibility pop
 
 void** __cudaRegisterFatBinary(void*) { return nullptr; }
 void __cudaRegisterFatBinaryEnd(void**) {}

@@ -24,15 +24,14 @@ class PlanOnHost {
         : tile_(tile) {
         for (const auto& [left, right, left_width, right_width, gram, fold_stride, row_stride, pair_folds] : pairs)
             plan_.pairs[plan_.pair_count++] = {left,        right,      left_width, right_width, (double*)gram,
-                                               fold_stride, row_stride, pair_folds, 0};
-        plan_.units = number_units(plan_.pairs, plan_.pair_count, tile);
-        plan_.splits = splits;
+                                               fold_stride, row_stride, pair_folds, 0, 1, 0};
         plan_.folds = folds;
+        number_items(plan_, tile, splits);
         plan_.fold_slabs = reinterpret_cast<const int*>(fold_slabs);
         plan_.workspace = reinterpret_cast<double*>(workspace);
     }
 
-    int items() const { return plan_.items(); }
+    int items() const { return plan_.items; }
     int units() const { return plan_.units; }
 
     // pair, first column of the left and of the right block, first slab and end, true on the diagonal
@@ -63,9 +62,9 @@ class PlanOnHost {
     }
 
     void add_parts() const {
-        if (plan_.splits == 1) return;
         for (int unit = 0; unit < plan_.units; ++unit) {
-            const Item item = item_at(plan_.pairs, plan_.pair_count, 1, tile_, unit);
+            const Item item = unit_at(plan_.pairs, plan_.pair_count, tile_, unit);
+            if (plan_.pairs[item.pair].splits == 1) continue;
             for (int i = 0; i < tile_ * tile_; ++i) fastprobe::add_parts(plan_, tile_, item, i / tile_, i % tile_);
         }
     }

@@ -75,8 +75,9 @@ Rows as_rows(const AnyRows& block) {
 }
 
 void add_up(const Plan& plan, int tile) {
-    for (int unit = 0; plan.splits > 1 && unit < plan.units; ++unit) {
-        const Item item = item_at(plan.pairs, plan.pair_count, 1, tile, unit);
+    for (int unit = 0; unit < plan.units; ++unit) {
+        const Item item = unit_at(plan.pairs, plan.pair_count, tile, unit);
+        if (plan.pairs[item.pair].splits == 1) continue;
         for (int i = 0; i < tile * tile; ++i) add_parts(plan, tile, item, i / tile, i % tile);
     }
 }
@@ -93,7 +94,7 @@ void gram(const std::vector<Block>& blocks, bool bfloat16, int rows, int positio
     }
     arguments.is_gathered = is_gathered;
     arguments.plan = plan;
-    run(bfloat16 ? gram_kernel<true> : gram_kernel<false>, arguments, dim3(std::min(plan.items(), MULTIPROCESSORS)),
+    run(bfloat16 ? gram_kernel<true> : gram_kernel<false>, arguments, dim3(std::min(plan.items, MULTIPROCESSORS)),
         GRAM_THREADS, GRAM_SHARED);
     add_up(plan, TILE);
 }
@@ -103,7 +104,7 @@ void gram_exact(const std::vector<AnyRows>& blocks, const int* index, const Plan
     for (size_t i = 0; i < blocks.size(); ++i) arguments.rows[i] = as_rows(blocks[i]);
     arguments.index = index;
     arguments.plan = plan;
-    run(gram_exact_kernel, arguments, dim3(plan.items()), EXACT_THREADS, 0);
+    run(gram_exact_kernel, arguments, dim3(plan.items), EXACT_THREADS, 0);
     add_up(plan, EXACT_TILE);
 }
 

@@ -18,8 +18,9 @@ def layout():
 def plan_of(layout, pairs, tile, splits, fold_slabs):
     """Return a plan of pairs (left, right, gram), and the memory that it points to."""
     fold_slabs = np.asarray(fold_slabs, np.int32)
-    units = sum(len(gram) * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
-    workspace = poisoned(units * splits, tile)
+    folds = len(fold_slabs) - 1
+    items = sum(folds * splits * tiles_of(*gram.shape[1:], left == right, tile) for left, right, gram in pairs)
+    workspace = poisoned(items, tile)
     plan = layout.Plan(
         [
             (left, right, *gram.shape[1:], gram.ctypes.data, gram.strides[0] // 8, gram.strides[1] // 8, len(gram))

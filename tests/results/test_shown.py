@@ -117,6 +117,19 @@ def test_a_metric_of_a_user_is_shown():
     assert effects.to_pandas().attrs["legend"]["mine"] == "a column of your own"
 
 
+def test_lines_of_a_page_have_the_standard_errors_of_their_column(results):
+    for result, metric, column in zip(
+        (results[0], results[3], results[4]),
+        ("nonlinearity", "kl", "r2_cv"),
+        ("r2_cv_se", "kl_se", "r2_cv_se"),
+        strict=True,
+    ):
+        found = {error for line in plain(result.views(metric)[0])["lines"] for error in line["errors"]}
+        assert found <= {row[column] for row in result.rows} - {None}
+        assert found
+    assert {error for line in plain(results[0].views("cka")[0])["lines"] for error in line["errors"]} == {None}
+
+
 def test_names_and_texts_are_escaped():
     rows = [
         {"order": EVIL, "name": name, "kept": None, "i": None, EVIL: value, "relative_l2": value}

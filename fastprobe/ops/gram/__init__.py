@@ -51,6 +51,7 @@ Tests::
     tests/native/test_cuda_layout.py       the index arithmetic of the CUDA kernels, on a CPU
     tests/native/test_cuda_launch.py       the CUDA kernels on a CPU, over a model of the hardware units
     tests/native/test_cuda_ring.py         their barriers, in every order of their threads
+    tests/native/test_cuda_schedule.py     how busy they keep a GPU
     tests/native/test_cuda_host.py         their host code, over a runtime without a GPU
     tests/native/test_cuda.py              their machine code
     tests/kernels/test_gram_triton.py      the Triton kernels in the interpreter

@@ -180,13 +180,15 @@ class Launches:
 
     def _launch(self, products: Sequence[Pair]) -> None:
         used = sorted({block for pair in products for block in pair[:2]})
-        tile, units, pairs = EXACT_TILE if self._exact else TILE, 0, []
+        tile, pairs, items = EXACT_TILE if self._exact else TILE, [], []
         for i, j, gram in products:
             folds = 1 if len(gram) == 1 else self._folds
-            units += folds * tiles_of(gram.shape[1], gram.shape[2], i == j, tile)
+            # One matrix of all folds is divided into as many parts more (plan.h), so that items are equally long.
+            items.append((self._folds * tiles_of(gram.shape[1], gram.shape[2], i == j, tile), self._folds // folds))
             pairs.append((used.index(i), used.index(j), *gram.shape[1:], gram.data_ptr(), *gram.stride()[:2], folds))
-        splits = parts_of(units, self._slabs, self._processors)
-        parts = self._fold.new_empty(units * splits * tile * tile if splits > 1 else 0, dtype=torch.float64)
+        splits = parts_of(sum(count for count, _ in items), self._slabs, self._processors)
+        written = sum(count * splits for count, more in items if splits * more > 1)
+        parts = self._fold.new_empty(written * tile * tile, dtype=torch.float64)
         plan = {
             "pairs": pairs,
             "splits": splits,
