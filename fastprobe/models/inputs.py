@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprobe.data.batches import digest_of
 from fastprobe.data.checks import ATTENDED, INPUTS, TOKEN_MASK, attended_mask, checked_mask
 from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.models.batch_arguments import plain_arguments
 from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
 from fastprobe.models.examples import input_of
-from fastprobe.models.layer_order import is_reordered
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
+from fastprobe.models.reordered import check_not_reordered
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.state_masks import StateMasks
 from fastprobe.models.wrappers import check_wrapper
@@ -22,8 +24,9 @@ from fastprobe.models.wrappers import check_wrapper
 class ModelBatches:
     """Batches that a model can run. Every verb reads the batches of its user through this class.
 
-    A batch without tokens is left out. A batch that is padded on the left gets ``position_ids`` where the model
-    needs them. All other batches stay as they are.
+    A batch without tokens is left out. All others get the form that ``plain_arguments`` describes. A batch that is
+    padded on the left gets ``position_ids`` where the model needs them. Readings after the first must give the same
+    batches, because folds and fitted maps belong to sequences by their number.
 
     Args:
         model: a Hugging Face model.
@@ -39,6 +42,7 @@ class ModelBatches:
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
+        UnsupportedModelError: one module is several layers of the model.
     """
 
     def __init__(
@@ -59,14 +63,16 @@ class ModelBatches:
                 f"{type(model).__name__}: its layers run several times in one forward pass, so a layer has no single "
                 "input and output"
             )
-        if is_reordered(points):
-            raise InputError(
-                "model: its layers run in another order now, and points and orders are numbered by the layers of the "
-                "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
+        if len({*points.layers}) < len(points.layers):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: one module is several of its layers, so what it does in one place cannot be "
+                "told from what it does in another; give each place its own copy (copy.deepcopy)"
             )
+        check_not_reordered(points.layers)
         self.source, self._labels = batches, {"labels", TOKEN_MASK, ATTENDED, *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
+        self._read: list[bytes] = []  # digests of the batches that were read before
         self._states = None if input_of(body_of(model)) == INPUTS[0] else StateMasks(model, points)
         self._table = position_table(model)
         self._rows = {key: position_rows(table) for key, table in _tables(model).items()}
@@ -76,11 +82,15 @@ class ModelBatches:
         self.counted: str | None = getattr(batches, "counted", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        number = -1
         for number, given in enumerate(self.source):
-            batch = given if self._states is None else self._states.added(given, number)
+            self._compare(given, number)
+            batch: Mapping[str, Any] = given if self._states is None else self._states.added(given, number)
             mask = checked_mask(batch, number) if self._states is None else attended_mask(batch)
             if not mask.any():
                 continue
+            if self._states is None:
+                batch = plain_arguments(batch, number, self._labels)
             self._check(batch, number)
             filled = batch
             if self._states is None:
@@ -90,6 +100,22 @@ class ModelBatches:
                 check_wrapper(self._model, self._points, filled)
                 self._checked = True
             yield filled
+        if number + 1 < len(self._read):
+            raise InputError(
+                f"batches: there were {len(self._read)} at the first reading and {number + 1} at the next; they are "
+                "read more than once, so pass list(batches)"
+            )
+
+    def _compare(self, batch: Mapping[str, Any], number: int) -> None:
+        """Raise if a batch differs from that of the same number at an earlier reading."""
+        digest = digest_of(batch) if isinstance(batch, Mapping) else b""  # the checks that follow refuse it
+        if number == len(self._read):
+            self._read.append(digest)
+        elif digest != self._read[number]:
+            raise InputError(
+                f"batches: batch {number} has other tokens than at the first reading; they are read more than once, so "
+                "turn off shuffling and random masking, or pass list(batches)"
+            )
 
     def _check(self, batch: Mapping[str, Any], number: int) -> None:
         """Raise if the model cannot run a batch."""

@@ -17,6 +17,7 @@ from fastprobe.models.inspection import layouts_of
 from fastprobe.models.layer_points import LayerPoints
 from fastprobe.models.layouts import Layout
 from fastprobe.models.points import ELEMENTS, Element, Point, range_text
+from fastprobe.models.reordered import check_not_reordered
 from fastprobe.models.stacks import FoundStack, alone, observations
 
 
@@ -129,7 +130,7 @@ def resolve(model: nn.Module, stack: str | None = None) -> ModelPoints:
         stack: path or a part of the path of the stack, such as ``"encoder"``; by default the longest.
 
     Raises:
-        InputError: ``model`` is not a Hugging Face model, or has no such stack.
+        InputError: ``model`` is not a Hugging Face model, has no such stack, or runs its layers in another order now.
         UnsupportedModelError: no stack of layers was found.
     """
     _check_is_model(model)
@@ -150,6 +151,7 @@ _KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[list[nn.Module], dict[str | No
 
 
 def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
+    check_not_reordered(model.modules())
     with evaluating(model):
         runs, reasons = observations(body_of(model), name)
         stacks = [(root, call, one) for root, call, found in runs for one in found]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fastprobe.models.calling import with_decoder_inputs, without_cache
-from fastprobe.models.examples import SHAPE, example_batches, input_of, reads_inputs
+from fastprobe.models.examples import example_batches, input_of, reads_inputs
 from fastprobe.models.trace import ModuleCall, Trace
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -82,7 +82,10 @@ def observe(model: nn.Module, call: Any) -> Observation:
             if len(again) == 1 and again[0].layers == tuple(children):
                 found.append(replace(again[0], loops=True))
             elif 0 < len(firsts) < len(children) and _keeps_shape(firsts[0], trace) and _is_batch(firsts[0], trace):
-                near.append(f"{path}: {len(firsts)} of its {len(children)} modules ran")
+                near.append(
+                    f"{path}: {len(firsts)} of its {len(children)} modules ran; turn off what skips layers (early "
+                    "exit, layer drop, a smaller num_hidden_layers)"
+                )
             elif any(len(c) > 1 for c in calls) and any(next(child.children(), None) is not None for child in children):
                 most = max(calls, key=len)
                 near.append(f"{path}: {type(most[0].module).__name__} runs {len(most)} times in one pass")
@@ -139,7 +142,7 @@ def _carried(run: Sequence[ModuleCall]) -> str:
 
 def _is_batch(call: ModuleCall, trace: Trace) -> bool:
     """Return whether a call receives states, (batch, length, width)."""
-    return len(trace.values.shapes[call.first_input or 0]) == 1 + len(SHAPE)
+    return len(trace.values.shapes[call.first_input or 0]) == 3
 
 
 def _keeps_shape(call: ModuleCall, trace: Trace) -> bool:

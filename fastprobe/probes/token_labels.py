@@ -132,7 +132,7 @@ def _given(batch: Mapping[str, Any], task: str, number: int) -> Tensor:
             f"tasks: {task!r} is not one of {', '.join((*OF_IDS, *OF_TEXT))}, and batch {number} has no (batch, "
             "length) tensor of integers under that key"
         )
-    return labels
+    return labels.long()
 
 
 def _kinds_of_token(tokenizer: Any) -> tuple[list[int], list[int]]:

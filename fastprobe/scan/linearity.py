@@ -16,6 +16,7 @@ from fastprobe.data.shares import COUNTED, FIRST_MASK, Shares
 from fastprobe.data.token_batches import TokenBatches
 from fastprobe.models.calling import device_of
 from fastprobe.models.digest import check_same_run
+from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
@@ -85,7 +86,8 @@ def linearity(
         stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         folds: folds of ``r2_cv``; 0 for none. Each fold has its own sums, so memory grows with them.
         score_sequences: number of sequences for the cosine columns; ``"all"``, or 0 for no such columns. With all
-            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass.
+            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass. A model
+            whose sequences depend on each other in a batch gets no such columns, and ``config["runner"]`` says so.
         objective: ``"cosine"`` also fits unit-norm targets, for the column ``cosine_objective``.
         method: ridge penalty and rank threshold; by default ordinary least squares.
         cka: rows that get a ``cka``: ``"auto"`` for those whose y is no wider than x (the Gram matrix of a wider y
@@ -128,6 +130,8 @@ def linearity(
     shape, most = attended_mask(shares.head).shape, _most_tokens(given)
     with clock("check"):
         reader = Reader.of(model, points, shares.head, options.elements)
+        if not reader.rebatched:  # the sample would have other states
+            sample = SequenceSample(0)
         plan = ScanPlan.of(points, reader.widths, options)
         few, kind = first_sequences(shares.head, device), layer_reader_for(reader.recorder)
         by_layer, why = goes_by_layer(
@@ -165,7 +169,7 @@ def linearity(
     check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
 
     bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
-    resumable = plan.config | {COUNTED: None, FIRST_MASK: None} | shares.config
+    resumable = plan.config | {COUNTED: None, FIRST_MASK: None, "weights": fingerprint(model)} | shares.config
     moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
     work = BatchWork.of(plan, points.layers, bar, getattr(batches, "tokens", None), sample.size)
@@ -174,12 +178,16 @@ def linearity(
             shorter = ModelBatches(model, points, given.up_to(checkpoint.earlier_tokens))
             batches_done = remove_last(moment_pass, shorter, batches_done)
         for share in shares.rounds(_groups(shares, stream, batches_done, reader.group_tokens)):
+            if share.batches_done > batches_done:
+                checkpoint.check_read(moment_pass)
             moment_pass.take(share, batches_done)
             if share.opens:
                 moments.share_origins_()
             work.read(share.tokens)
             with clock("save"):
                 checkpoint.tick()
+        if moment_pass.batches <= batches_done:
+            checkpoint.check_read(moment_pass)
     moments.all_reduce_()
     sample.gather_(ranks)
 
@@ -200,6 +208,8 @@ def linearity(
     config = facts | {
         "tokens": moments.tokens,
         "sequences": moment_pass.sequences,
+        "read": list(moment_pass.read) if ranks.size == 1 else [],
+        "weights": resumable["weights"],
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
         "seconds": clock.rounded,
