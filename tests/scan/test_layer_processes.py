@@ -6,11 +6,13 @@ import signal
 import types
 
 import pytest
+import torch
 
 import fastprobe as fp
 from fastprobe.errors import InputError, NumericalError, ProcessError
 from fastprobe.scan import group_rows, layer_checkpoint
 from fastprobe.scan.checkpoint import ROWS, Checkpoint
+from fastprobe.scan.schedule import Budget
 from fastprobe.testing.tiny_models import tiny_model
 from tests.test_several_processes import EXACT, SEQUENCES, batches_of, check_equal, difference, run_damaged
 from tests.worlds import World
@@ -67,6 +69,16 @@ def test_auto_and_the_groups_of_elements_go_by_the_smallest_budget(world_of_two)
     check_equal(answers, scan(0, options=FEW | {"memory": "800kB", "elements": None}))
     assert answers[0][1]["schedule"] == "layer"
     assert scan(0, options=FEW | {"schedule": "auto", "memory": "80MB"})[1]["schedule"] == "batch"
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 2_000_000_000), ("cuda", 8_000_000_000)])
+def test_processes_of_one_machine_share_the_memory_of_a_cpu(device, share, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+
+    assert Budget.of("8GB", torch.device(device)).nbytes == share
 
 
 def scan_that_overflows(rank):
