@@ -102,7 +102,7 @@ def linearity(
             on all batches and holds the sums of that layer and the states of all tokens; ``"auto"`` takes ``"batch"``
             if all sums fit. The rows are the same; a scan layer by layer keeps no ``moments``.
         memory: bytes that the scan may take beyond the weights of the model, like ``8_000_000_000`` or ``"8GB"``; by
-            default the memory that is free.
+            default the memory that is free. On a CPU the processes of ``torchrun`` on a machine share it.
 
     Raises:
         InputError: an argument cannot be used, or the moments would not fit in memory.
@@ -119,15 +119,15 @@ def linearity(
     points = resolve(model, stack)
     model = points.part_of(model)
     device = device_of(model)
-    budget, clock = Budget.of(memory, device), Clock(device)
+    ranks, clock = Ranks.here(), Clock(device)
+    budget = Budget.of(memory, device, ranks)
     numbers = select_layers(layers, len(points.layers))
     options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
-    ranks = Ranks.here()
     check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
     given, batches = batches, ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
-    shape, most = attended_mask(shares.head).shape, _most_tokens(given)
+    shape, most = attended_mask(shares.head).shape, max(ranks.gather(_most_tokens(given)))
     with clock("check"):
         reader = Reader.of(model, points, shares.head, options.elements)
         if not reader.rebatched:  # the sample would have other states
@@ -160,10 +160,10 @@ def linearity(
     if by_layer:
         kept = LayerCheckpoint(checkpoint)
         scan = LayerScan(
-            model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most
+            model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most, ranks
         )
         with bar:
-            rows = scan.run(stream, shape, facts | shares.config | {"score_sequences": score_sequences})
+            rows = scan.run(shares, facts | shares.config | {"score_sequences": score_sequences})
         bar.finish()
         return LinearityScan(facts | scan.config | {"seconds": clock.rounded}, rows)
     check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
