@@ -136,21 +136,19 @@ def test_processes_stop_where_one_does(size, tmp_path, request):
     assert expected[1]["tokens"] < scan().config["tokens"]
 
 
-@pytest.mark.parametrize("part", ["mlp", "embedding"])
+@pytest.mark.parametrize("part", ["c_proj", "ln_2"])
 def test_constant_targets_and_sources_do_not_keep_a_scan_from_stopping(part, capfd):
     model = tiny_model("gpt2")
+    block = model.transformer.h[0]
     with torch.no_grad():
-        if part == "mlp":
-            model.transformer.h[0].mlp.c_proj.weight.zero_()
-        else:
-            model.transformer.wte.weight.zero_()
-            model.transformer.wpe.weight.zero_()
+        (block.ln_2 if part == "ln_2" else block.mlp.c_proj).weight.zero_()
 
     stopped = scan(0.05, model=model, elements=["mlp", "layer"], progress=True)
 
     assert stopped.config["tokens"] < tokens_after(BATCHES)[-1]
     constant = [row for row in stopped.rows if row["r2"] is None]
-    assert constant
+    assert [(row["element"], row["layer"]) for row in constant] == [("mlp", 0)]
+    assert (constant[0]["rank"] == 0) == (part == "ln_2")
     said = capfd.readouterr().err
     assert "until: every r2_cv_se is below 0.05" in said
     assert f"{len(constant)} of {len(stopped.rows)} rows have a constant y and no r2_cv_se" in said
