@@ -127,7 +127,8 @@ def linearity(
     options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
     ranks = Ranks.here()
-    check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
+    same = {"options": options, "method": method, "score_sequences": score_sequences, "seed": seed, "until": until}
+    check_same_run(model, points, ranks, **same)
     given, batches = batches, ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
     shape, most = attended_mask(shares.head).shape, _most_tokens(given)
