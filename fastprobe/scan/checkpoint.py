@@ -57,6 +57,7 @@ class Checkpoint:
         self.path = None if folder is None else Path(folder) / FILE
         self.keep = keep
         self.earlier_tokens: int | None = None
+        self.tokens_before = 0
         self.source = dict(source or {})
         self.resuming = resume
         self.interval = interval
@@ -71,6 +72,7 @@ class Checkpoint:
         """Return the moments to start from, and the number of batches that they hold.
 
         A run with fewer tokens of the same text may be extended: ``earlier_tokens`` is then their number.
+        ``tokens_before`` is that of the tokens before the last round that the moments hold.
         Of several processes the first one reads the moments, and the others start from moments of no rows.
 
         Raises:
@@ -80,7 +82,8 @@ class Checkpoint:
         ranks.agree("checkpoint", self.path is None, "give one to every process; the first writes it")
         moments, done = self._loaded(config, zero) if ranks.is_first else (zero, 0)
         moments.share_origins_()
-        return moments, ranks.gather(done)[0]
+        done, self.tokens_before = ranks.gather((done, self.tokens_before))[0]
+        return moments, done
 
     def _loaded(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         if not self.resuming or self.path is None or not self.path.exists():
@@ -96,6 +99,7 @@ class Checkpoint:
                     f"{name}={_short(value)}; use the same options or another --out"
                 )
         self._read, self._held = saved.get("read", []), int(saved["batches_done"])
+        self.tokens_before = int(saved.get("tokens_before", 0))
         return moments, int(saved["batches_done"])
 
     def check_read(self, first_pass: MomentPass) -> None:
@@ -131,7 +135,9 @@ class Checkpoint:
             if first_pass.batches < self._held:  # not all batches that the moments hold are counted yet
                 return
             if ranks.is_first and first_pass.batches and first_pass.complete:
-                done: dict[str, Any] = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
+                names = ("sequences", "tokens_before")
+                done: dict[str, Any] = {"batches_done": first_pass.batches}
+                done |= {name: getattr(first_pass, name) for name in names}
                 if ranks.size == 1:
                     done["read"] = first_pass.read
                 first_pass.moments.save(self.path, self.source | dict(config) | done)

@@ -51,6 +51,10 @@ class MomentPass:
     """Number of the next sequence; after a round the number of all sequences."""
     batches: int = 0
     """Number of the next batch; after a round the number of all batches."""
+    tokens: int = 0
+    """Tokens of all rounds, without padding."""
+    tokens_before: int = 0
+    """The same before the last round."""
     step: int = 1
     """Difference between the numbers of two sequences in succession."""
     read: tuple[str, str] = field(init=False, default=("", ""))
@@ -79,6 +83,7 @@ class MomentPass:
         elif share.batches:
             self.add(share.batches)
         self.sequences, self.batches = share.sequences, share.batches_done
+        self.tokens_before, self.tokens = self.tokens, self.tokens + share.tokens
 
     def skip(self, batch: Mapping[str, Any]) -> int:
         """Count a batch that the moments already hold, and return its number of tokens."""
