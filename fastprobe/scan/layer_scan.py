@@ -10,29 +10,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastprobe.data.batches import grouped, merge, select
 from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.folds import fold_of_sequences
-from fastprobe.data.sample import SequenceSample
-from fastprobe.data.shares import Shares
 from fastprobe.models.layer_reader import LayerReader
 from fastprobe.models.offloaded import read_ahead
 from fastprobe.models.one_by_one import layer_reader_for
 from fastprobe.models.points import Element, Point
-from fastprobe.models.resolve import ModelPoints
-from fastprobe.regression.least_squares import LeastSquares
-from fastprobe.runtime.clock import Clock
-from fastprobe.runtime.distributed import Ranks
 from fastprobe.scan.group_rows import GroupSolver
 from fastprobe.scan.layer_checkpoint import LayerCheckpoint
 from fastprobe.scan.layer_plans import LayerPlans
 from fastprobe.scan.memory_needs import row_bytes, working_bytes
 from fastprobe.scan.plan import ScanPlan
-from fastprobe.scan.progress import ScanProgress
-from fastprobe.scan.reader import Reader
-from fastprobe.scan.schedule import Budget, layer_report
+from fastprobe.scan.schedule import layer_report
+from fastprobe.scan.setting import ScanSetting
 from fastprobe.scan.shared_fits import shared_fits
 from fastprobe.scan.state_store import StateStore
 from fastprobe.scan.state_stream import StateStream
@@ -41,40 +33,25 @@ from fastprobe.scan.work import layer_work, score_work, solve_work, sums_work
 
 
 @dataclass
-class LayerScan:
+class LayerScan(ScanSetting):
     """A scan layer by layer."""
 
-    model: nn.Module
-    points: ModelPoints
-    reader: Reader
-    plan: ScanPlan
-    sample: SequenceSample
-    method: LeastSquares
-    clock: Clock
-    device: torch.device
-    backend: str
-    budget: Budget
-    why: str  # for the report
     checkpoint: LayerCheckpoint
-    progress: ScanProgress
-    most: int  # tokens, padding included, that all batches have at most
-    ranks: Ranks
     sequences: int = field(init=False, default=0)
     tokens: int = field(init=False, default=0)
     sums: int = field(init=False, default=0)  # bytes of the largest sums held at one time
 
-    def run(self, shares: Shares, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def run(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the rows of the scan.
 
         Args:
-            shares: the batches of the user.
             config: what the rows depend on, to be compared when a run resumes.
 
         Raises:
             InputError: the smallest group of elements does not fit in the budget.
             OSError: states cannot be written, for example because the disk is full. Finished rows are kept.
         """
-        elements, batch_shape = self.plan.options.elements, attended_mask(shares.head).shape
+        elements, batch_shape = self.plan.options.elements, attended_mask(self.shares.head).shape
         with self.checkpoint.keeping(config), ExitStack() as on_exit:
             self._number = {e: n for n, e in enumerate(elements) if n not in self.checkpoint.rows}
             self._merged = self.reader.group_tokens
@@ -83,7 +60,7 @@ class LayerScan:
             layers = on_exit.enter_context(layer_reader_for(self.reader.recorder)(self.model, self.points))
             rooms = (max(0, self.budget.nbytes - plans.needs), self.budget.host)
             store = on_exit.enter_context(StateStore(self.device, *rooms, self.checkpoint.folder))
-            streams = self._streams(layers, store, plans, shares, batch_shape[0])
+            streams = self._streams(layers, store, plans, batch_shape[0])
             runs = plans.runs * (2 if self._scores_all and len(self.sample) and len(streams) == 1 else 1)
             self.progress.say(
                 layer_report(self.model, plans, store.nbytes, streams, runs, self.budget, self.why, self.ranks.size)
@@ -120,9 +97,7 @@ class LayerScan:
         needs = partial(working_bytes, rows=rows, scored=self.sample.size != 0)
         return LayerPlans.of(list(self._number), plan_of, needs, self.budget.nbytes)
 
-    def _streams(
-        self, layers: LayerReader, store: StateStore, plans: LayerPlans, shares: Shares, batch_size: int
-    ) -> list[StateStream]:
+    def _streams(self, layers: LayerReader, store: StateStore, plans: LayerPlans, batch_size: int) -> list[StateStream]:
         """Run the embeddings, and return the streams of states that the layers run on.
 
         They are the tokens of this process and, if these are others, the tokens to score, the same in all processes.
@@ -132,7 +107,8 @@ class LayerScan:
         self.progress.part("embeddings")
         with layers.embedding():
             read = counted = 0
-            for share in shares.rounds(grouped(self.clock.timed("read", shares.stream), self._merged)):
+            stream = self.clock.timed("read", self.shares.stream)
+            for share in self.shares.rounds(grouped(stream, self._merged)):
                 self.sequences, read = share.sequences, read + share.tokens
                 self.progress.ran(0, tokens=read)
                 if not share.batches:

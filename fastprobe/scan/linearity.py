@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from fastprobe.data.batches import Batch, grouped
 from fastprobe.data.checks import attended_mask
 from fastprobe.data.sample import SequenceSample
-from fastprobe.data.shares import COUNTED, FIRST_MASK, Shares
-from fastprobe.data.token_batches import TokenBatches
+from fastprobe.data.shares import Shares
 from fastprobe.models.calling import device_of
 from fastprobe.models.digest import check_same_run
-from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.orders.arguments import plain_numbers
 from fastprobe.regression.least_squares import LeastSquares
-from fastprobe.regression.moments import Moments
 from fastprobe.runtime.clock import Clock
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.distributed import Ranks, together
+from fastprobe.scan.batch_scan import BatchScan
 from fastprobe.scan.checkpoint import Checkpoint
-from fastprobe.scan.extension import remove_last
 from fastprobe.scan.layer_checkpoint import LayerCheckpoint
 from fastprobe.scan.layer_scan import LayerScan
 from fastprobe.scan.memory_check import check_memory
-from fastprobe.scan.moment_pass import MomentPass
 from fastprobe.scan.plan import ScanOptions, ScanPlan
-from fastprobe.scan.progress import BatchWork, ScanProgress
+from fastprobe.scan.progress import ScanProgress
 from fastprobe.scan.reader import Reader, first_sequences
 from fastprobe.scan.result import LinearityScan
-from fastprobe.scan.rows import add_scores, solve_rows
-from fastprobe.scan.schedule import Budget, batch_report, check_schedule, goes_by_layer
-from fastprobe.scan.score_pass import ScorePass
-from fastprobe.scan.shared_fits import gather_rows, shared_fits
-from fastprobe.scan.stopping_rule import StoppingRule, check_until
+from fastprobe.scan.schedule import Budget, check_schedule, goes_by_layer
+from fastprobe.scan.setting import ScanSetting
+from fastprobe.scan.stopping_rule import check_until
 
 
 @renamed_arguments(fit="method")
@@ -153,7 +145,6 @@ def linearity(
         )
     if until is not None and schedule == "auto":
         why = "because until looks at all layers"
-    stream = clock.timed("read", shares.stream)
     bar = ScanProgress(progress and ranks.is_first)
     facts = plan.config | {
         "alpha": method.alpha,
@@ -166,75 +157,19 @@ def linearity(
         **shares.counted,
         **points.description(dict.fromkeys(e.name for e in options.elements if not e.is_span), numbers),
     }
+    setting = ScanSetting(
+        model, points, shares, reader, plan, sample, method, backend, device, budget, why, most, ranks, clock, bar
+    )
     if by_layer:
-        kept = LayerCheckpoint(checkpoint)
-        scan = LayerScan(
-            model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most, ranks
-        )
+        by_layers = LayerScan(**vars(setting), checkpoint=LayerCheckpoint(checkpoint))
         with bar:
-            rows = scan.run(shares, facts | shares.config | {"score_sequences": score_sequences})
+            rows = by_layers.run(facts | shares.config | {"score_sequences": score_sequences})
         bar.finish()
-        return LinearityScan(facts | scan.config | {"seconds": clock.rounded}, rows)
+        return LinearityScan(facts | by_layers.config | {"seconds": clock.rounded}, rows)
     check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
-
-    bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
-    resumable = plan.config | {COUNTED: None, FIRST_MASK: None, "weights": fingerprint(model)} | shares.config
-    moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
-    rule = None if until is None else StoppingRule(until, plan, method, ranks, batches_done)
-    moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
-    expected = getattr(batches, "tokens", None) if rule is None else None
-    work = BatchWork.of(plan, points.layers, bar, expected, sample.size)
-    with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, resumable):
-        if checkpoint.earlier_tokens and isinstance(given, TokenBatches):
-            shorter = ModelBatches(model, points, given.up_to(checkpoint.earlier_tokens))
-            batches_done = remove_last(moment_pass, shorter, batches_done)
-        groups = _groups(shares, stream, batches_done, reader.group_tokens)
-        for share in shares.rounds(groups, rule.ends_round if rule else None):
-            if share.batches_done > batches_done:
-                checkpoint.check_read(moment_pass)
-            moment_pass.take(share, batches_done)
-            if share.opens:
-                moments.share_origins_()
-            work.read(share.tokens)
-            if share.batches_done == batches_done:
-                moment_pass.tokens_before = checkpoint.tokens_before
-            if rule is not None:
-                with clock("look"):
-                    if rule.is_met(moments, share.batches_done, moment_pass.tokens_before, moment_pass.tokens):
-                        break
-            with clock("save"):
-                checkpoint.tick()
-        if moment_pass.batches <= batches_done:
-            checkpoint.check_read(moment_pass)
-    moments.all_reduce_()
-    sample.gather_(ranks)
-
-    fits = shared_fits(plan, ranks)
-    score_pass = ScorePass(model, points, plan, clock, backend, reader.recorder, reader.group_tokens)
-    work.begin_solve(sample)
-    with bar, clock("solve"):
-        sees_all = sample.tokens == moments.tokens
-        scored = score_pass if len(sample) else None
-        rows = solve_rows(fits, moments, method, scored, refine=sees_all, advance=work.solved)
-    if len(sample):
-        bar.part("score")
-        with bar:
-            add_scores(rows, fits, score_pass, score_pass.run(sample, shape[0], work.scored))
-    rows = gather_rows(plan, fits, rows, ranks)
-    if rule is not None:
-        bar.say(rule.report(rows))
-    bar.finish()
-
-    config = facts | {
-        "tokens": moments.tokens,
-        "sequences": moment_pass.sequences,
-        "read": list(moment_pass.read) if ranks.size == 1 else [],
-        "weights": resumable["weights"],
-        "scored_sequences": len(sample),
-        "moment_bytes": plan.moments.nbytes,
-        "seconds": clock.rounded,
-    }
-    return LinearityScan(config, rows, moments)
+    by_batches = BatchScan(**vars(setting), checkpoint=checkpoint, given=given, exact=exact, until=until)
+    rows, moments = by_batches.run()
+    return LinearityScan(facts | by_batches.config | {"seconds": clock.rounded}, rows, moments)
 
 
 def _chosen(
@@ -259,10 +194,3 @@ def _most_tokens(batches: Iterable[Mapping[str, Any]]) -> int:
         if len(tensors) == len(batches):
             return sum(tensor.numel() for tensor in tensors)
     return getattr(batches, "tokens", None) or sys.maxsize
-
-
-def _groups(shares: Shares, stream: Iterator[Batch], done: int, tokens: int) -> Iterator[list[Batch]]:
-    """Yield the batches of this process in groups that run together. Batches that a resumed run has done stay alone."""
-    if not shares.are_split:
-        yield from ([batch] for batch in itertools.islice(stream, done))
-    yield from grouped(stream, tokens)
