@@ -161,6 +161,7 @@ def run_with_other_arguments(rank, verb, name, values):
     [
         ("linearity", "seed", (0, 1)),
         ("linearity", "score_sequences", (64, "all")),
+        ("linearity", "until", (None, 0.1)),
         ("linearity", "checkpoint", (None, Checkpoint("out"))),
         ("commutativity", "depths", (True, False)),
         ("commutator", "state", ("own", 0)),

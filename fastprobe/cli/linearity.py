@@ -50,6 +50,9 @@ def linearity(
     memory: Annotated[
         str | None, typer.Option(help="Memory of the scan beyond the weights, like 8GB; by default what is free.")
     ] = None,
+    until: Annotated[
+        float | None, typer.Option(help="Stop reading when every row's r2_cv_se is below this, as 0.005.")
+    ] = None,
     device_map: Annotated[
         str | None, typer.Option(help="auto: weights on GPUs, in host memory and on disk, as they fit; disk: on disk.")
     ] = None,
@@ -103,6 +106,7 @@ def linearity(
         checkpoint=checkpoint,
         schedule=schedule,
         memory=memory,
+        until=until,
     )
     if not prints():
         return

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastprobe.data.batches import Batch, select
-from fastprobe.data.checks import TOKEN_MASK, attended_mask, check_some_count, counted_mask
+from fastprobe.data.checks import INPUTS, TOKEN_MASK, attended_mask, check_some_count, counted_mask
 from fastprobe.data.splits import REMEDY, split_of
 from fastprobe.errors import InputError
 from fastprobe.runtime.distributed import Ranks
@@ -20,6 +20,8 @@ COUNTED = "counted"
 """Entry of a configuration that says which tokens count, and attribute of batches that know it."""
 FIRST_MASK = "first_token_mask"
 """Entry of a configuration with a digest of the ``token_mask`` of the first batch, if it is a user's own."""
+Ends = Callable[[int, int, int], bool]
+"""Function that ends a round: see :meth:`Shares.rounds`."""
 
 
 class Share(NamedTuple):
@@ -98,16 +100,19 @@ class Shares:
         """True if the batches were split among the processes already."""
         return self._split is not None
 
-    def rounds(self, groups: Iterable[Sequence[Batch]] | None = None) -> Iterator[Share]:
+    def rounds(self, groups: Iterable[Sequence[Batch]] | None = None, ends: Ends | None = None) -> Iterator[Share]:
         """Yield the share of this process in every round.
 
         Args:
             groups: the batches of ``stream`` in groups that run together; by default each alone.
+            ends: returns True if a round ends after a group, from the batches up to it, the tokens before it and the
+                tokens with it. Not asked if the batches were split already.
         """
         left = iter(groups if groups is not None else ([batch] for batch in self.stream))
-        opens, sequences, done, counted = True, 0, 0, 0
+        opens, sequences, done, counted, read = True, 0, 0, 0, 0
         while True:
-            mine, seen = self._next(left, opens)
+            round_ends = None if ends is None else _round_end(ends, done, read)
+            mine, seen = self._next(left, opens, round_ends)
             tokens = sum(int(attended_mask(batch).sum()) for batch in mine)
             of_mine = sum(int(counted_mask(batch).sum()) for batch in mine)
             counts = _Counts(_sequences(mine), tokens, of_mine, len(mine), seen)
@@ -133,6 +138,7 @@ class Shares:
                 done := done + sum(one.batches for one in everyone),
             )
             self._mine += counts.sequences
+            read += sum(one.tokens for one in everyone)
             opens = self._split is None and not counted
 
     @property
@@ -144,11 +150,17 @@ class Shares:
         assert self._split.start is not None
         return self._split.start + self._mine * self._split.step
 
-    def _next(self, left: Iterator[Sequence[Batch]], opens: bool) -> tuple[list[Batch], bytes]:
+    def _next(
+        self, left: Iterator[Sequence[Batch]], opens: bool, round_ends: Callable[[Sequence[Batch]], bool] | None
+    ) -> tuple[list[Batch], bytes]:
         """Return the next batches of this process, and a digest of those that all processes read."""
         rank, size = self._ranks.rank, self._ranks.size
         if self._split is None:
-            dealt = list(itertools.islice(left, 1 if opens else size))
+            dealt = []
+            for group in itertools.islice(left, 1 if opens else size):
+                dealt.append(group)
+                if round_ends is not None and round_ends(group):
+                    break
             mine = list(dealt[rank]) if rank < len(dealt) else []
             return mine, b"" if size == 1 else _digest([batch for group in dealt for batch in group])
         if opens and rank != self._leader:
@@ -168,6 +180,19 @@ class Shares:
                 kept.append(batch if count <= room else select(batch, torch.arange(room)))
             room -= count
         return kept
+
+
+def _round_end(ends: Ends, batches: int, tokens: int) -> Callable[[Sequence[Batch]], bool]:
+    """Return a function that says if a round ends after a group. It counts on from the batches and tokens so far."""
+
+    def round_ends(group: Sequence[Batch]) -> bool:
+        nonlocal batches, tokens
+        before = tokens
+        batches += len(group)
+        tokens += sum(int(attended_mask(batch).sum()) for batch in group)
+        return ends(batches, before, tokens)
+
+    return round_ends
 
 
 def _counted(batches: Any, head: Batch) -> dict[str, Any]:
@@ -192,7 +217,7 @@ def _digest(batches: Iterable[Batch]) -> bytes:
     """Return a digest of the shapes, ids and masks of batches."""
     found = hashlib.blake2b(digest_size=16)
     for batch in batches:
-        for key in ("input_ids", "attention_mask", TOKEN_MASK):
+        for key in (*INPUTS, "attention_mask", TOKEN_MASK):
             if batch.get(key) is None:
                 continue
             value = batch[key].cpu().contiguous()

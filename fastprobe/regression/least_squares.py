@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,20 @@ class Solution:
         return linear
 
 
+class _Target(NamedTuple):
+    """Sums of one target y of a source."""
+
+    cross: Tensor  # Σ_f x y^T about the origins, (folds, d, k)
+    sums: Tensor  # (folds, k) about the origin
+    squares: Tensor  # (folds, k) about the origin
+    y_mean: Tensor  # (k,) about the origin
+    tss: Tensor  # (k,), 0 for a constant coordinate
+    varies: Tensor  # (k,) bool
+    hidden: Tensor  # (k,): scatter that a coordinate which counts as constant may have
+    S_xy: Tensor  # (d, k)
+    B: Tensor  # P^T S_xy, (c, k)
+
+
 @dataclass(frozen=True)
 class Factorisation:
     """Factorisation of one source x, shared by the fits to all its targets."""
@@ -173,22 +188,19 @@ class Factorisation:
         """P^T S_xx, (c, d)."""
         return self.whitening.coordinates(self.whitening.source.scatter.clone())
 
+    def cross_validate(self, y: str) -> HeldOut | None:
+        """Return what :meth:`fit` has as ``held_out``, and compute no more; ``None`` if y is constant."""
+        target = self._target(y)
+        return self._held_out(target) if target.tss.any() else None
+
     def fit(self, y: str) -> Fit:
         """Fit the map from this source to the block ``y``."""
         moments, n, whitening = self.moments, self.n, self.whitening
-        cross, sums, squares = moments.cross(self.x, y), moments.sum(y), moments.square(y)
-        origin = moments.origin(y)
-        y_mean = sums.sum(0) / n  # about the origin
-        tss = squares.sum(0) - n * y_mean.square()
-        y_squares = squares.sum(0)
-        least = least_scatter(moments, y, y_squares, y_mean)
-        varies = tss > least
-        hidden = torch.maximum(least, tss) * (~varies & (y_squares > 0))
-        tss = tss * varies
-        S_xy = cross.sum(0).addr_(whitening.source.mean, n * y_mean, alpha=-1)
-        B = whitening.coordinates(S_xy.clone())
+        target = self._target(y)
+        y_mean, tss, S_xy, B = target.y_mean, target.tss, target.S_xy, target.B
+        origin, y_squares = moments.origin(y), target.squares.sum(0)
         W = B / (1 + whitening.ridge)[:, None] if self.method.alpha else B
-        rss = _rss(W, B, tss) * varies
+        rss = _rss(W, B, tss) * target.varies
         if not rss.isfinite().all():
             raise NumericalError(
                 f"{self.x}, {y}: products of their values overflow {moments.precision}; scale the rows or use exact"
@@ -202,11 +214,31 @@ class Factorisation:
             y_mean=origin + y_mean,
             rss=rss,
             tss=tss,
-            held_out=self.folds.fit(cross, S_xy, B, sums, squares, y_mean) if self.folds else HeldOut.none(B),
+            held_out=self._held_out(target),
             error_bound=r2_error_bound(
-                whitening, coef, S_xy, y_squares, rss, tss, n=n, hidden=hidden, precision=moments.precision
+                whitening, coef, S_xy, y_squares, rss, tss, n=n, hidden=target.hidden, precision=moments.precision
             ),
         )
+
+    def _target(self, y: str) -> _Target:
+        """Return the sums of one target."""
+        moments, n, whitening = self.moments, self.n, self.whitening
+        cross, sums, squares = moments.cross(self.x, y), moments.sum(y), moments.square(y)
+        y_mean = sums.sum(0) / n
+        tss = squares.sum(0) - n * y_mean.square()
+        y_squares = squares.sum(0)
+        least = least_scatter(moments, y, y_squares, y_mean)
+        varies = tss > least
+        hidden = torch.maximum(least, tss) * (~varies & (y_squares > 0))
+        S_xy = cross.sum(0).addr_(whitening.source.mean, n * y_mean, alpha=-1)
+        B = whitening.coordinates(S_xy.clone())
+        return _Target(cross, sums, squares, y_mean, tss * varies, varies, hidden, S_xy, B)
+
+    def _held_out(self, target: _Target) -> HeldOut:
+        """Return the fits of one target without each fold."""
+        if self.folds is None:
+            return HeldOut.none(target.B)
+        return self.folds.fit(target.cross, target.S_xy, target.B, target.sums, target.squares, target.y_mean)
 
     def solution(self, fit: Fit) -> Solution:
         """Return the map fitted on all tokens."""

@@ -255,7 +255,10 @@ class Moments:
 
     def collect_(self) -> Moments:
         """Move the rows of all processes to the first one. The others keep moments of no rows, with its origins."""
-        self.all_reduce_()
+        return self.all_reduce_().leave_to_first_()
+
+    def leave_to_first_(self) -> Moments:
+        """Drop the rows of all processes but the first one, after :meth:`all_reduce_` gave each the rows of all."""
         if not Ranks.here().is_first:
             for mine in self._sums():
                 mine.zero_()

@@ -57,16 +57,22 @@ class Checkpoint:
         self.path = None if folder is None else Path(folder) / FILE
         self.keep = keep
         self.earlier_tokens: int | None = None
+        self.tokens_before = 0
         self.source = dict(source or {})
         self.resuming = resume
         self.interval = interval
         self._saved_at = time.monotonic()
         self._save: Callable[[], None] = _nothing
+        self._read: list[
+            str
+        ] = []  # hashes of the batches that the moments in the folder hold, without the last and all
+        self._held = 0  # least number of batches that the moments to save must hold
 
     def resume(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         """Return the moments to start from, and the number of batches that they hold.
 
         A run with fewer tokens of the same text may be extended: ``earlier_tokens`` is then their number.
+        ``tokens_before`` is that of the tokens before the last round that the moments hold.
         Of several processes the first one reads the moments, and the others start from moments of no rows.
 
         Raises:
@@ -76,7 +82,8 @@ class Checkpoint:
         ranks.agree("checkpoint", self.path is None, "give one to every process; the first writes it")
         moments, done = self._loaded(config, zero) if ranks.is_first else (zero, 0)
         moments.share_origins_()
-        return moments, ranks.gather(done)[0]
+        done, self.tokens_before = ranks.gather((done, self.tokens_before))[0]
+        return moments, done
 
     def _loaded(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         if not self.resuming or self.path is None or not self.path.exists():
@@ -91,7 +98,26 @@ class Checkpoint:
                     f"--resume: {self.path.parent} holds a run with {name}={_short(saved.get(key))}, this one has "
                     f"{name}={_short(value)}; use the same options or another --out"
                 )
+        self._read, self._held = saved.get("read", []), int(saved["batches_done"])
+        self.tokens_before = int(saved.get("tokens_before", 0))
         return moments, int(saved["batches_done"])
+
+    def check_read(self, first_pass: MomentPass) -> None:
+        """Raise an error if the batches that a pass has skipped are not those that the moments hold.
+
+        To be called when all of them are skipped. Nothing is saved before, because the pass has not counted them.
+
+        Raises:
+            InputError: they are others.
+        """
+        read, self._read, self._held = self._read, [], 0
+        if read and first_pass.read[1] not in read and Ranks.here().size == 1:
+            assert self.path is not None
+            first_pass.complete = False  # nothing is saved
+            raise InputError(
+                f"--resume: {self.path.parent} holds a run of other batches; use the same text and batch size, or "
+                "another --out"
+            )
 
     @contextmanager
     def keeping(self, first_pass: MomentPass, config: Mapping[str, Any]) -> Iterator[None]:
@@ -106,19 +132,25 @@ class Checkpoint:
                 return
             if ranks.size > 1:
                 first_pass.moments.collect_()
+            if first_pass.batches < self._held:  # not all batches that the moments hold are counted yet
+                return
             if ranks.is_first and first_pass.batches and first_pass.complete:
-                done = {"batches_done": first_pass.batches, "sequences": first_pass.sequences}
+                names = ("sequences", "tokens_before")
+                done: dict[str, Any] = {"batches_done": first_pass.batches}
+                done |= {name: getattr(first_pass, name) for name in names}
+                if ranks.size == 1:
+                    done["read"] = first_pass.read
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
 
-        self._save, done = save, False
+        self._save, ended = save, False
         try:
             yield
-            done = True
+            ended = True
         finally:
             self._save = _nothing  # `save` refers to the moments: they are freed with the scan
-            if done or ranks.size == 1:
+            if ended or ranks.size == 1:
                 with uninterrupted():  # a second Ctrl-C during this save must not lose it
-                    if not done or self.keep or ranks.from_first(self._is_due):
+                    if not ended or self.keep or ranks.from_first(self._is_due):
                         save()
 
     def tick(self) -> None:

@@ -16,6 +16,7 @@ from fastprobe.data.shares import COUNTED, FIRST_MASK, Shares
 from fastprobe.data.token_batches import TokenBatches
 from fastprobe.models.calling import device_of
 from fastprobe.models.digest import check_same_run
+from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
@@ -40,6 +41,7 @@ from fastprobe.scan.rows import add_scores, solve_rows
 from fastprobe.scan.schedule import Budget, batch_report, check_schedule, goes_by_layer
 from fastprobe.scan.score_pass import ScorePass
 from fastprobe.scan.shared_fits import gather_rows, shared_fits
+from fastprobe.scan.stopping_rule import StoppingRule, check_until
 
 
 @renamed_arguments(fit="method")
@@ -65,6 +67,7 @@ def linearity(
     checkpoint: Checkpoint | None = None,
     schedule: str = "auto",
     memory: int | str | None = None,
+    until: float | None = None,
 ) -> LinearityScan:
     """Score every element of a model by how well an affine map, token by token, replaces it.
 
@@ -85,7 +88,8 @@ def linearity(
         stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         folds: folds of ``r2_cv``; 0 for none. Each fold has its own sums, so memory grows with them.
         score_sequences: number of sequences for the cosine columns; ``"all"``, or 0 for no such columns. With all
-            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass.
+            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass. A model
+            whose sequences depend on each other in a batch gets no such columns, and ``config["runner"]`` says so.
         objective: ``"cosine"`` also fits unit-norm targets, for the column ``cosine_objective``.
         method: ridge penalty and rank threshold; by default ordinary least squares.
         cka: rows that get a ``cka``: ``"auto"`` for those whose y is no wider than x (the Gram matrix of a wider y
@@ -101,6 +105,8 @@ def linearity(
             if all sums fit. The rows are the same; a scan layer by layer keeps no ``moments``.
         memory: bytes that the scan may take beyond the weights of the model, like ``8_000_000_000`` or ``"8GB"``; by
             default the memory that is free. On a CPU the processes of ``torchrun`` on a machine share it.
+        until: stop reading when ``r2_cv_se`` of every row is below this and no row has too few tokens, which is looked
+            at each time the tokens have grown by half. Rows with a constant y are left out. Goes batch by batch.
 
     Raises:
         InputError: an argument cannot be used, or the moments would not fit in memory.
@@ -114,6 +120,7 @@ def linearity(
     method, checkpoint = method or LeastSquares(), checkpoint or Checkpoint()
     sample = SequenceSample.of(score_sequences, seed)
     check_schedule(schedule)
+    check_until(until, folds, schedule)
     points = resolve(model, stack)
     model = points.part_of(model)
     device = device_of(model)
@@ -122,16 +129,19 @@ def linearity(
     numbers = select_layers(layers, len(points.layers))
     options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
-    check_same_run(model, points, ranks, options=options, method=method, score_sequences=score_sequences, seed=seed)
+    same = {"options": options, "method": method, "score_sequences": score_sequences, "seed": seed, "until": until}
+    check_same_run(model, points, ranks, **same)
     given, batches = batches, ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
     shape, most = attended_mask(shares.head).shape, max(ranks.gather(_most_tokens(given)))
     with clock("check"):
         reader = Reader.of(model, points, shares.head, options.elements)
+        if not reader.rebatched:  # the sample would have other states
+            sample = SequenceSample(0)
         plan = ScanPlan.of(points, reader.widths, options)
         few, kind = first_sequences(shares.head, device), layer_reader_for(reader.recorder)
         by_layer, why = goes_by_layer(
-            schedule,
+            schedule if until is None else "batch",
             plan,
             budget,
             min(most, reader.rows(shape)),
@@ -141,6 +151,8 @@ def linearity(
             ranks,
             lambda: one_by_one_refusal(model, points, few, kind),
         )
+    if until is not None and schedule == "auto":
+        why = "because until looks at all layers"
     stream = clock.timed("read", shares.stream)
     bar = ScanProgress(progress and ranks.is_first)
     facts = plan.config | {
@@ -150,6 +162,7 @@ def linearity(
         "columns": max(plan.moments.widths[f.x] for f in plan.fits),
         "schedule": "layer" if by_layer else "batch",
         "runner": reader.runner,
+        **({} if until is None else {"until": until}),
         **shares.counted,
         **points.description(dict.fromkeys(e.name for e in options.elements if not e.is_span), numbers),
     }
@@ -165,21 +178,34 @@ def linearity(
     check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
 
     bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
-    resumable = plan.config | {COUNTED: None, FIRST_MASK: None} | shares.config
+    resumable = plan.config | {COUNTED: None, FIRST_MASK: None, "weights": fingerprint(model)} | shares.config
     moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
+    rule = None if until is None else StoppingRule(until, plan, method, ranks, batches_done)
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
-    work = BatchWork.of(plan, points.layers, bar, getattr(batches, "tokens", None), sample.size)
+    expected = getattr(batches, "tokens", None) if rule is None else None
+    work = BatchWork.of(plan, points.layers, bar, expected, sample.size)
     with bar, moment_pass.recording(), checkpoint.keeping(moment_pass, resumable):
         if checkpoint.earlier_tokens and isinstance(given, TokenBatches):
             shorter = ModelBatches(model, points, given.up_to(checkpoint.earlier_tokens))
             batches_done = remove_last(moment_pass, shorter, batches_done)
-        for share in shares.rounds(_groups(shares, stream, batches_done, reader.group_tokens)):
+        groups = _groups(shares, stream, batches_done, reader.group_tokens)
+        for share in shares.rounds(groups, rule.ends_round if rule else None):
+            if share.batches_done > batches_done:
+                checkpoint.check_read(moment_pass)
             moment_pass.take(share, batches_done)
             if share.opens:
                 moments.share_origins_()
             work.read(share.tokens)
+            if share.batches_done == batches_done:
+                moment_pass.tokens_before = checkpoint.tokens_before
+            if rule is not None:
+                with clock("look"):
+                    if rule.is_met(moments, share.batches_done, moment_pass.tokens_before, moment_pass.tokens):
+                        break
             with clock("save"):
                 checkpoint.tick()
+        if moment_pass.batches <= batches_done:
+            checkpoint.check_read(moment_pass)
     moments.all_reduce_()
     sample.gather_(ranks)
 
@@ -195,11 +221,15 @@ def linearity(
         with bar:
             add_scores(rows, fits, score_pass, score_pass.run(sample, shape[0], work.scored))
     rows = gather_rows(plan, fits, rows, ranks)
+    if rule is not None:
+        bar.say(rule.report(rows))
     bar.finish()
 
     config = facts | {
         "tokens": moments.tokens,
         "sequences": moment_pass.sequences,
+        "read": list(moment_pass.read) if ranks.size == 1 else [],
+        "weights": resumable["weights"],
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
         "seconds": clock.rounded,

@@ -207,6 +207,15 @@ def test_weights_on_disk_are_scanned_layer_by_layer(scan, tmp_path):
         assert one[2] == pytest.approx(other[2], abs=1e-6)
 
 
+def test_a_scan_says_when_it_stops_at_a_limit(scan, tmp_path):
+    code, _, err = scan("--until", "0.5", "--elements", "layer")
+
+    assert code == 0
+    config = json.loads((tmp_path / "out" / "scores.json").read_text())["config"]
+    assert config["until"] == 0.5
+    assert f"until: every r2_cv_se is below 0.5 after {config['tokens']:,} tokens" in err
+
+
 def test_a_kept_scan_is_extended_to_more_tokens(scan, tmp_path):
     scan("--keep-moments", "--tokens", "1100")
 
@@ -224,6 +233,8 @@ def test_a_kept_scan_is_extended_to_more_tokens(scan, tmp_path):
         (("--memory", "lots"), "memory: must be a number of bytes above 0, like 8GB or 500MB, got 'lots'"),
         (("--memory", "10kB", "--schedule", "layer"), "alone takes"),
         (("--device-map", "moon"), "device_map: must be one of auto, disk, got 'moon'"),
+        (("--until", "0.1", "--schedule", "layer"), "until: looks at all layers after some batches"),
+        (("--until", "-1"), "until: must be above 0 and finite, got -1.0"),
         (("--keep-moments", "--schedule", "layer"), "--keep-moments: a scan layer by layer lets its sums go"),
     ],
 )
