@@ -13,7 +13,7 @@ from fastprobe.errors import InputError, NumericalError, ProcessError
 from fastprobe.scan import group_rows, layer_checkpoint
 from fastprobe.scan.checkpoint import ROWS, Checkpoint
 from fastprobe.scan.schedule import Budget
-from fastprobe.testing.tiny_models import tiny_model
+from fastprobe.testing.tiny_models import tiny_batches, tiny_model
 from tests.test_several_processes import EXACT, SEQUENCES, batches_of, check_equal, difference, run_damaged
 from tests.worlds import World
 
@@ -47,6 +47,31 @@ def test_processes_and_batches_without_rows_are_normal(kind, world_of_four):
     options = FEW | {"spans": "0-2", "score_sequences": "all"}
 
     check_equal(world_of_four(scan, "gpt2", kind, 4, options), scan(0, "gpt2", kind, options=options))
+
+
+def scan_of_repeated_sequences(rank):
+    """Scan text in which every batch is the same, and score more sequences than a batch has."""
+    options = FEW | {"schedule": "layer", "score_sequences": 8}
+    result = fp.linearity(tiny_model("gpt2"), tiny_batches(3, batch_size=3) * 5, progress=False, **options)
+    return result.rows, result.config
+
+
+def test_sequences_that_occur_in_several_processes_are_scored_as_often_as_in_one(world_of_two):
+    check_equal(world_of_two(scan_of_repeated_sequences), scan_of_repeated_sequences(0))
+
+
+def scan_all_of_a_model_that_rounds(rank):
+    """Scan a model whose states depend on the batch that a token is in, as they do where matrix products round."""
+    model = tiny_model("gpt2")
+    mlp = model.transformer.h[0].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) * (1 + 1e-3 * len(x))
+    options = {"elements": ["layer"], "folds": 2, "schedule": "layer", "score_sequences": "all"}
+    return fp.linearity(model, tiny_batches(11, batch_size=4), progress=False, **options).rows, {}
+
+
+def test_a_text_that_is_scored_whole_is_scored_in_the_batches_of_one_process(world_of_two):
+    check_equal(world_of_two(scan_all_of_a_model_that_rounds), scan_all_of_a_model_that_rounds(0))
 
 
 @pytest.mark.parametrize("kind", ["sampler", "iterable dataset"])
