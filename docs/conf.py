@@ -62,6 +62,7 @@ NAVIGATION = {
         "paper",
         "pretraining",
         "trained_models",
+        "models",
     ],
     "Background": ["numerics", "performance", "backends", "comparison", "changelog"],
     "Reference": ["reference/index"],

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fastprobe.data.checks import counted_mask
+from fastprobe.data.checks import INPUTS, counted_mask
 from fastprobe.models.calling import first_tensor
 from fastprobe.models.points import Point
 from fastprobe.models.resolve import resolve
@@ -34,7 +34,7 @@ def read_points(model, layers, places, batches) -> dict[str, np.ndarray]:
     with torch.no_grad():
         for batch in batches:
             mask = counted_mask(batch)
-            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            model(**{key: value for key, value in batch.items() if key in (*INPUTS, "attention_mask")})
     for handle in handles:
         handle.remove()
     return {name: torch.cat(parts).numpy() for name, parts in stored.items()}

@@ -126,7 +126,7 @@ def test_batches_that_are_split_already_keep_the_numbers_of_their_sequences(verb
         assert (answer[1]["tokens"], answer[1]["sequences"]) == (config["tokens"], SEQUENCES)
 
 
-def run_damaged(rank, verb):
+def run_damaged(rank, verb, **more):
     """Run a verb on a model that overflows on a batch that the second process takes."""
     model = tiny_model("gpt2")
     layer = model.transformer.h[1]
@@ -136,7 +136,7 @@ def run_damaged(rank, verb):
         lambda module, args, out: out * float("nan") if rank == 1 and args[0].shape[1] == ids.shape[1] + 1 else out
     )
     batches[2] = {key: torch.nn.functional.pad(value, (0, 1), value=1) for key, value in batches[2].items()}
-    return VERBS[verb](model, batches)
+    return VERBS[verb](model, batches, **more)
 
 
 @pytest.mark.parametrize("verb", ["linearity", "commutativity"])

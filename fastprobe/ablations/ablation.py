@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from fastprobe.ablations.legend import COLUMNS
 from fastprobe.ablations.linear_maps import fit_linear_maps
 from fastprobe.ablations.modes import Unedited
 from fastprobe.ablations.selection import select_editable, select_layer_sets, select_modes
 from fastprobe.ablations.views import ablation_views
-from fastprobe.data.checks import check_repeatable
+from fastprobe.data.batches import select
+from fastprobe.data.checks import attended_mask, check_repeatable
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, to_device
@@ -210,7 +211,7 @@ def _widths(
 ) -> Mapping[Point, int]:
     """Check the identities of the points on the first two sequences, and return the width of every point."""
     head = Shares(batches, Ranks.here()).head
-    few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in head.items()}
+    few = select(head, attended_mask(head).any(1).nonzero()[:2, 0])
     checked = check_points(model, points, to_device(few, device_of(model)))
     checked.require(type(model).__name__, points.read_by(edited))
     return checked.widths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,16 @@ def select(batch: Batch, sequences: Tensor) -> dict[str, Any]:
         key: value[sequences.to(value.device)] if isinstance(value, Tensor) and value.shape[:1] == count else value
         for key, value in batch.items()
     }
+
+
+def digest_of(batch: Batch, keys: Iterable[str] = ("input_ids", "attention_mask")) -> bytes:
+    """Return a hash of some tensors of integers of a batch, 16 bytes. Keys that it does not have do not count."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        if isinstance(value := batch.get(key), Tensor):
+            digest.update(f"{key} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().long().contiguous().numpy().tobytes())
+    return digest.digest()
 
 
 def _signature(batch: Batch) -> dict[str, torch.dtype] | None:

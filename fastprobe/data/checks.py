@@ -32,9 +32,20 @@ TOKEN_MASK = "token_mask"
 """Key of a batch with the tokens that count, ``(batch, length)``. Models do not get it."""
 
 
+ATTENDED = "attended_mask"
+"""Key of a batch with the positions of its states that are not padding, where ``attention_mask`` is not that mask."""
+INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
+"""Keys of what a model may read: token ids, images, sound or spectrograms, and spectrograms."""
+
+
 def attended_mask(batch: Mapping[str, Any]) -> Tensor:
     """Return the tokens of a batch that the model attends to, ``(batch, length)`` bool: all but padding."""
-    return batch["attention_mask"].bool()
+    return batch[ATTENDED if ATTENDED in batch else "attention_mask"].bool()
+
+
+def content_of(batch: Mapping[str, Any]) -> Tensor:
+    """Return what the model reads of a batch, ``(batch, ...)``: token ids, images or sound."""
+    return next(batch[key] for key in INPUTS if batch.get(key) is not None)
 
 
 def counted_mask(batch: Mapping[str, Any]) -> Tensor:
@@ -97,12 +108,21 @@ def checked_mask(batch: Any, number: int) -> Tensor:
         raise InputError(f"batches: input_ids of batch {number} must be integers, got {ids.dtype}")
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
         raise InputError(f"batches: attention_mask of batch {number} must be 1 at tokens and 0 at padding")
-    _check_token_mask(batch, mask.bool(), number)
+    check_token_mask(batch, mask.bool(), number)
     return mask.bool()
 
 
-def _check_token_mask(batch: Mapping[str, Any], attended: Tensor, number: int) -> None:
-    """Raise if the ``token_mask`` of a batch cannot be used."""
+def check_token_mask(batch: Mapping[str, Any], attended: Tensor, number: int) -> None:
+    """Raise if the ``token_mask`` of a batch cannot be used.
+
+    Args:
+        batch: with or without a ``token_mask``.
+        attended: ``(batch, length)`` bool, false for padding.
+        number: of the batch, for the error message.
+
+    Raises:
+        InputError: the mask has another form, or counts padding.
+    """
     counted = batch.get(TOKEN_MASK)
     if counted is None:
         return

@@ -147,5 +147,7 @@ def _parse_json(line: str, place: str) -> Any:
 def _text_of(row: Any, column: str, place: str) -> str:
     if not isinstance(row, Mapping) or not isinstance(row.get(column), str):
         have = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+        if isinstance(row, Mapping) and column in row:
+            have = f"a value of {type(row[column]).__name__}"
         raise InputError(f"{place}: no text in column {column!r} (it has {have}); name one with --text-column")
     return checked_text(row[column], place)

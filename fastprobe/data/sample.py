@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import grouped, merge, select
-from fastprobe.data.checks import attended_mask, counted_mask
+from fastprobe.data.checks import content_of, counted_mask
 from fastprobe.errors import InputError
 from fastprobe.orders.arguments import integer
 from fastprobe.runtime.distributed import Ranks
 
-Sequence = tuple[int, dict[str, Tensor]]
-"""(fold, the arguments of the model for one sequence: tensors without their batch dimension)."""
+Sequence = tuple[int, dict[str, Any]]
+"""(fold, the arguments of the model for one sequence: tensors without their batch dimension, and constants)."""
+
+CONSTANTS = (bool, int, float, str, type(None))
+"""Types of arguments that are the same for every sequence."""
 
 
 class SequenceSample:
@@ -77,22 +80,28 @@ class SequenceSample:
             first: number of the first sequence in the stream; by default the number of those added before.
             step: difference between the numbers of two sequences in succession.
         """
-        mask, counts = attended_mask(batch).cpu(), counted_mask(batch).any(1).tolist()
-        ids = batch["input_ids"].cpu()
+        counts = counted_mask(batch).any(1).tolist()
+        content = content_of(batch).cpu()
+        given = batch.get("attention_mask")  # padding of the inputs, which may be longer than the states
+        mask = given.bool().cpu() if given is not None and given.shape == content.shape else None
         first = self._seen if first is None else first
-        self._seen += len(ids)
-        for row in range(len(ids)):
+        self._seen += len(content)
+        for row in range(len(content)):
             number = first + step * row
             if self.size == 0 or not counts[row]:
                 continue
-            tokens = ids[row][mask[row]]
-            digest = hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8, key=self._key).digest()
+            inputs = content[row] if mask is None else content[row][mask[row]]
+            data = inputs.contiguous().view(torch.uint8).numpy().tobytes()
+            digest = hashlib.blake2b(data, digest_size=8, key=self._key).digest()
             key = -int.from_bytes(digest, "little")
             if self.size is not None and len(self._heap) == self.size and key <= self._heap[0][0]:
                 continue
             # A tensor of one row, as position_ids may be, belongs to all sequences.
-            tensors = {k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)}
-            entry = (key, -number, (int(fold[row]), tensors))
+            values: dict[str, Any] = {
+                k: v[min(row, len(v) - 1)].cpu() for k, v in batch.items() if isinstance(v, Tensor)
+            }
+            values |= {k: v for k, v in batch.items() if isinstance(v, CONSTANTS)}
+            entry = (key, -number, (int(fold[row]), values))
             if len(self._heap) == self.size:
                 heapq.heapreplace(self._heap, entry)
             else:
@@ -106,7 +115,7 @@ class SequenceSample:
         kept = sorted(entries.values(), key=lambda entry: entry[:2], reverse=True)[: self.size]
         self._heap = kept[::-1]  # in ascending order, which is a heap
 
-    def batches(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    def batches(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Yield the sample as batches with the fold of each sequence, sorted by fold.
 
         Args:
@@ -120,17 +129,24 @@ class SequenceSample:
             order = fold.argsort(stable=True)
             yield select(merge(group), order), fold[order]
 
-    def _batches_of_one_length(self, batch_size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    def _batches_of_one_length(self, batch_size: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Yield batches of sequences of one length, with the fold of each sequence."""
-        by_length: dict[tuple[tuple[str, torch.Size], ...], list[Sequence]] = {}
-        for _, _, (fold, tensors) in sorted(self._heap, key=lambda entry: entry[:2], reverse=True):
-            by_length.setdefault(tuple((k, v.shape) for k, v in tensors.items()), []).append((fold, tensors))
+        by_length: dict[tuple[tuple[str, Any], ...], list[Sequence]] = {}
+        for _, _, (fold, values) in sorted(self._heap, key=lambda entry: entry[:2], reverse=True):
+            by_length.setdefault(tuple((k, _kind(v)) for k, v in values.items()), []).append((fold, values))
         for group in by_length.values():
             group.sort(key=lambda sequence: sequence[0])  # so that a batch holds few folds
             for start in range(0, len(group), batch_size):
                 part = group[start : start + batch_size]
-                keys = part[0][1]
                 yield (
-                    {key: torch.stack([tensors[key] for _, tensors in part]) for key in keys},
+                    {
+                        key: torch.stack([values[key] for _, values in part]) if isinstance(first, Tensor) else first
+                        for key, first in part[0][1].items()
+                    },
                     torch.tensor([fold for fold, _ in part]),
                 )
+
+
+def _kind(value: Any) -> Any:
+    """Return what the values of two sequences must share to be in one batch: a shape, or the value itself."""
+    return value.shape if isinstance(value, Tensor) else value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastprobe.data.batches import Batch, select
-from fastprobe.data.checks import TOKEN_MASK, attended_mask, check_some_count, counted_mask
+from fastprobe.data.checks import INPUTS, TOKEN_MASK, attended_mask, check_some_count, counted_mask
 from fastprobe.data.splits import REMEDY, split_of
 from fastprobe.errors import InputError
 from fastprobe.runtime.distributed import Ranks
@@ -217,7 +217,7 @@ def _digest(batches: Iterable[Batch]) -> bytes:
     """Return a digest of the shapes, ids and masks of batches."""
     found = hashlib.blake2b(digest_size=16)
     for batch in batches:
-        for key in ("input_ids", "attention_mask", TOKEN_MASK):
+        for key in (*INPUTS, "attention_mask", TOKEN_MASK):
             if batch.get(key) is None:
                 continue
             value = batch[key].cpu().contiguous()

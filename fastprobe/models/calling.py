@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import TOKEN_MASK
+from fastprobe.data.checks import ATTENDED, TOKEN_MASK
 from fastprobe.errors import FastprobeError, InputError, UnsupportedModelError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -140,14 +140,14 @@ def cache_options(module: nn.Module) -> list[dict[str, bool]]:
 
 
 def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a model takes of a batch: all but labels and the mask of the tokens that count."""
-    return {key: value for key, value in batch.items() if key not in ("labels", TOKEN_MASK)}
+    """Return what a model takes of a batch: all but labels and masks of its tokens."""
+    return {key: value for key, value in batch.items() if key not in ("labels", TOKEN_MASK, ATTENDED)}
 
 
 def with_decoder_inputs(body: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return a batch whose tokens the decoder of an encoder-decoder reads, too, unless it has others for it."""
     takes_more = "decoder_input_ids" in arguments_of(body)[0]
-    if not takes_more or batch.get("decoder_input_ids") is not None:
+    if not takes_more or "input_ids" not in batch or batch.get("decoder_input_ids") is not None:
         return dict(batch)
     return {**batch, **{f"decoder_{key}": batch[key] for key in ("input_ids", "attention_mask")}}
 

@@ -64,11 +64,17 @@ class CheckedPoints:
         for identity in self.identities:
             counts = needed is None or not identity.points or not identity.points.isdisjoint(needed)
             if counts and not identity.holds:
-                remedy = "elements=['layer'] and spans need none of them, and " if identity.points else ""
+                if not identity.points:
+                    raise UnsupportedModelError(
+                        f"{name}: {identity.equation} fails in layer {identity.layer} (relative error "
+                        f"{identity.error:.1e}), so the model or a hook changes the states between its layers; remove "
+                        "the hook, or do it inside a layer"
+                    )
                 raise UnsupportedModelError(
                     f"{name}: {identity.equation} fails in layer {identity.layer} (relative error "
                     f"{identity.error:.1e}, allowed {identity.tolerance:.0e}), so the points of this model cannot be "
-                    f"located; {remedy}`fastprobe points` lists all identities"
+                    "located; elements=['layer'] and spans need none of them, and `fastprobe points` lists all "
+                    "identities"
                 )
 
 
@@ -138,7 +144,7 @@ class _LayerInputs:
         self._handles = []
         for layer in self.points.layers:
             self._handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._handles.append(layer.register_forward_hook(self._after, prepend=True))
+            self._handles.append(layer.register_forward_hook(self._after))
         return self
 
     def __exit__(self, *exc: object) -> None:

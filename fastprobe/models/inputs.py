@@ -8,25 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import TOKEN_MASK, checked_mask
+from fastprobe.data.batches import digest_of
+from fastprobe.data.checks import ATTENDED, INPUTS, TOKEN_MASK, attended_mask, checked_mask
 from fastprobe.errors import InputError, UnsupportedModelError
+from fastprobe.models.batch_arguments import plain_arguments
 from fastprobe.models.calling import arguments_of, body_of, with_decoder_inputs
-from fastprobe.models.layer_order import is_reordered
+from fastprobe.models.examples import input_of
 from fastprobe.models.positions import LeftPadding, most_tokens, position_rows, position_table
+from fastprobe.models.reordered import check_not_reordered
 from fastprobe.models.resolve import ModelPoints
+from fastprobe.models.state_masks import StateMasks
 from fastprobe.models.wrappers import check_wrapper
 
 
 class ModelBatches:
     """Batches that a model can run. Every verb reads the batches of its user through this class.
 
-    A batch without tokens is left out. A batch that is padded on the left gets ``position_ids`` where the model
-    needs them. All other batches stay as they are.
+    A batch without tokens is left out. All others get the form that ``plain_arguments`` describes. A batch that is
+    padded on the left gets ``position_ids`` where the model needs them. Readings after the first must give the same
+    batches, because folds and fitted maps belong to sequences by their number.
 
     Args:
         model: a Hugging Face model.
         points: its resolved points.
-        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, each ``(batch, length)``.
+        batches: dicts with ``input_ids`` and ``attention_mask``, and perhaps ``token_mask``, each ``(batch, length)``;
+            or with what an encoder of images or sound reads, see :class:`~fastprobe.models.state_masks.StateMasks`.
         labels: keys of the batches that the model does not get.
 
     Attributes:
@@ -36,6 +42,7 @@ class ModelBatches:
 
     Raises:
         InputError: the batches are not an iterable of dicts; or, while they are read, the model cannot run one.
+        UnsupportedModelError: one module is several layers of the model.
     """
 
     def __init__(
@@ -56,14 +63,17 @@ class ModelBatches:
                 f"{type(model).__name__}: its layers run several times in one forward pass, so a layer has no single "
                 "input and output"
             )
-        if is_reordered(points):
-            raise InputError(
-                "model: its layers run in another order now, and points and orders are numbered by the layers of the "
-                "model itself; leave the block of permute_layers, and pass its order to commutativity or probe"
+        if len({*points.layers}) < len(points.layers):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: one module is several of its layers, so what it does in one place cannot be "
+                "told from what it does in another; give each place its own copy (copy.deepcopy)"
             )
-        self.source, self._labels = batches, {"labels", TOKEN_MASK, *labels}
+        check_not_reordered(points.layers)
+        self.source, self._labels = batches, {"labels", TOKEN_MASK, ATTENDED, *labels}
         self._model, self._most, self._left = model, most_tokens(model), LeftPadding(model, points)
         self._points, self._checked = points, False
+        self._read: list[bytes] = []  # digests of the batches that were read before
+        self._states = None if input_of(body_of(model)) == INPUTS[0] else StateMasks(model, points)
         self._table = position_table(model)
         self._rows = {key: position_rows(table) for key, table in _tables(model).items()}
         names, takes_all = arguments_of(body_of(model))
@@ -72,16 +82,40 @@ class ModelBatches:
         self.counted: str | None = getattr(batches, "counted", None)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for number, batch in enumerate(self.source):
-            mask = checked_mask(batch, number)
+        number = -1
+        for number, given in enumerate(self.source):
+            batch: Mapping[str, Any] = given if self._states is None else self._states.added(given, number)
+            mask = checked_mask(batch, number) if self._states is None else attended_mask(batch)
+            self._compare(given, number)
             if not mask.any():
                 continue
+            if self._states is None:
+                batch = plain_arguments(batch, number, self._labels)
             self._check(batch, number)
-            filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
+            filled = batch
+            if self._states is None:
+                self._check_length(batch, number)
+                filled = self._left.filled(with_decoder_inputs(body_of(self._model), batch), mask, number)
             if not self._checked:
                 check_wrapper(self._model, self._points, filled)
                 self._checked = True
             yield filled
+        if number + 1 < len(self._read):
+            raise InputError(
+                f"batches: there were {len(self._read)} at the first reading and {number + 1} at the next; they are "
+                "read more than once, so pass list(batches)"
+            )
+
+    def _compare(self, batch: Mapping[str, Any], number: int) -> None:
+        """Raise if a batch differs from that of the same number at an earlier reading."""
+        digest = digest_of(batch) if isinstance(batch, Mapping) else b""  # the checks that follow refuse it
+        if number == len(self._read):
+            self._read.append(digest)
+        elif digest != self._read[number]:
+            raise InputError(
+                f"batches: batch {number} has other tokens than at the first reading; they are read more than once, so "
+                "turn off shuffling and random masking, or pass list(batches)"
+            )
 
     def _check(self, batch: Mapping[str, Any], number: int) -> None:
         """Raise if the model cannot run a batch."""
@@ -101,6 +135,9 @@ class ModelBatches:
                     f"batches: {key} of batch {number} must be 0 to {rows - 1}, the rows of this model's embedding, "
                     f"got {low if low < 0 else high}; make them with the tokenizer of this model"
                 )
+
+    def _check_length(self, batch: Mapping[str, Any], number: int) -> None:
+        """Raise if a batch of token ids is longer than the model's table of positions."""
         length = self._length(batch["input_ids"])
         if self._most is not None and batch.get("position_ids") is None and length > self._most:
             raise InputError(

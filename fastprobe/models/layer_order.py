@@ -8,7 +8,6 @@ Modules and weights stay where they are, so gradients flow as usual.
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from fastprobe.models.calling import Call, never_ran
 from fastprobe.models.executed_states import equal_states, with_executed_states
 from fastprobe.models.forwards import intercepted_layers, replaced_forwards
 from fastprobe.models.layers_alone import check_layers_alone
+from fastprobe.models.reordered import REORDERED
 from fastprobe.models.resolve import ModelPoints, resolve
 from fastprobe.models.stack import LayerStack
 from fastprobe.orders import Step, Sublayer
@@ -37,6 +37,7 @@ class LayerOrder:
         self._mode = "outside"  # of a forward pass; then "passing" states on, "checking" layers, or "running" the order
         self._calls: dict[int, Call] = {}  # arguments of the layers that the model has called so far
         self._stem: Tensor | None = None
+        self._passed: Tensor | None = None  # what the last layer that was called has returned
         self._ran: list[int] | None = None  # layers of the last run
         self._slot = 0  # cache slot of the next layer that runs
         self._uses_slot = True  # the current step uses a cache
@@ -48,7 +49,7 @@ class LayerOrder:
     def installed(cls, model: nn.Module) -> Iterator[LayerOrder]:
         """Yield the order of a model, which runs its layers inside the block. Nested blocks share one order."""
         points = resolve(model)
-        if outer := _INSTALLED.get(points.layers[0]):
+        if outer := REORDERED.get(points.layers[0]):
             yield outer
             return
         if points.carries:
@@ -56,7 +57,7 @@ class LayerOrder:
                 f"{type(model).__name__}: its layers hand on more than the hidden states, so a live model cannot run "
                 "them in another order; use commutativity"
             )
-        order = _INSTALLED[points.layers[0]] = cls(model, points)
+        order = REORDERED[points.layers[0]] = cls(model, points)
         forwards: dict[nn.Module, Callable[..., Any]] = {
             module: order._around(module.forward) for module in _parents(model, points)
         }
@@ -68,7 +69,7 @@ class LayerOrder:
             ):
                 yield order
         finally:
-            del _INSTALLED[points.layers[0]]
+            del REORDERED[points.layers[0]]
 
     def _around(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a forward pass around the layers that raises an error if the order does not run in it."""
@@ -91,12 +92,15 @@ class LayerOrder:
                 return with_executed_states(out, self._stem, self._states)
             finally:
                 if outermost:
-                    self._mode, self._stem, self._states = "outside", None, None
+                    self._mode, self._stem, self._passed, self._states = "outside", None, None, None
 
         return around
 
     def _receive(self, layer: int, state: Tensor, call: Call) -> Tensor:
-        """Store the arguments of a layer and return its input. At the last layer, return the output of the order.
+        """Store the arguments of a layer and return its negated input. At the last layer, return that of the order.
+
+        The states that layers return in the pass of the model differ, so that a loop that mixes the output of a layer
+        with its input is seen.
 
         Raises:
             UnsupportedModelError: the model does not call its layers once each, in turn, on one state.
@@ -109,7 +113,7 @@ class LayerOrder:
             )
         if not self._calls:
             self._stem = state
-        elif self._stem is None or not equal_states(state, self._stem):
+        elif self._passed is None or not equal_states(state, self._passed):
             raise UnsupportedModelError(
                 f"{name}: its forward pass changes the hidden states before layer {layer}, so its layers cannot be run "
                 "in another order"
@@ -117,7 +121,8 @@ class LayerOrder:
         self._calls[layer] = call
         depth = len(self.points.layers)
         if layer < depth - 1:
-            return state
+            self._passed = -state.detach()
+            return self._passed
         if [*self._calls] != list(range(depth)):
             raise self._not_in_turn()
         calls = [self._calls[i] for i in range(depth)]
@@ -183,20 +188,11 @@ class LayerOrder:
         )
 
 
-_INSTALLED: weakref.WeakKeyDictionary[nn.Module, LayerOrder] = weakref.WeakKeyDictionary()
-"""First layer of a model -> its order."""
-
-
 def places_of(model: nn.Module) -> int:
     """Return the number of places in the current order of a model; without an order, its number of layers."""
     points = resolve(model)
-    installed = _INSTALLED.get(points.layers[0])
+    installed = REORDERED.get(points.layers[0])
     return len(installed.steps) if installed else len(points.layers)
-
-
-def is_reordered(points: ModelPoints) -> bool:
-    """Return whether the layers of a model run in another order now."""
-    return points.layers[0] in _INSTALLED
 
 
 def _parents(model: nn.Module, points: ModelPoints) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.checks import attended_mask
+from fastprobe.data.checks import attended_mask, content_of
 from fastprobe.errors import FastprobeError, UnsupportedModelError
 from fastprobe.models.calling import body_of, evaluating, first_tensor, without_cache
 from fastprobe.models.identities import TOLERANCE
@@ -41,7 +41,8 @@ def one_by_one_refusal(
     """
     if kind is UnpaddedLayerReader:  # it knows every module of the model
         return None
-    other = {**batch, "input_ids": batch["input_ids"].flip(1)}
+    content = content_of(batch)
+    other = {key: value.flip(1) if value is content else value for key, value in batch.items()}
     try:
         outputs, handed_on = _outputs(model, points, batch)
         if handed_on is not None:

@@ -154,7 +154,7 @@ class LeftPadding:
                 f"{type(self._model).__name__}: its last layer has {got} for a batch of {tuple(shape)}, so padding on "
                 "the left cannot be checked; pad on the right (tokenizer.padding_side = 'right')"
             )
-        return found[0].to(batch["attention_mask"].device)
+        return found[0].to(attended_mask(batch).device)
 
 
 def _positions(mask: Tensor, first: int) -> Tensor:

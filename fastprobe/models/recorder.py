@@ -46,6 +46,7 @@ class ModuleRecorder:
         self.last_layer = max(wanted.values())
         self.held: dict[Point, Tensor] = {}
         self._ran: set[int] = set()
+        self._running = False  # other passes of the model, like a check of padding, are not read
         self._body = body_of(model)
         self._options = without_cache(self._body)
         self._fast = FastLinear()
@@ -73,6 +74,7 @@ class ModuleRecorder:
         """Run the model without its head up to the last layer that is needed; see ``Recorder.run``."""
         self.held.clear()
         self._ran.clear()
+        self._running = True
         self._shape = attended_mask(batch).shape
         try:
             with named_errors(self.model), torch.no_grad(), self._fast:
@@ -80,6 +82,7 @@ class ModuleRecorder:
         except StopForward:
             pass
         finally:
+            self._running = False
             self.held.clear()
         if missing := never_ran(self.model, self._ran, self.last_layer + 1):
             raise UnsupportedModelError(missing)
@@ -90,6 +93,8 @@ class ModuleRecorder:
 
     def _end_of(self, layer: int) -> Callable[..., None]:
         def on_output(_: nn.Module, __: Any, result: Any) -> None:
+            if not self._running:
+                return
             self._ran.add(layer)
             check_shapes(self.model, self.held, self._shape)
             with self._fast.suspended():

@@ -9,13 +9,16 @@ from typing import Any
 
 from torch import nn
 
+from fastprobe.data.checks import INPUTS
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.calling import body_of, evaluating
+from fastprobe.models.examples import SHAPE, input_of
 from fastprobe.models.inspection import layouts_of
 from fastprobe.models.layer_points import LayerPoints
 from fastprobe.models.layouts import Layout
 from fastprobe.models.points import ELEMENTS, Element, Point, range_text
-from fastprobe.models.stacks import SHAPE, FoundStack, alone, observations
+from fastprobe.models.reordered import check_not_reordered
+from fastprobe.models.stacks import FoundStack, alone, observations
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def resolve(model: nn.Module, stack: str | None = None) -> ModelPoints:
         stack: path or a part of the path of the stack, such as ``"encoder"``; by default the longest.
 
     Raises:
-        InputError: ``model`` is not a Hugging Face model, or has no such stack.
+        InputError: ``model`` is not a Hugging Face model, has no such stack, or runs its layers in another order now.
         UnsupportedModelError: no stack of layers was found.
     """
     _check_is_model(model)
@@ -148,8 +151,9 @@ _KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[list[nn.Module], dict[str | No
 
 
 def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
+    check_not_reordered(model.modules())
     with evaluating(model):
-        runs, reasons = observations(body_of(model))
+        runs, reasons = observations(body_of(model), name)
         stacks = [(root, call, one) for root, call, found in runs for one in found]
         if not stacks:
             raise UnsupportedModelError(
@@ -159,11 +163,7 @@ def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
         root, call, chosen = _chosen(stacks, name)
         if not root and len(stacks) > 1 and chosen is not stacks[-1][2] and (part := alone(body_of(model), chosen)):
             root, call = part  # what follows the stack is no head of it
-        if chosen.shape[:-1] != SHAPE:
-            raise UnsupportedModelError(
-                f"{name_of(model)}: the layers of {chosen.path} receive states of shape {chosen.shape} for ids of "
-                f"shape {SHAPE}; points and orders need one state for each token, (batch, length, width)"
-            )
+        _check_shape(model, chosen, input_of(body_of(model).get_submodule(root)))
         layouts = layouts_of(chosen.layers, call)
     prefix = next((path for path, module in model.named_modules() if module is body_of(model)), "")
     paths = [".".join(filter(None, (prefix, ran, one.path))) for ran, _, one in stacks]
@@ -177,6 +177,20 @@ def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
         carries=chosen.carries,
         loops=chosen.loops,
     )
+
+
+def _check_shape(model: nn.Module, stack: FoundStack, key: str) -> None:
+    """Raise if the states of a stack are not ``(batch, length, width)``; for token ids with one state for each id."""
+    if key == INPUTS[0] and stack.shape[:-1] != SHAPE:
+        raise UnsupportedModelError(
+            f"{name_of(model)}: the layers of {stack.path} receive states of shape {stack.shape} for ids of shape "
+            f"{SHAPE}; points and orders need one state for each token, (batch, length, width)"
+        )
+    if len(stack.shape) != 3 or stack.shape[0] != SHAPE[0]:
+        raise UnsupportedModelError(
+            f"{name_of(model)}: the layers of {stack.path} receive states of shape {stack.shape} for {SHAPE[0]} inputs "
+            f"{key}; points and orders need states (batch, length, width)"
+        )
 
 
 def _chosen(stacks: Sequence[tuple[str, Any, FoundStack]], name: str | None) -> tuple[str, Any, FoundStack]:

@@ -26,8 +26,10 @@ def short_batch(batch: Mapping[str, Any]) -> dict[str, Any] | None:
         batch: arguments of a model, with ``attention_mask`` ``(batch, length)``.
 
     Returns:
-        the short batch; ``None`` if the batch has one sequence or is as short.
+        the short batch; ``None`` if the batch has one sequence, is as short, or has no token ids.
     """
+    if "input_ids" not in batch:
+        return None
     mask = attended_mask(batch)
     count, length = mask.shape
     if count < 2 or (count == 2 and length <= TOKENS):

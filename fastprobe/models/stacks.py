@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastprobe.models.calling import arguments_of, device_of, with_decoder_inputs, without_cache
+from fastprobe.models.calling import with_decoder_inputs, without_cache
+from fastprobe.models.examples import example_batches, input_of, reads_inputs
 from fastprobe.models.trace import ModuleCall, Trace
 
 LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -81,7 +82,10 @@ def observe(model: nn.Module, call: Any) -> Observation:
             if len(again) == 1 and again[0].layers == tuple(children):
                 found.append(replace(again[0], loops=True))
             elif 0 < len(firsts) < len(children) and _keeps_shape(firsts[0], trace) and _is_batch(firsts[0], trace):
-                near.append(f"{path}: {len(firsts)} of its {len(children)} modules ran")
+                near.append(
+                    f"{path}: {len(firsts)} of its {len(children)} modules ran; turn off what skips layers (early "
+                    "exit, layer drop, a smaller num_hidden_layers)"
+                )
             elif any(len(c) > 1 for c in calls) and any(next(child.children(), None) is not None for child in children):
                 most = max(calls, key=len)
                 near.append(f"{path}: {type(most[0].module).__name__} runs {len(most)} times in one pass")
@@ -138,7 +142,7 @@ def _carried(run: Sequence[ModuleCall]) -> str:
 
 def _is_batch(call: ModuleCall, trace: Trace) -> bool:
     """Return whether a call receives states, (batch, length, width)."""
-    return len(trace.values.shapes[call.first_input or 0]) == 1 + len(SHAPE)
+    return len(trace.values.shapes[call.first_input or 0]) == 3
 
 
 def _keeps_shape(call: ModuleCall, trace: Trace) -> bool:
@@ -153,54 +157,43 @@ def _outermost(found: Sequence[FoundStack]) -> list[FoundStack]:
     return sorted((stack for stack in found if not inside.intersection(stack.layers)), key=lambda stack: stack.span)
 
 
-SHAPE = (2, 16)
-"""Sequences and tokens of an observation."""
+def observations(
+    body: nn.Module, name: str | None = None
+) -> tuple[list[tuple[str, Callable[[], Any], tuple[FoundStack, ...]]], list[str]]:
+    """Run a model on a small batch, or those of its parts that take one, and return the stacks found.
 
-
-def text_batch(model: nn.Module) -> dict[str, Any]:
-    """Return sequences of token ids without special ones, for an observation."""
-    config: Any = model.config
-    try:
-        rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):
-        rows = getattr(config, "vocab_size", None) or 100
-    special = set()
-    for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_dict"))):
-        special |= {
-            value for key, value in vars(part).items() if key.endswith(("_id", "_index")) and type(value) is int
-        }
-    plain = [token for token in range(min(rows, 128 + len(special))) if token not in special] or [0]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.tensor(plain)[torch.randint(len(plain), SHAPE, generator=generator)]
-    device = device_of(model)
-    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
-
-
-def observations(body: nn.Module) -> tuple[list[tuple[str, Callable[[], Any], tuple[FoundStack, ...]]], list[str]]:
-    """Run a model on a text batch, or those of its parts that take one, and return the stacks found.
+    What reads the main input of the model comes first, and the first that runs is enough if it has the named stack.
 
     Args:
         body: a model without its head, in evaluation mode.
+        name: path of the stack to find, or a part of it; any by default.
 
     Returns:
         path of what ran, what runs it again, and its stacks; and reasons why there are no others.
     """
-    batch, reasons = text_batch(body), []
-    for path, part in (("", body), *_parts(body)):
-        call = partial(_run, part, with_decoder_inputs(part, batch))
-        seen = observe(part, call)
-        if seen.stacks and not seen.error:
-            return [(path, call, seen.stacks)], [*seen.near_misses]
-        reasons += [*seen.near_misses, *([seen.error] if seen.error else [])]
-    return [], reasons
+    runs, reasons, main = list[tuple[str, Callable[[], Any], tuple[FoundStack, ...]]](), [], input_of(body)
+    known: set[nn.Module] = set()
+    for path, part in sorted((("", body), *_parts(body)), key=lambda one: input_of(one[1]) != main):
+        for batch in example_batches(part):
+            call = partial(_run, part, with_decoder_inputs(part, batch))
+            seen = observe(part, call)
+            stacks = tuple(stack for stack in seen.stacks if known.isdisjoint(stack.layers))
+            reasons += [*seen.near_misses, *([seen.error] if seen.error else [])]
+            if seen.error or not stacks:
+                continue
+            runs.append((path, call, stacks))
+            known.update(layer for stack in stacks for layer in stack.layers)
+            if name is None or any(name in ".".join(filter(None, (path, stack.path))) for stack in stacks):
+                return runs, [*seen.near_misses]
+            break
+    return runs, reasons
 
 
 def alone(body: nn.Module, stack: FoundStack) -> tuple[str, Callable[[], Any]] | None:
     """Return the outermost part of a model that runs a stack by itself, with its path; ``None`` if there is none."""
-    batch = text_batch(body)
     for path, part in _parts(body):
         inside = {*part.modules()}
-        if all(layer in inside for layer in stack.layers):
+        for batch in example_batches(part) if all(layer in inside for layer in stack.layers) else ():
             call = partial(_run, part, batch)
             if not observe(part, call).error:
                 return path, call
@@ -208,12 +201,8 @@ def alone(body: nn.Module, stack: FoundStack) -> tuple[str, Callable[[], Any]] |
 
 
 def _parts(body: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the parts of a model that take token ids by themselves, the outermost first."""
-    found = []
-    for path, module in body.named_modules():
-        if path and getattr(module, "config", None) is not None and "input_ids" in arguments_of(module)[0]:
-            found.append((path, module))
-    return found
+    """Return the parts of a model that take inputs of a batch by themselves, the outermost first."""
+    return [(path, module) for path, module in body.named_modules() if path and reads_inputs(module)]
 
 
 def _run(part: nn.Module, batch: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from fastprobe.data.checks import check_repeatable
 from fastprobe.data.sample import SequenceSample
 from fastprobe.errors import InputError
-from fastprobe.models.calling import evaluating
+from fastprobe.models.calling import arguments_of, body_of, evaluating
 from fastprobe.models.digest import check_same_run
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
@@ -163,6 +163,11 @@ def probe(
     if folds < 0:
         raise InputError(f"folds: must be 0 or more, got {folds}")
     chosen = _select_tasks(tasks, tokenizer)
+    if taken := sorted({*chosen} & {*arguments_of(body_of(model))[0], "input_ids", "attention_mask"} - {"labels"}):
+        raise InputError(
+            f"tasks: {taken[0]!r} is an argument of {type(model).__name__}, which would not get it; give the labels "
+            "another key"
+        )
     asked = {"tasks": chosen, "orders": [*map(str, wanted)], "folds": folds, "method": method}
     check_same_run(model, points, ranks, **asked, score_sequences=score_sequences, seed=seed)
     batches = ModelBatches(model, points, batches, labels=chosen)

@@ -55,7 +55,9 @@ class TokenLabels:
         for share in Shares(batches, ranks).rounds():
             for batch in share.batches:
                 mask = counted_mask(batch)
-                ids = _added(ids, torch.bincount(batch["input_ids"][mask].cpu()))
+                self._check_ids(batch, share.number)
+                if "input_ids" in batch:
+                    ids = _added(ids, torch.bincount(batch["input_ids"][mask].cpu()))
                 longest = max(longest, _largest(_places(batch), mask) + 1)
                 for task in self.given:
                     largest = _largest(_given(batch, task, share.number), mask)
@@ -73,14 +75,22 @@ class TokenLabels:
         self._classes |= {"token": len(order) + 1, "previous": len(order) + 2, "next": len(order) + 2}
         self._classes |= {"position": longest, "word_piece": 2, "sentence": SENTENCES}
 
+    def _check_ids(self, batch: Mapping[str, Any], number: int) -> None:
+        """Raise if a task needs token ids and a batch has none."""
+        needs = [task for task in self.tasks if task not in self.given and task != "position"]
+        if needs and "input_ids" not in batch:
+            raise InputError(
+                f"tasks: {needs[0]} needs input_ids, and batch {number} has none; name position, or keys with labels"
+            )
+
     def classes(self, task: str) -> int:
         """Return the number of classes of a task."""
         return self._classes[task]
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the class of every token by task, ``(batch, length)`` int64; -1 for none, or if it does not count."""
-        mask, ids = attended_mask(batch), batch["input_ids"]
-        place = _places(batch)
+        mask, place = attended_mask(batch), _places(batch)
+        ids = batch.get("input_ids", torch.zeros_like(place))
         kind = self._frequent.to(ids.device)[ids.clamp(max=len(self._frequent) - 1)]
         none = torch.full_like(kind[:, :1], self._classes["next"] - 1)
         made = {
@@ -117,12 +127,12 @@ def _added(one: Tensor, other: Tensor) -> Tensor:
 def _given(batch: Mapping[str, Any], task: str, number: int) -> Tensor:
     """Return the labels that a batch has for a task."""
     labels = batch.get(task)
-    if not isinstance(labels, Tensor) or labels.shape != batch["input_ids"].shape or labels.is_floating_point():
+    if not isinstance(labels, Tensor) or labels.shape != attended_mask(batch).shape or labels.is_floating_point():
         raise InputError(
             f"tasks: {task!r} is not one of {', '.join((*OF_IDS, *OF_TEXT))}, and batch {number} has no (batch, "
             "length) tensor of integers under that key"
         )
-    return labels
+    return labels.long()
 
 
 def _kinds_of_token(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -77,13 +77,16 @@ class LinearFit:
         Args:
             x: ``(N, x_dim)`` or ``(sequences, tokens, x_dim)``, any floating dtype.
             y: ``(N, y_dim)`` or ``(sequences, tokens, y_dim)``, any floating dtype.
-            mask: ``(N,)`` or ``(sequences, tokens)``, true for rows that count; default all.
+            mask: ``(N,)`` or ``(sequences, tokens)``, true or 1 for rows that count, false or 0 for others; default
+                all.
 
         Returns:
             This fit.
 
         Raises:
-            ShapeError: the shapes of x, y and mask do not match each other or this fit.
+            ShapeError: the shapes of x, y and mask do not match each other or this fit, or one of them is no plain
+                tensor of numbers.
+            InputError: the mask has other numbers than 0 and 1.
             NumericalError: a row that counts is not finite. No row was added.
         """
         rows, fold = self._blocks(x, y, mask, self.sequences)
@@ -102,6 +105,11 @@ class LinearFit:
             raise ShapeError(f"update: x, y and mask must be (..., x_dim), (..., y_dim) and (...), got {shapes}")
         fold = fold_of_sequences(first, x.shape[:-1], self.moments.plan.folds, x.device)
         if mask is not None:
+            if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+                raise InputError(
+                    "update: mask must be 1 for rows that count and 0 for others; weights and additive "
+                    "masks, of 0 and -inf, are not supported"
+                )
             fold = torch.where(mask.bool(), fold, -1)
         return {"x": x.reshape(-1, x.shape[-1]), "y": y.reshape(-1, y.shape[-1])}, fold.flatten()
 
@@ -135,14 +143,21 @@ class LinearFit:
         return self
 
     def merge_(self, other: LinearFit) -> LinearFit:
-        """Add the rows of another fit, in place. The other fit is unchanged."""
+        """Add the rows of another fit, in place. The other fit is unchanged.
+
+        Raises:
+            InputError: the other is no fit of the same widths and folds, or is this one.
+        """
+        if not isinstance(other, LinearFit) or other is self:
+            got = "this fit itself, whose rows would count twice" if other is self else f"a {type(other).__name__}"
+            raise InputError(f"merge_: must be another LinearFit, got {got}")
         self.moments.merge_(other.moments)
         self.sequences += other.sequences
         self._solved = None
         return self
 
     def all_reduce_(self) -> LinearFit:
-        """Add the rows of all processes of ``torch.distributed``, in place."""
+        """Add the rows of all processes of ``torch.distributed``, in place. A single process has all rows."""
         self.moments.all_reduce_()
         self._solved = None
         return self
@@ -193,6 +208,11 @@ def _tensor(rows: Rows, name: str) -> Tensor:
     if isinstance(rows, np.ndarray) and not isinstance(rows, np.ma.MaskedArray) and rows.dtype.char in "?bBhHiIlLqQefd":
         native = rows.dtype.newbyteorder("=")
         rows = torch.from_numpy(np.require(rows, native, ["C", "W"]))  # torch takes no other strides and byte orders
+    if isinstance(rows, Tensor) and (rows.layout != torch.strided or rows.is_nested or rows.is_meta):
+        kind = "meta" if rows.is_meta else "nested" if rows.is_nested else str(rows.layout).removeprefix("torch.")
+        raise ShapeError(
+            f"update: {name} must be a dense tensor with numbers, got one that is {kind}; convert it first"
+        )
     if not isinstance(rows, Tensor) or rows.is_complex():
         kind = f"{rows.dtype} of a {type(rows).__name__}" if hasattr(rows, "dtype") else type(rows).__name__
         raise ShapeError(f"update: {name} must be a real tensor or NumPy array, got {kind}; convert it first")

@@ -272,9 +272,10 @@ class Moments:
         origins: dict[str, Tensor] = {}
         for of_process in ranks.gather({block: origin.cpu() for block, origin in self.origins.items()}):
             origins = {block: origin.to(self.counts.device) for block, origin in of_process.items()} | origins
-        if any(not torch.equal(self.origin(block), origin) for block, origin in origins.items()):
-            for mine, moved in zip(self._sums(), list(self._sums_about(origins)), strict=True):
-                mine.copy_(moved)
+        moved = any(not torch.equal(self.origin(block), origin) for block, origin in origins.items())
+        if moved and self.tokens:  # sums of no rows need no copy
+            for mine, theirs in zip(self._sums(), list(self._sums_about(origins)), strict=True):
+                mine.copy_(theirs)
         self.origins = origins
 
     def _sums(self) -> list[Tensor]:

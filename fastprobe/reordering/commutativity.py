@@ -14,6 +14,7 @@ from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
 from fastprobe.models.digest import check_same_run
+from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -173,6 +174,8 @@ def commutativity(
     bar = OrderProgress(batches.tokens, len(wanted), progress and ranks.is_first)
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
     resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths} | shares.config
+    if journal.writes:
+        resumable["weights"] = fingerprint(model)
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
         for of_batch in measured.rounds(shares, ranks):
             for index, found in enumerate(of_batch):

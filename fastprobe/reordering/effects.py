@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastprobe.data.checks import attended_mask
 from fastprobe.data.masked_batches import MaskedBatches
-from fastprobe.errors import NumericalError
+from fastprobe.errors import InputError, NumericalError
 from fastprobe.models.calling import has_language_head
 from fastprobe.models.protocols import Stack
 from fastprobe.reordering.predictions import Predictions
@@ -56,11 +56,25 @@ class BatchEffects:
         values = compare(self.stack.rows(state, self.mask).float(), self._baseline)
         if self.metrics:
             padded = self.stack.padded(state)
-            values |= {name: metric(padded, self._padded_baseline)[self.mask] for name, metric in self.metrics.items()}
+            for name, metric in self.metrics.items():
+                values[name] = self._checked(name, metric(padded, self._padded_baseline))[self.mask]
         sums = sum_by_sequence(values, self.mask)
         if self._predictions is not None:
             sums |= sum_by_sequence(self._predictions(state), self._predictions.at)
         return sums
+
+    def _checked(self, name: str, found: Any) -> Tensor:
+        """Return what a metric gave, if it is one number for each token.
+
+        Raises:
+            InputError: it is something else.
+        """
+        if isinstance(found, Tensor) and found.shape == self.mask.shape and not found.is_complex():
+            return found
+        got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise InputError(
+            f"metrics: {name} must return a tensor of one number for each token, {tuple(self.mask.shape)}, got {got}"
+        )
 
 
 def compare(rows: Tensor, baseline: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastprobe.data.checks import counted_mask
+from fastprobe.data.batches import digest_of
+from fastprobe.data.checks import TOKEN_MASK, counted_mask
 from fastprobe.data.shares import Share, Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import device_of, has_language_head, to_device
@@ -71,21 +72,21 @@ class MeasuredOrders:
         """
         self._head = shares.head
         for share in shares.rounds():
-            found = [(share.number, self._sums(share, batch)) for batch in share.batches]
+            found = [(share.number, _digest(batch), self._sums(share, batch)) for batch in share.batches]
             for rank, of_process in enumerate(ranks.gather(found)):
-                for number, sums in of_process:
+                for number, digest, sums in of_process:
                     if rank != ranks.rank:
                         for index, one in enumerate(sums):
-                            self._journal.add(number, index, one)
+                            self._journal.add(number, index, one, digest)
                     yield sums
             self.sequences = share.sequences
 
     def _sums(self, share: Share, batch: Mapping[str, Any]) -> list[Sums]:
         """Return the sums of every order over the batch of a share."""
-        number = share.number
+        number, digest = share.number, _digest(batch)
         batch = to_device(batch, self._device)
         mask = counted_mask(batch)
-        found: dict[int, Sums] = dict(self._journal.finished(number))
+        found: dict[int, Sums] = dict(self._journal.finished(number, digest))
         missing = [index for index in range(len(self._orders)) if index not in found]
         if missing:
             runs = self._runs(share, batch, mask, missing)
@@ -94,7 +95,7 @@ class MeasuredOrders:
                 if index == 0:
                     check_baseline(sums, number, self._dtype)
                 found[index] = sums
-                self._journal.add(number, index, sums)
+                self._journal.add(number, index, sums, digest)
                 self._progress.finished()
         else:
             self._progress.batch(share.tokens, len(found), 0)
@@ -118,6 +119,11 @@ class MeasuredOrders:
         """Count layer forwards and show them."""
         self.layer_forwards += layer_forwards
         self._progress.ran(layer_forwards)
+
+
+def _digest(batch: Mapping[str, Any]) -> str:
+    """Return a hash of the tokens and labels of a batch."""
+    return digest_of(batch, ("input_ids", "attention_mask", TOKEN_MASK, "labels")).hex()
 
 
 def _take_labels(batch: dict[str, Any], model: nn.Module) -> Tensor | None:

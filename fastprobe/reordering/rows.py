@@ -42,10 +42,12 @@ class EffectSums:
         metrics: additional columns by name.
 
     Raises:
-        InputError: a metric has the name of another column.
+        InputError: the metrics are no dict of functions, or one has the name of another column.
     """
 
     def __init__(self, orders: int, metrics: Mapping[str, Metric]):
+        if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())):
+            raise InputError("metrics: must be a dict of names and functions of two states")
         if taken := metrics.keys() & _TAKEN:
             raise InputError(f"metrics: {', '.join(sorted(taken))} is a column already; choose another name")
         self.columns = _STATE | _HEAD | {name: (name, "tokens") for name in metrics}

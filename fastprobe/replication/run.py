@@ -80,7 +80,7 @@ def paper(
     ranks = Ranks.here()
     ranks.from_first(lambda: check_page_not_replaced(folder, variants, resume=resume, overwrite=overwrite))
     predicted = predicted_batches(model, batches, tokenizer, 0)
-    description = dict(origin or {}) | {"layers": len(resolve(model).layers), COUNTED: batches.counted}
+    description = dict(origin or {}) | {"layers": len(resolve(model).layers), COUNTED: getattr(batches, COUNTED, None)}
     baseline = Subject(model, batches, predicted, tokenizer, progress, description, words, variants)
     if baseline.depth < 2:
         raise InputError("model: must have two or more layers, got one; name another model")

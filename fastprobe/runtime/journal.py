@@ -44,7 +44,13 @@ class Journal:
         self._path = None if folder is None else Path(folder) / file
         self._origin, self._resume = origin or {}, resume
         self._done: dict[int, dict[int, Any]] = {}
+        self._digests: dict[int, str] = {}  # of the batches of the interrupted run
         self._file: TextIO | None = None
+
+    @property
+    def writes(self) -> bool:
+        """True if there is a file."""
+        return self._path is not None
 
     @contextmanager
     def keeping(self, config: dict[str, Any]) -> Iterator[None]:
@@ -64,14 +70,27 @@ class Journal:
         with self._path.open("a", encoding="utf-8") as self._file:
             yield
 
-    def finished(self, batch: int) -> dict[int, Any]:
-        """Return the sums of the finished orders of a batch, by order."""
+    def finished(self, batch: int, digest: str = "") -> dict[int, Any]:
+        """Return the sums of the finished orders of a batch, by order.
+
+        Args:
+            batch: its number.
+            digest: a hash of its content.
+
+        Raises:
+            InputError: the interrupted run had another batch of this number.
+        """
+        if self._digests.get(batch, digest) != digest:
+            raise InputError(
+                f"--resume: {self._path} is of a run whose batch {batch} was another one; resume with the same "
+                "batches, or start anew in a new folder"
+            )
         return self._done.get(batch, {})
 
-    def add(self, batch: int, order: int, sums: Any) -> None:
+    def add(self, batch: int, order: int, sums: Any, digest: str = "") -> None:
         """Write the sums of one more order of a batch, unless the file has them."""
-        if self._file is not None and order not in self.finished(batch):
-            self._file.write(json.dumps([batch, order, sums]) + "\n")
+        if self._file is not None and order not in self._done.get(batch, {}):
+            self._file.write(json.dumps([batch, order, sums, digest]) + "\n")
             self._file.flush()
 
     def _started(self, config: dict[str, Any]) -> dict[int, dict[int, Any]]:
@@ -97,9 +116,11 @@ class Journal:
         kept = [first]
         for line in lines:
             try:
-                batch, order, sums = json.loads(line)
+                batch, order, sums, *digest = json.loads(line)  # version 0.1.0 wrote no digest
             except ValueError:
                 break  # the run was killed while it wrote this line
             self._done.setdefault(batch, {})[order] = sums
+            if digest:
+                self._digests[batch] = digest[0]
             kept.append(line)
         return kept

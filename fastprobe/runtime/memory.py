@@ -69,14 +69,16 @@ def zeros(*shape: int, device: torch.device | str) -> Tensor:
     """Return float64 zeros, in huge pages where the system has them.
 
     Sums are visited block by block, one row a page, and miss the translation buffer in every block otherwise. The
-    memory is a mapping of its own, so the request for huge pages ends with the tensor.
+    memory is a mapping of its own, so the request for huge pages ends with the tensor. Sums that are made in inference
+    mode can be added to outside of it.
     """
     size = 8 * math.prod(shape)
-    if torch.device(device).type != "cpu" or size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.zeros(shape, dtype=torch.float64, device=device)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.float64).view(shape).zero_()  # all threads touch the pages, once
+    with torch.inference_mode(False):
+        if torch.device(device).type != "cpu" or size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        return torch.frombuffer(pages, dtype=torch.float64).view(shape).zero_()  # all threads touch the pages, once
 
 
 def human(size: float) -> str:

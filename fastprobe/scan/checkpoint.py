@@ -63,6 +63,10 @@ class Checkpoint:
         self.interval = interval
         self._saved_at = time.monotonic()
         self._save: Callable[[], None] = _nothing
+        self._read: list[
+            str
+        ] = []  # hashes of the batches that the moments in the folder hold, without the last and all
+        self._held = 0  # least number of batches that the moments to save must hold
 
     def resume(self, config: Mapping[str, Any], zero: Moments) -> tuple[Moments, int]:
         """Return the moments to start from, and the number of batches that they hold.
@@ -95,7 +99,25 @@ class Checkpoint:
                     f"{name}={_short(value)}; use the same options or another --out"
                 )
         self.tokens_before = int(saved.get("tokens_before", 0))
+        self._read, self._held = saved.get("read", []), int(saved["batches_done"])
         return moments, int(saved["batches_done"])
+
+    def check_read(self, first_pass: MomentPass) -> None:
+        """Raise an error if the batches that a pass has skipped are not those that the moments hold.
+
+        To be called when all of them are skipped. Nothing is saved before, because the pass has not counted them.
+
+        Raises:
+            InputError: they are others.
+        """
+        read, self._read, self._held = self._read, [], 0
+        if read and first_pass.read[1] not in read and Ranks.here().size == 1:
+            assert self.path is not None
+            first_pass.complete = False  # nothing is saved
+            raise InputError(
+                f"--resume: {self.path.parent} holds a run of other batches; use the same text and batch size, or "
+                "another --out"
+            )
 
     @contextmanager
     def keeping(self, first_pass: MomentPass, config: Mapping[str, Any]) -> Iterator[None]:
@@ -110,20 +132,25 @@ class Checkpoint:
                 return
             if ranks.size > 1:
                 first_pass.moments.collect_()
+            if first_pass.batches < self._held:  # not all batches that the moments hold are counted yet
+                return
             if ranks.is_first and first_pass.batches and first_pass.complete:
                 names = ("sequences", "tokens_before")
-                done = {"batches_done": first_pass.batches} | {name: getattr(first_pass, name) for name in names}
+                done: dict[str, Any] = {name: getattr(first_pass, name) for name in names}
+                done["batches_done"] = first_pass.batches
+                if ranks.size == 1:
+                    done["read"] = first_pass.read
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
 
-        self._save, done = save, False
+        self._save, ended = save, False
         try:
             yield
-            done = True
+            ended = True
         finally:
             self._save = _nothing  # `save` refers to the moments: they are freed with the scan
-            if done or ranks.size == 1:
+            if ended or ranks.size == 1:
                 with uninterrupted():  # a second Ctrl-C during this save must not lose it
-                    if not done or self.keep or ranks.from_first(self._is_due):
+                    if not ended or self.keep or ranks.from_first(self._is_due):
                         save()
 
     def tick(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from fastprobe.data.batches import grouped, merge, select
-from fastprobe.data.checks import attended_mask, check_some_count, counted_mask
+from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
+from fastprobe.data.shares import Shares
 from fastprobe.models.layer_reader import LayerReader
 from fastprobe.models.offloaded import read_ahead
 from fastprobe.models.one_by_one import layer_reader_for
@@ -23,6 +24,7 @@ from fastprobe.models.points import Element, Point
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.regression.least_squares import LeastSquares
 from fastprobe.runtime.clock import Clock
+from fastprobe.runtime.distributed import Ranks
 from fastprobe.scan.group_rows import GroupSolver
 from fastprobe.scan.layer_checkpoint import LayerCheckpoint
 from fastprobe.scan.layer_plans import LayerPlans
@@ -31,8 +33,10 @@ from fastprobe.scan.plan import ScanPlan
 from fastprobe.scan.progress import ScanProgress
 from fastprobe.scan.reader import Reader
 from fastprobe.scan.schedule import Budget, layer_report
+from fastprobe.scan.shared_fits import shared_fits
 from fastprobe.scan.state_store import StateStore
 from fastprobe.scan.state_stream import StateStream
+from fastprobe.scan.whole_text import WholeText
 from fastprobe.scan.work import layer_work, score_work, solve_work, sums_work
 
 
@@ -54,23 +58,23 @@ class LayerScan:
     checkpoint: LayerCheckpoint
     progress: ScanProgress
     most: int  # tokens, padding included, that all batches have at most
+    ranks: Ranks
     sequences: int = field(init=False, default=0)
     tokens: int = field(init=False, default=0)
     sums: int = field(init=False, default=0)  # bytes of the largest sums held at one time
 
-    def run(self, batches: Iterable[Mapping[str, Any]], batch_shape: torch.Size, config: Mapping[str, Any]) -> Any:
+    def run(self, shares: Shares, config: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the rows of the scan.
 
         Args:
-            batches: the batches of the user.
-            batch_shape: (sequences, length) of the first one.
+            shares: the batches of the user.
             config: what the rows depend on, to be compared when a run resumes.
 
         Raises:
             InputError: the smallest group of elements does not fit in the budget.
             OSError: states cannot be written, for example because the disk is full. Finished rows are kept.
         """
-        elements = self.plan.options.elements
+        elements, batch_shape = self.plan.options.elements, attended_mask(shares.head).shape
         with self.checkpoint.keeping(config), ExitStack() as on_exit:
             self._number = {e: n for n, e in enumerate(elements) if n not in self.checkpoint.rows}
             self._merged = self.reader.group_tokens
@@ -79,9 +83,11 @@ class LayerScan:
             layers = on_exit.enter_context(layer_reader_for(self.reader.recorder)(self.model, self.points))
             rooms = (max(0, self.budget.nbytes - plans.needs), self.budget.host)
             store = on_exit.enter_context(StateStore(self.device, *rooms, self.checkpoint.folder))
-            streams = self._streams(layers, store, plans, batches, batch_shape[0])
-            runs = plans.runs * (2 if self._scores_all and len(self.sample) else 1)
-            self.progress.say(layer_report(self.model, plans, store.nbytes, streams, runs, self.budget, self.why))
+            streams = self._streams(layers, store, plans, shares, batch_shape[0])
+            runs = plans.runs * (2 if self._scores_all and len(self.sample) and len(streams) == 1 else 1)
+            self.progress.say(
+                layer_report(self.model, plans, store.nbytes, streams, runs, self.budget, self.why, self.ranks.size)
+            )
             if depth := self.checkpoint.saved_depth(plans.first):
                 self.checkpoint.restore(streams, depth)
             self._expect(plans, streams)
@@ -115,36 +121,45 @@ class LayerScan:
         return LayerPlans.of(list(self._number), plan_of, needs, self.budget.nbytes)
 
     def _streams(
-        self,
-        layers: LayerReader,
-        store: StateStore,
-        plans: LayerPlans,
-        batches: Iterable[Mapping[str, Any]],
-        batch_size: int,
+        self, layers: LayerReader, store: StateStore, plans: LayerPlans, shares: Shares, batch_size: int
     ) -> list[StateStream]:
-        """Run the embeddings, and return the stream of all tokens and that of the tokens to score if it is another."""
+        """Run the embeddings, and return the streams of states that the layers run on.
+
+        They are the tokens of this process and, if these are others, the tokens to score, the same in all processes.
+        """
         main = StateStream("main", layers, store, self.clock, kept=plans.kept)
+        candidates = WholeText(self.sample.size if self.ranks.size > 1 else 0)
         self.progress.part("embeddings")
         with layers.embedding():
-            number = 0
-            for group in grouped(self.clock.timed("read", batches), self._merged):
-                batch, sizes = merge(group), [len(attended_mask(part)) for part in group]
-                fold = fold_of_sequences(self.sequences, (sum(sizes),), self.plan.moments.folds, torch.device("cpu"))
-                for part, folds in zip(group, fold.split(sizes), strict=True):
-                    self.sample.add(part, folds)
-                numbers = torch.arange(number, number + len(group)).repeat_interleave(torch.tensor(sizes))
+            read = counted = 0
+            for share in shares.rounds(grouped(self.clock.timed("read", shares.stream), self._merged)):
+                self.sequences, read = share.sequences, read + share.tokens
+                self.progress.ran(0, tokens=read)
+                if not share.batches:
+                    continue
+                batch, sizes = merge(share.batches), [len(attended_mask(part)) for part in share.batches]
+                folds, cpu = self.plan.moments.folds, torch.device("cpu")
+                fold = fold_of_sequences(share.first, (sum(sizes),), folds, cpu, share.step)
+                first = share.first
+                for part, of_part in zip(share.batches, fold.split(sizes), strict=True):
+                    self.sample.add(part, of_part, first, share.step)
+                    first += share.step * len(of_part)
+                numbers = torch.arange(share.number, share.number + len(sizes))
+                numbers = numbers.repeat_interleave(torch.tensor(sizes))
                 order = fold.argsort(stable=True)  # sequences of one fold are adjacent: its rows are a slice
+                batch, fold = select(batch, order), fold[order]
+                counted += int(counted_mask(batch).sum())
                 if self._number:
-                    main.append(select(batch, order), fold[order], numbers[order])
-                self.sequences, number = self.sequences + sum(sizes), number + len(group)
-                self.tokens += int(counted_mask(batch).sum())
-                self.progress.ran(0, tokens=self.tokens)
-            check_some_count(self.tokens, self.sequences)
-            if not self._number or not len(self.sample) or self._scores_all:
+                    main.append(batch, fold, numbers[order], opens=share.opens)
+                    candidates.add(share.number, batch, fold)
+            self.tokens = sum(self.ranks.gather(counted))
+            self.sample.gather_(self.ranks)
+            if not self._number or not len(self.sample) or (self._scores_all and self.ranks.size == 1):
                 return [main]
             scored = StateStream("sample", layers, store, self.clock, "score forward", kept=plans.kept)
-            for batch, fold in self.sample.batches(batch_size, self._merged):
-                scored.append(batch, fold, torch.zeros_like(fold))
+            everything = candidates.gathered(self.ranks) if self._scores_all else None
+            for some, of_some in everything or self.sample.batches(batch_size, self._merged):
+                scored.append(some, of_some, torch.zeros_like(of_some))
         return [main, scored]
 
     @property
@@ -163,16 +178,24 @@ class LayerScan:
         work += sum(self._work(plan, tokens, scored) for groups in plans.sources.values() for plan in groups)
         self.progress.expect(work)
 
-    @staticmethod
-    def _work(plan: ScanPlan, tokens: int, scored: int) -> int:
-        return tokens * sums_work(plan) + sum(solve_work(plan).values()) + scored * score_work(plan)
+    def _work(self, plan: ScanPlan, tokens: int, scored: int) -> int:
+        solve, mine = solve_work(plan), {f.x for f in shared_fits(plan, self.ranks)}
+        return tokens * sums_work(plan) + sum(solve[x] for x in mine) + scored * score_work(plan)
 
     def _run(self, layers: LayerReader, store: StateStore, plans: LayerPlans, streams: list[StateStream]) -> None:
         """Compute the rows of all groups, layer by layer, then source by source."""
         main, scored = streams[0], streams[-1] if len(self.sample) else None
         refine = self.sample.tokens == self.tokens
         solver = GroupSolver(
-            self.model, self.points, self.method, self.clock, self.progress, self.device, self.backend, refine
+            self.model,
+            self.points,
+            self.method,
+            self.clock,
+            self.progress,
+            self.device,
+            self.backend,
+            refine,
+            self.ranks,
         )
         with ThreadPoolExecutor(1) as thread:
             for layer in range(main.depth, plans.depth):

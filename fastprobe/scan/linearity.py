@@ -16,6 +16,7 @@ from fastprobe.data.shares import COUNTED, FIRST_MASK, Shares
 from fastprobe.data.token_batches import TokenBatches
 from fastprobe.models.calling import device_of
 from fastprobe.models.digest import check_same_run
+from fastprobe.models.fingerprint import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.one_by_one import layer_reader_for, one_by_one_refusal
 from fastprobe.models.points import Element, select_elements, select_layers, select_spans
@@ -87,7 +88,8 @@ def linearity(
         stack: path of the stack of layers, or a part of it, like ``"encoder"``; the longest by default.
         folds: folds of ``r2_cv``; 0 for none. Each fold has its own sums, so memory grows with them.
         score_sequences: number of sequences for the cosine columns; ``"all"``, or 0 for no such columns. With all
-            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass.
+            sequences, rows with an ``error_bound`` over 1e-3 are refined from their residuals in the same pass. A model
+            whose sequences depend on each other in a batch gets no such columns, and ``config["runner"]`` says so.
         objective: ``"cosine"`` also fits unit-norm targets, for the column ``cosine_objective``.
         method: ridge penalty and rank threshold; by default ordinary least squares.
         cka: rows that get a ``cka``: ``"auto"`` for those whose y is no wider than x (the Gram matrix of a wider y
@@ -102,7 +104,7 @@ def linearity(
             on all batches and holds the sums of that layer and the states of all tokens; ``"auto"`` takes ``"batch"``
             if all sums fit. The rows are the same; a scan layer by layer keeps no ``moments``.
         memory: bytes that the scan may take beyond the weights of the model, like ``8_000_000_000`` or ``"8GB"``; by
-            default the memory that is free.
+            default the memory that is free. On a CPU the processes of ``torchrun`` on a machine share it.
         until: stop reading when ``r2_cv_se`` of every row is below this and no row has too few tokens, which is looked
             at each time the tokens have grown by half. Rows with a constant y are left out. Goes batch by batch.
 
@@ -122,18 +124,20 @@ def linearity(
     points = resolve(model, stack)
     model = points.part_of(model)
     device = device_of(model)
-    budget, clock = Budget.of(memory, device), Clock(device)
+    ranks, clock = Ranks.here(), Clock(device)
+    budget = Budget.of(memory, device, ranks)
     numbers = select_layers(layers, len(points.layers))
     options = ScanOptions(_chosen(points, elements, numbers, spans), folds, objective, cka, exact)
 
-    ranks = Ranks.here()
     same = {"options": options, "method": method, "score_sequences": score_sequences, "seed": seed, "until": until}
     check_same_run(model, points, ranks, **same)
     given, batches = batches, ModelBatches(model, points, batches)
     shares = Shares(batches, ranks)
-    shape, most = attended_mask(shares.head).shape, _most_tokens(given)
+    shape, most = attended_mask(shares.head).shape, max(ranks.gather(_most_tokens(given)))
     with clock("check"):
         reader = Reader.of(model, points, shares.head, options.elements)
+        if not reader.rebatched:  # the sample would have other states
+            sample = SequenceSample(0)
         plan = ScanPlan.of(points, reader.widths, options)
         few, kind = first_sequences(shares.head, device), layer_reader_for(reader.recorder)
         by_layer, why = goes_by_layer(
@@ -165,16 +169,16 @@ def linearity(
     if by_layer:
         kept = LayerCheckpoint(checkpoint)
         scan = LayerScan(
-            model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most
+            model, points, reader, plan, sample, method, clock, device, backend, budget, why, kept, bar, most, ranks
         )
         with bar:
-            rows = scan.run(stream, shape, facts | shares.config | {"score_sequences": score_sequences})
+            rows = scan.run(shares, facts | shares.config | {"score_sequences": score_sequences})
         bar.finish()
         return LinearityScan(facts | scan.config | {"seconds": clock.rounded}, rows)
     check_memory(plan, points, reader.widths, device, budget.nbytes if budget.given else None, why)
 
     bar.say(batch_report(plan, model, sample.size != 0, why, checkpoint))
-    resumable = plan.config | {COUNTED: None, FIRST_MASK: None} | shares.config
+    resumable = plan.config | {COUNTED: None, FIRST_MASK: None, "weights": fingerprint(model)} | shares.config
     moments, batches_done = checkpoint.resume(resumable, Moments.zero(plan.moments, device))
     rule = None if until is None else StoppingRule(until, plan, method, ranks, batches_done)
     moment_pass = MomentPass(model, points, plan, moments, sample, clock, backend, reader.recorder, exact)
@@ -186,6 +190,8 @@ def linearity(
             batches_done = remove_last(moment_pass, shorter, batches_done)
         groups = _groups(shares, stream, batches_done, reader.group_tokens)
         for share in shares.rounds(groups, rule.ends_round if rule else None):
+            if share.batches_done > batches_done:
+                checkpoint.check_read(moment_pass)
             moment_pass.take(share, batches_done)
             if share.opens:
                 moments.share_origins_()
@@ -198,6 +204,8 @@ def linearity(
                         break
             with clock("save"):
                 checkpoint.tick()
+        if moment_pass.batches <= batches_done:
+            checkpoint.check_read(moment_pass)
     moments.all_reduce_()
     sample.gather_(ranks)
 
@@ -220,6 +228,8 @@ def linearity(
     config = facts | {
         "tokens": moments.tokens,
         "sequences": moment_pass.sequences,
+        "read": list(moment_pass.read) if ranks.size == 1 else [],
+        "weights": resumable["weights"],
         "scored_sequences": len(sample),
         "moment_bytes": plan.moments.nbytes,
         "seconds": clock.rounded,

@@ -15,7 +15,7 @@ from fastprobe.scan.plan import ElementFit
 from fastprobe.scan.result import LinearityScan
 from fastprobe.scan.rows import solve_rows
 
-SHARED = ("model", "model_dtype", "fits", "exact", COUNTED)
+SHARED = ("model", "model_dtype", "weights", "fits", "exact", COUNTED)
 """Entries that must be the same in the configurations of merged scans. Their plans must be the same too."""
 
 
@@ -29,14 +29,15 @@ def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> Linearit
         method: ridge penalty and rank threshold.
 
     Raises:
-        InputError: there are fewer than two folders, one is named twice or has no moments, or the scans have different
-            models or options.
+        InputError: there are fewer than two folders, one is named twice or has no moments, two hold the same batches,
+            or the scans have different models or options.
     """
     if len(folders) < 2:
         raise InputError(f"merge: must be two folders or more, got {len(folders)}")
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise InputError("merge: a folder is named twice, and its tokens would count twice")
     total, config = Moments.load(Path(folders[0]) / FILE)
+    reads = [config["read"]] if total.tokens and config.get("read") else []  # hashes of the batches of each scan
     texts = list(config.get("text", []))
     for folder in folders[1:]:
         moments, other = Moments.load(Path(folder) / FILE)
@@ -45,10 +46,16 @@ def merge_scans(folders: Sequence[str | Path], method: LeastSquares) -> Linearit
                 raise InputError(
                     f"merge: {folders[0]} and {folder} differ in {key}; merge scans of one model with the same options"
                 )
+        if moments.tokens and other.get("read"):
+            if other["read"] in reads:
+                raise InputError(
+                    f"merge: {folder} holds the same batches as another folder, and they would count twice"
+                )
+            reads.append(other["read"])
         total.merge_(moments)
         texts += other.get("text", [])
     fits = [ElementFit(Element(name, start, stop), x, y, unit) for name, start, stop, x, y, unit in config["fits"]]
     rows = solve_rows(fits, total, method)
-    kept = {key: value for key, value in config.items() if key not in ("batches_done", "seconds", "sequences")}
+    kept = {key: value for key, value in config.items() if key not in ("batches_done", "seconds", "sequences", "read")}
     kept |= {"text": texts, "tokens": total.tokens, "alpha": method.alpha, "merged": [str(f) for f in folders]}
     return LinearityScan(kept, rows, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprobe.data.batches import merge, select
+from fastprobe.data.batches import digest_of, merge, select
 from fastprobe.data.checks import attended_mask, counted_mask
 from fastprobe.data.folds import fold_of_sequences
 from fastprobe.data.sample import SequenceSample
@@ -56,6 +57,8 @@ class MomentPass:
     """The same before the last round."""
     step: int = 1
     """Difference between the numbers of two sequences in succession."""
+    read: tuple[str, str] = field(init=False, default=("", ""))
+    """Hashes of the batches of this process so far: without the last one, and of all."""
     complete: bool = field(init=False, default=True)
     """True while the moments hold whole batches only; false while a batch is added, and after one that failed."""
     _fold: Tensor = field(init=False)
@@ -86,7 +89,7 @@ class MomentPass:
         """Count a batch that the moments already hold, and return its number of tokens."""
         mask, fold = self._read(batch)
         self.sample.add(batch, fold, self.sequences, self.step)
-        self._count(len(mask), 1)
+        self._count(len(mask), [batch])
         return int(mask.sum())
 
     def remove(self, batch: Mapping[str, Any]) -> None:
@@ -135,7 +138,7 @@ class MomentPass:
             for part, folds in zip(batches, fold.split([len(attended_mask(part)) for part in batches]), strict=True):
                 self.sample.add(part, folds, first, self.step)
                 first += self.step * len(folds)
-            self._count(len(mask), len(batches))
+            self._count(len(mask), batches)
             self.complete = True
         return int(mask.sum())
 
@@ -154,9 +157,11 @@ class MomentPass:
         finally:
             self._looking = False
 
-    def _count(self, sequences: int, batches: int) -> None:
+    def _count(self, sequences: int, batches: Sequence[Mapping[str, Any]]) -> None:
         self.sequences += self.step * sequences
-        self.batches += batches
+        self.batches += len(batches)
+        for batch in batches:
+            self.read = (self.read[1], hashlib.blake2b(self.read[1].encode() + digest_of(batch)).hexdigest()[:32])
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the tokens of a batch that count, ``(batch, length)``, and its folds, ``(batch,)``."""

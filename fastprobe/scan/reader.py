@@ -15,6 +15,7 @@ from fastprobe.models.calling import device_of, to_device
 from fastprobe.models.identities import check_points
 from fastprobe.models.points import Element, Point
 from fastprobe.models.protocols import Recorder
+from fastprobe.models.repeated_passes import check_repeated_passes
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.models.runner import recorder_for
 
@@ -27,6 +28,7 @@ class Reader:
     recorder: type[Recorder]
     runner: str  # for the configuration of a result: what runs the model
     group_tokens: int  # batches with fewer tokens are merged with the next; 0 if padding would cost something
+    rebatched: bool = True  # sequences have the same states in other batches
 
     @classmethod
     def of(cls, model: nn.Module, points: ModelPoints, batch: Mapping[str, Any], elements: Sequence[Element]) -> Reader:
@@ -39,7 +41,7 @@ class Reader:
             elements: what will be read.
 
         Raises:
-            UnsupportedModelError: an identity fails.
+            UnsupportedModelError: an identity fails, or a second pass gives other states.
         """
         device = device_of(model)
         few = first_sequences(batch, device)
@@ -47,7 +49,10 @@ class Reader:
         checked.require(type(model).__name__, points.read_by(elements))
         recorder, why_padded = recorder_for(model, points, few)
         if why_padded:
-            return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0)
+            last = max(element.stop for element in elements) - 1
+            if found := check_repeated_passes(model, points, few, last):
+                why_padded += f"; {found}, so no sample is read"
+            return cls(checked.widths, recorder, f"modules of the model ({why_padded})", 0, not found)
         return cls(checked.widths, recorder, "encoder", batch_tokens(device.type))
 
     def rows(self, batch_shape: torch.Size) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.offloaded import offload_hooks
-from fastprobe.runtime.distributed import Ranks
+from fastprobe.runtime.distributed import Ranks, on_this_machine
 from fastprobe.runtime.memory import free_bytes, human, parse_bytes
 from fastprobe.scan.checkpoint import FILE, ROWS, Checkpoint
 from fastprobe.scan.layer_plans import LayerPlans
@@ -32,17 +32,23 @@ class Budget:
     given: bool  # by the user
 
     @classmethod
-    def of(cls, memory: int | str | None, device: torch.device) -> Budget:
-        """Return the budget that a user names; by default four fifths of the memory that is free.
+    def of(cls, memory: int | str | None, device: torch.device, ranks: Ranks | None = None) -> Budget:
+        """Return the budget of one process: what a user names, by default four fifths of the memory that is free.
+
+        On a CPU the processes of ``torchrun`` on one machine get an equal part each. All processes get the smallest
+        budget of any, so that they divide the elements alike.
 
         Raises:
             InputError: it is no number of bytes.
         """
         host = (free_bytes(torch.device("cpu")) or 0) // 2
         if memory is not None:
-            return cls(parse_bytes(memory), host, True)
-        free = free_bytes(device)
-        return cls(2**62 if free is None else free * 4 // 5, host, False)
+            nbytes = parse_bytes(memory) // (on_this_machine() if device.type == "cpu" else 1)
+        else:
+            free = free_bytes(device)
+            nbytes = 2**62 if free is None else free * 4 // 5
+        budgets = (ranks or Ranks()).gather((nbytes, host))
+        return cls(min(each for each, _ in budgets), min(each for _, each in budgets), memory is not None)
 
 
 def check_schedule(schedule: str) -> None:
@@ -77,20 +83,14 @@ def goes_by_layer(
         scored: tokens are scored.
         model: the model.
         checkpoint: a run to resume keeps its schedule.
-        ranks: several processes go batch by batch.
+        ranks: the processes. All get the same answer: layer by layer if one of them has to.
         refusal: gives the reason if the layers of the model cannot run one at a time.
 
     Raises:
-        InputError: the run to resume has another schedule, or several processes are to go layer by layer.
+        InputError: the run to resume has another schedule.
         UnsupportedModelError: the layers cannot run one at a time, and the schedule is ``"layer"``.
     """
-    if ranks.size > 1:
-        if schedule == "layer":
-            raise InputError(
-                f"schedule: layer by layer runs in one process, got {ranks.size}; use batch, or leave out torchrun"
-            )
-        return False, "because there are several processes"
-    if (begun := _begun(checkpoint.folder)) and checkpoint.resuming:
+    if (begun := ranks.from_first(lambda: _begun(checkpoint.folder))) and checkpoint.resuming:
         if schedule not in ("auto", begun):
             raise InputError(
                 f"--resume: {checkpoint.folder} holds a run with schedule={begun}, whose sums differ by rounding; use "
@@ -106,6 +106,8 @@ def goes_by_layer(
         fits = needs <= budget.nbytes
         schedule = "batch" if fits else "layer"
         why = f"because the sums of all layers {'fit' if fits else 'do not fit'} in {human(budget.nbytes)}"
+    wishes = ranks.gather((schedule, why))  # weights may be offloaded in one process only
+    schedule, why = next((wish for wish in wishes if wish[0] == "layer"), wishes[0])
     if schedule == "batch":
         return False, why
     if reason := refusal():
@@ -142,16 +144,18 @@ def layer_report(
     runs: int,
     budget: Budget,
     why: str,
+    processes: int = 1,
 ) -> str:
-    """Say what a scan layer by layer takes."""
+    """Say what a scan layer by layer takes, in the first of several processes."""
     depths = max(1, len(plans.kept))  # spans keep the states of several
     places = ", ".join(f"{human(size * depths)} in {PLACES[place]}" for place, size in states.items()) or "none"
     groups = f" for {plans.runs} groups of elements" if plans.runs > 1 else ""
     scored = f", {_times(plans.runs)} on the scored ones" if len(streams) > 1 else ""
+    each = f" in {processes} processes, each with a share of the tokens" if processes > 1 else ""
     return (
-        f"layer by layer, {why}: sums of one layer {human(plans.sums)}, with solve and maps {human(plans.needs)} of "
-        f"{human(budget.nbytes)}; states {places}; weights {_weights(model)}, each layer brought in once; each layer "
-        f"runs {_times(runs)} on all tokens{groups}{scored}"
+        f"layer by layer{each}, {why}: sums of one layer {human(plans.sums)}, with solve and maps {human(plans.needs)} "
+        f"of {human(budget.nbytes)}; states {places}; weights {_weights(model)}, each layer brought in once; each "
+        f"layer runs {_times(runs)} on {'all tokens' if processes == 1 else 'the tokens of a process'}{groups}{scored}"
     )
 
 

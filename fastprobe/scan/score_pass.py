@@ -85,7 +85,7 @@ class ScorePass:
         return {key: total / self._token_count for key, total in self._totals.items()}
 
     def add(self, held: Mapping[Point, Tensor], fold: Tensor, tokens: int) -> None:
-        """Score the tokens of one batch for all fits of the plan.
+        """Score the tokens of one batch for the fits of the plan whose maps were added.
 
         Args:
             held: the points of the plan.
@@ -93,7 +93,7 @@ class ScorePass:
             tokens: rows that are not padding.
         """
         self._token_count += tokens
-        self._score_fits(held, fold, self.plan.fits)
+        self._score_fits(held, fold, [f for f in self.plan.fits if f.x in self._sources])
 
     def _score_fits(self, held: Mapping[Point, Tensor], fold: Tensor, fits: Sequence[ElementFit]) -> None:
         rows = partial(block_rows, self.plan, {point: tensor.to(fold.device) for point, tensor in held.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class StoredBatch:
     number: Tensor  # (rows,) number of each row's batch in the stream of the user, -1 for padding
     tokens: int
     rest: Any  # arguments of the layers that are not in the store
+    opens: bool = False  # one of the first batches of all processes, until some tokens count
 
     def failure(self, held: Mapping[Point, Tensor], error: NumericalError) -> NumericalError:
         """Return an error that names the batch of the user with the first row that is not finite."""
@@ -78,13 +80,14 @@ class StateStream:
         """Rows of the largest batch."""
         return max(len(batch.fold) for batch in self.batches)
 
-    def append(self, batch: Mapping[str, Any], fold: Tensor, number: Tensor) -> None:
+    def append(self, batch: Mapping[str, Any], fold: Tensor, number: Tensor, *, opens: bool = False) -> None:
         """Run the embeddings on a batch and store its state.
 
         Args:
             batch: arguments of the model.
             fold: ``(batch,)`` fold of each sequence.
             number: ``(batch,)`` number of each sequence's batch in the stream of the user.
+            opens: the other processes wait for what the first rows of this batch decide.
         """
         device = self.store.device
         with self.clock(self.part):
@@ -94,7 +97,8 @@ class StateStream:
         with self.clock("states"):
             self.store.put(f"{name}-arguments", arguments.tensors)
             self.store.put(f"{name}-0000", [state])
-        self.batches.append(StoredBatch(name, rows[0].to(device), rows[1], int((rows[0] >= 0).sum()), arguments.rest))
+        tokens = int((rows[0] >= 0).sum())
+        self.batches.append(StoredBatch(name, rows[0].to(device), rows[1], tokens, arguments.rest, opens))
 
     def run(
         self, layer: RunLayer, wanted: Collection[Point] = (), on_batch: OnBatch | None = None, *, advance: bool
@@ -130,11 +134,10 @@ class StateStream:
             points: depth -> the point that its states are.
             on_batch: gets the points of each batch.
         """
-        for batch, following in zip(self.batches, [*self.batches[1:], None], strict=True):
+        for batch, following in itertools.zip_longest(self.batches, self.batches[1:]):
             with self.clock("states"):
                 held = {point: self.store.get(self._key(batch, depth))[0] for depth, point in points.items()}
             for depth in points if following else ():
-                assert following is not None
                 self.store.ahead(self._key(following, depth))
             on_batch(batch, held)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import fastprobe as fp
 from fastprobe.errors import FastprobeError
 from fastprobe.models.calling import without_cache
+from fastprobe.models.examples import text_batch
 from fastprobe.models.identities import check_points
 from fastprobe.models.resolve import resolve
-from fastprobe.models.stacks import text_batch
 
 
 def batches_of(model: nn.Module, side: str = "right") -> list[dict[str, Tensor]]:

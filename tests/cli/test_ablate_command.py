@@ -67,12 +67,12 @@ def test_a_language_model_is_ablated_on_masked_tokens(run, model_folder, tmp_pat
     assert all(row["delta_loss"] is not None for row in fp.load(tmp_path / "out").rows)
 
 
-def test_a_model_that_takes_no_linear_mlp_is_refused_before_a_layer_runs(run, tmp_path, monkeypatch):
+def test_a_model_that_takes_no_linear_mlp_is_refused_before_it_reads_a_text(run, tmp_path, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(demo_model_path())
     size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     LlamaModel(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "gated")
     tokenizer.save_pretrained(tmp_path / "gated")
-    monkeypatch.setattr(LlamaModel, "forward", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr("fastprobe.data.token_batches.TokenBatches.__iter__", lambda _: pytest.fail("it read the text"))
 
     code, out, err = run(
         *("ablate", tmp_path / "gated", *SIZES, "--mode", "linear", "--layers", "0-2"),

@@ -45,6 +45,7 @@ def command(rank, *words):
     "words",
     [
         ("linearity",),
+        ("linearity", "--schedule", "layer"),
         ("permute", "--depths"),
         ("commutator",),
         ("ablate", "--mode", "linear,mean"),

@@ -120,3 +120,11 @@ def test_other_arguments_of_the_model_are_kept():
     assert folds.tolist() == [0, 1]
     assert out["token_type_ids"].tolist() == [[1, 1], [0, 1]]
     assert "text" not in out
+
+
+def test_constants_are_kept_and_never_mixed():
+    sample = SequenceSample(None)
+    for scale in (1.0, 2.0):
+        sample.add(batch_of([[1, 2], [3, 4]]) | {"scale": scale}, torch.tensor([0, 1]))
+
+    assert sorted(batch["scale"] for batch, _ in sample.batches(4)) == [1.0, 2.0]

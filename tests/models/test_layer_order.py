@@ -170,7 +170,7 @@ def test_layers_beyond_those_that_the_configuration_runs_are_named(family, verb)
     model = tiny_model(family)
     model.config.num_hidden_layers = 2
 
-    with pytest.raises(UnsupportedModelError, match="layer 2 never ran in its forward pass"):
+    with pytest.raises(UnsupportedModelError, match="layers: 2 of its 3 modules ran; turn off what skips"):
         VERBS[verb](model)
 
 
@@ -280,6 +280,7 @@ def test_gradient_checkpointing_gives_the_gradients_of_moved_modules(family, ree
 def test_checkpoints_around_the_calls_of_layers_are_refused():
     model = Loop(tiny_model("bert"), in_turn((0, 1, 2))).train()
     model.gradient_checkpointing = True
+    resolve(model)
     for layer in model.encoder.layer:  # as in Transformers 4
         layer.__class__ = type("Checkpointed", (type(layer),), {"__call__": lambda self, *args: self.forward(*args)})
 

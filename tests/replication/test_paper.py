@@ -133,6 +133,9 @@ def test_resume_computes_only_missing_results(written, run, model_folder, tmp_pa
     assert re.fullmatch(
         r"fastprobe: --resume: .*nonlinearity is of a run with another batch_size, max_seq_len, tokens; .*\n", err
     )
+    code, out, err = run("paper", model_folder, *SIZES, "--skip-special", "--resume", "--quiet", "--out", folder)
+    assert code == 2
+    assert re.fullmatch(r"fastprobe: --resume: .*nonlinearity is of a run with another counted; .*\n", err)
 
 
 def test_a_section_that_the_model_does_not_support_gives_the_reason(tmp_path):

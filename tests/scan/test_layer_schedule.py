@@ -1,14 +1,10 @@
 """A scan layer by layer gives the rows of a scan batch by batch, whatever its budget and wherever its states are."""
 
-import types
-
 import pytest
 import torch
 
 import fastprobe as fp
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
-from fastprobe.scan.checkpoint import Checkpoint
-from fastprobe.scan.schedule import goes_by_layer
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 
 BATCHES = tiny_batches(sequences=30, batch_size=7, length=24, shortest=1)
@@ -145,13 +141,3 @@ def test_a_model_that_looks_back_is_refused_or_goes_batch_by_batch():
         scan(looking_back(), schedule="layer", **options)
 
     assert scan(looking_back(), memory="1MB", **options).config["schedule"] == "batch"
-
-
-def test_several_processes_go_batch_by_batch():
-    def choose(schedule):
-        ranks = types.SimpleNamespace(size=2)
-        return goes_by_layer(schedule, None, None, 0, True, None, Checkpoint(), ranks, lambda: None)
-
-    assert choose("auto") == (False, "because there are several processes")
-    with pytest.raises(InputError, match=r"^schedule: layer by layer runs in one process, got 2; use batch"):
-        choose("layer")

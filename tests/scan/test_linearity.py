@@ -13,6 +13,7 @@ import torch
 import fastprobe as fp
 from fastprobe.data.sources import load_text
 from fastprobe.errors import InputError, NumericalError, UnsupportedModelError
+from fastprobe.models.calling import first_tensor
 from fastprobe.models.loading import load_model
 from fastprobe.models.points import ELEMENTS
 from fastprobe.testing.tiny_models import tiny_batches, tiny_model
@@ -185,14 +186,14 @@ def test_the_moments_are_freed_with_the_scan_without_the_garbage_collector(famil
 
 def test_the_forward_pass_stops_after_the_last_layer_needed():
     model = tiny_model("llama")
-    reached = []
-    model.model.layers[1].register_forward_hook(lambda *_: reached.append(1))
-    model.model.layers[2].register_forward_hook(lambda *_: reached.append(2))
+    reached = {1: [], 2: []}
+    for layer, sequences in reached.items():
+        model.model.layers[layer].register_forward_hook(lambda _, __, out, seen=sequences: seen.append(len(out)))
 
-    fp.linearity(model, tiny_batches(), layers=[0, 1], progress=False)
+    fp.linearity(model, tiny_batches(batch_size=6), layers=[0, 1], progress=False)
 
-    assert 1 in reached
-    assert reached.count(2) == 1  # the check of the identities runs every layer once
+    assert max(reached[1]) == 6
+    assert max(reached[2]) == 2  # checks run all layers on two sequences
 
 
 def test_cosine_objective_is_the_cosine_of_the_fit_on_unit_norm_targets(exact_model):
@@ -250,12 +251,12 @@ def test_a_scan_records_its_runner(family, runner):
 def test_a_nan_is_reported_with_its_point_and_batch(layer):
     model, batches = tiny_model("bert"), tiny_batches(batch_size=6)
     calls = []
-    # The check of the identities makes two calls, so batch 2 is the fifth.
-    model.encoder.layer[layer].output.dense.register_forward_hook(
-        lambda m, a, out: (
-            calls.append(1) or (out.index_fill(1, torch.tensor([0]), torch.nan) if len(calls) > 4 else out)
-        )
-    )
+
+    def spoil(_, __, out):
+        calls.extend([1] * (len(out) > 2))  # checks run two sequences
+        return out.index_fill(1, torch.tensor([0]), torch.nan) if len(calls) > 2 else out
+
+    model.encoder.layer[layer].output.dense.register_forward_hook(spoil)
 
     with pytest.raises(NumericalError, match=rf"batch 2: (mlp_out|resid_post|mlp_sum).{layer}: .*NaN"):
         fp.linearity(model, batches, score_sequences=0, progress=False)
@@ -312,12 +313,12 @@ def test_moments_that_do_not_fit_in_memory_are_refused_before_the_run(monkeypatc
     monkeypatch.setattr(sys.modules["fastprobe.scan.memory_check"], "free_bytes", lambda device: 1_000_000)
     model = tiny_model("bert")
     ran = []
-    model.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))
+    model.encoder.layer[0].register_forward_hook(lambda _, __, out: ran.append(len(first_tensor(out))))
 
     with pytest.raises(InputError, match=r"take [\d,]+ bytes .* 1.0 MB are free; folds=0 takes"):
-        fp.linearity(model, tiny_batches(), progress=False)
+        fp.linearity(model, tiny_batches(batch_size=6), progress=False)
 
-    assert len(ran) == 1  # the check of the identities
+    assert max(ran) == 2  # checks run two sequences
 
 
 def test_a_model_whose_identities_fail_is_refused():

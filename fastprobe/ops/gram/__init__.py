@@ -7,12 +7,13 @@ The path of a call from its arguments to a kernel::
       v
     gram_(blocks, pairs, fold, exact=)     api.py: Block, Pair, the check of the arguments, and the definition in torch
       |                                    chains.py: the definition's products of rows, in short chains
+      |                                    known_folds.py: the largest fold, where the caller has read it
       v
     choice of a backend                    fastprobe/ops/_dispatch/operation.py: the first of cuda, triton, cpu and
       |                                    torch that does not refuse and is not passed over. Each backend file below
       |                                    has the predicate ``_refuses``; triton.py also has ``_passed_over``. They
-      |                                    share layout.py (devices and strides) and trial.py (a GPU kernel must agree
-      |                                    with torch before it is chosen)
+      |                                    share layout.py (devices and strides), origins.py (columns that an origin
+      |                                    moves) and trial.py (a GPU kernel must agree with torch before it is chosen)
       |
       +-- cuda.py: launch_gram             cuda_launches.py: slabs, tiles, planes and the launches of one call
       |     |                              kernels/_slots.py: rows in the order of their folds
