@@ -98,8 +98,8 @@ class Checkpoint:
                     f"--resume: {self.path.parent} holds a run with {name}={_short(saved.get(key))}, this one has "
                     f"{name}={_short(value)}; use the same options or another --out"
                 )
-        self.tokens_before = int(saved.get("tokens_before", 0))
         self._read, self._held = saved.get("read", []), int(saved["batches_done"])
+        self.tokens_before = int(saved.get("tokens_before", 0))
         return moments, int(saved["batches_done"])
 
     def check_read(self, first_pass: MomentPass) -> None:
@@ -136,8 +136,8 @@ class Checkpoint:
                 return
             if ranks.is_first and first_pass.batches and first_pass.complete:
                 names = ("sequences", "tokens_before")
-                done: dict[str, Any] = {name: getattr(first_pass, name) for name in names}
-                done["batches_done"] = first_pass.batches
+                done: dict[str, Any] = {"batches_done": first_pass.batches}
+                done |= {name: getattr(first_pass, name) for name in names}
                 if ranks.size == 1:
                     done["read"] = first_pass.read
                 first_pass.moments.save(self.path, self.source | dict(config) | done)
