@@ -54,6 +54,7 @@ NAVIGATION = {
     "Scores": ["which_score", "metrics"],
     "How to": [
         "own_data",
+        "large_models",
         "several-processes",
         "orders",
         "ablations",
