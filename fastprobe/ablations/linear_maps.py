@@ -41,6 +41,7 @@ def fit_linear_maps(
         folds=folds,
         score_sequences=0,
         cka="none",
+        schedule="batch",  # layer by layer keeps no moments
         method=LeastSquares(alpha=alpha or 0.0),
         progress=progress,
     )

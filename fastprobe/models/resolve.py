@@ -18,6 +18,7 @@ from fastprobe.models.layer_points import LayerPoints
 from fastprobe.models.layouts import Layout
 from fastprobe.models.points import ELEMENTS, Element, Point, range_text
 from fastprobe.models.reordered import check_not_reordered
+from fastprobe.models.self_changes import put_back
 from fastprobe.models.stacks import FoundStack, alone, observations
 
 
@@ -152,7 +153,7 @@ _KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[list[nn.Module], dict[str | No
 
 def _resolved(model: nn.Module, name: str | None) -> ModelPoints:
     check_not_reordered(model.modules())
-    with evaluating(model):
+    with evaluating(model), put_back(model):
         runs, reasons = observations(body_of(model), name)
         stacks = [(root, call, one) for root, call, found in runs for one in found]
         if not stacks:

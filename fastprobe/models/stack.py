@@ -31,7 +31,8 @@ from fastprobe.models.copies import copies_agree, pattern_of, repeated, two_sequ
 from fastprobe.models.forwards import observed_layers, output_for, replaced_layers, without_caches
 from fastprobe.models.masked_head import MaskedHead
 from fastprobe.models.resolve import ModelPoints
-from fastprobe.models.short_batches import put_back, short_batch
+from fastprobe.models.self_changes import put_back
+from fastprobe.models.short_batches import short_batch
 from fastprobe.models.sublayers import run_sublayer
 from fastprobe.orders import Parallel, Step, Sublayer
 

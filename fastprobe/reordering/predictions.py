@@ -114,7 +114,8 @@ class _LogitScores:
         # Some model families accept only sequences of the length of the forward pass that was recorded.
         sequences = F.pad(tokens, (0, 0, 0, -len(tokens) % length)).view(-1, length, tokens.shape[1])
         head: Any = self._stack.model.get_output_embeddings()  # type: ignore[operator]
-        at_a_time = max(1, LOGITS // (length * len(head.weight)))
+        outputs = getattr(head, "out_features", None) or len(head.weight)  # the weight of a quantised head is no tensor
+        at_a_time = max(1, LOGITS // (length * outputs))
         logits = [logits_of(self._stack.head(part)).flatten(0, 1) for part in sequences.split(at_a_time)]
         return torch.cat(logits)[: len(tokens)]
 

@@ -11,6 +11,7 @@ from fastprobe.errors import InputError, UnsupportedModelError
 from fastprobe.models.resolve import resolve
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 from tests.models.test_bert_variants import CHANGES, variant
+from tests.models.wrapped_layers import offloaded
 from tests.reordering.test_commutativity import final
 
 PLAIN = ["bert", "bert-mlm", "roberta", "electra", "gpt2", "neox"]
@@ -249,4 +250,4 @@ def test_a_map_that_would_change_another_weight_is_refused(tie, message, randn):
 
 def test_a_map_for_offloaded_weights_is_refused(randn):
     with pytest.raises(UnsupportedModelError, match=r"whose weight is offloaded.*without quantisation"):
-        fp.write_linear_mlp_(tiny_model("bert").to("meta"), 1, some_map(32, randn))
+        fp.write_linear_mlp_(offloaded(tiny_model("bert")), 1, some_map(32, randn))

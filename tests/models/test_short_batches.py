@@ -7,7 +7,8 @@ import transformers
 import fastprobe as fp
 from fastprobe.errors import UnsupportedModelError
 from fastprobe.models.resolve import resolve
-from fastprobe.models.short_batches import TOKENS, Changes, short_batch
+from fastprobe.models.self_changes import Changes
+from fastprobe.models.short_batches import TOKENS, short_batch
 from fastprobe.models.stack import LayerStack
 from fastprobe.testing.tiny_models import FAMILIES, tiny_batches, tiny_model
 from tests.models.test_memoryless import changed

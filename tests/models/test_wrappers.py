@@ -89,7 +89,7 @@ def test_a_wrapper_that_cannot_run_the_batch_is_refused():
 def test_a_soft_prompt_inside_of_the_body_is_refused():
     model = Wrapped(tiny_model("llama"), soft_prompt).eval()
 
-    with pytest.raises(UnsupportedModelError, match=r"states of shape \(\d, 16, 32\) for a batch of \(\d, 14\)"):
+    with pytest.raises(UnsupportedModelError, match=r"states of shape \(2, 18, 32\) for ids of shape \(2, 16\)"):
         fp.linearity(model, BATCHES, progress=False)
 
 
