@@ -1,4 +1,4 @@
-"""Digest of a model, by which processes see that they have the same one."""
+"""Digest of a model: processes of one run, and a run that is resumed, must have the same one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastprobe.models.calling import has_language_head
 from fastprobe.models.resolve import ModelPoints
 from fastprobe.runtime.distributed import Ranks
 
-SAMPLED = 16
-"""Numbers of each weight that are compared."""
+SAMPLES = 64
+"""Numbers of a weight that count, from its beginning to its end."""
 
 
 def check_same_run(model: nn.Module, points: ModelPoints, ranks: Ranks, **arguments: Any) -> None:
@@ -30,23 +30,39 @@ def check_same_run(model: nn.Module, points: ModelPoints, ranks: Ranks, **argume
         InputError: an argument differs, or the configuration, names, shapes or a sample of the weights.
     """
     if ranks.size > 1:
-        ranks.agree("model", _digest(model, points), "load the same weights in every process")
+        ranks.agree(
+            "model", (_configuration(model), fingerprint(model, points)), "load the same weights in every process"
+        )
         for name, value in arguments.items():
             ranks.agree(name, repr(value), "pass the same value in every process")
 
 
-def _digest(model: nn.Module, points: ModelPoints) -> bytes:
-    """Return a digest of the configuration and of a sample of every weight. Weights without memory count by name."""
-    found = hashlib.blake2b(digest_size=16)
+@torch.no_grad()
+def fingerprint(model: nn.Module, points: ModelPoints) -> str:
+    """Return a hash of some numbers of every weight that a run depends on, and of the number of the model's hooks.
+
+    A training step changes it. The order of layers and the device do not.
+
+    Args:
+        model: the model. Weights that are elsewhere between calls, or that are no plain tensors, count by shape.
+        points: its resolved points.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in _weights(model, points):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if type(weight) is nn.Parameter and not weight.is_meta:
+            some = weight.flatten()[:: max(1, weight.numel() // SAMPLES)]
+            digest.update(some.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for name, module in model.named_modules():
+        if hooks := len(module._forward_hooks) + len(module._forward_pre_hooks):
+            digest.update(f"{name} {hooks}".encode())
+    return digest.hexdigest()
+
+
+def _configuration(model: nn.Module) -> str:
     config: Any = getattr(model, "config", None)
     entries = config.to_dict() if hasattr(config, "to_dict") else {}
-    found.update(repr(sorted((key, str(entry)) for key, entry in entries.items() if key != "_name_or_path")).encode())
-    for name, weight in _weights(model, points):
-        found.update(repr((name, tuple(weight.shape), str(weight.dtype))).encode())
-        if not weight.is_meta and weight.numel():
-            numbers = weight.detach().reshape(-1)[:: max(1, weight.numel() // SAMPLED)]
-            found.update(numbers.to("cpu", torch.float64).numpy().tobytes())
-    return found.digest()
+    return repr(sorted((key, str(entry)) for key, entry in entries.items() if key != "_name_or_path"))
 
 
 def _weights(model: nn.Module, points: ModelPoints) -> Iterator[tuple[str, nn.Parameter]]:

@@ -13,8 +13,7 @@ from torch import nn
 from fastprobe.data.shares import Shares
 from fastprobe.errors import InputError
 from fastprobe.models.calling import evaluating
-from fastprobe.models.digest import check_same_run
-from fastprobe.models.fingerprint import fingerprint
+from fastprobe.models.digest import check_same_run, fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.models.resolve import resolve
 from fastprobe.ops.products import FastLinear
@@ -175,7 +174,7 @@ def commutativity(
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
     resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths} | shares.config
     if journal.writes:
-        resumable["weights"] = fingerprint(model)
+        resumable["weights"] = fingerprint(model, points)
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
         for of_batch in measured.rounds(shares, ranks):
             for index, found in enumerate(of_batch):

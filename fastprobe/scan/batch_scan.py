@@ -11,7 +11,7 @@ from fastprobe.data.batches import Batch, grouped
 from fastprobe.data.checks import attended_mask
 from fastprobe.data.shares import COUNTED, FIRST_MASK
 from fastprobe.data.token_batches import TokenBatches
-from fastprobe.models.fingerprint import fingerprint
+from fastprobe.models.digest import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.regression.moments import Moments
 from fastprobe.scan.checkpoint import Checkpoint
@@ -41,7 +41,7 @@ class BatchScan(ScanSetting):
         """Return the rows of the scan, and its moments."""
         bar, scored = self.progress, self.sample.size != 0
         bar.say(batch_report(self.plan, self.model, scored, self.why, self.checkpoint))
-        weights = fingerprint(self.model)
+        weights = fingerprint(self.model, self.points)
         resumable = self.plan.config | {COUNTED: None, FIRST_MASK: None, "weights": weights} | self.shares.config
         zero = Moments.zero(self.plan.moments, self.device)
         moments, batches_done = self.checkpoint.resume(resumable, zero)

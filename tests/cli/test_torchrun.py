@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from fastprobe import cli
 from fastprobe.data.demo import demo_model_path
-from tests.test_several_processes import difference
+from tests.test_several_processes import OF_ONE, difference
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("--tokens", "700", "--max-seq-len", "24", "--batch-size", "4")
@@ -70,11 +70,8 @@ def test_a_command_writes_and_prints_what_one_process_does(words, mlm_folder, tm
     for path in (path for path in written if path.name == "scores.json"):
         one, two = (json.loads((tmp_path / folder / path).read_text()) for folder in ("one", "two"))
         assert difference(two["rows"], one["rows"]) < 1e-9
-        assert {**two["config"], "seconds": None, "command": None} == {
-            **one["config"],
-            "seconds": None,
-            "command": None,
-        }
+        of_one = dict.fromkeys((*OF_ONE, "command"))
+        assert {**two["config"], **of_one} == {**one["config"], **of_one}
 
 
 def test_progress_and_notes_come_from_the_first_process(mlm_folder, tmp_path, world_of_two):
