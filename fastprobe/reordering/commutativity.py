@@ -30,7 +30,7 @@ from fastprobe.results.result import BY_DEPTH, Result
 from fastprobe.results.views import View, square_heatmap
 from fastprobe.runtime.deprecation import renamed_arguments
 from fastprobe.runtime.distributed import Ranks, together
-from fastprobe.runtime.journal import Journal
+from fastprobe.runtime.journal import WEIGHTS, Journal
 from fastprobe.runtime.progress import OrderProgress
 
 
@@ -174,7 +174,7 @@ def commutativity(
     measured = MeasuredOrders(model, points, wanted, metrics, depths, memory, journal, bar)
     resumable = {"orders": [str(order) for order in wanted], "metrics": [*metrics], "depths": depths} | shares.config
     if journal.writes:
-        resumable["weights"] = fingerprint(model, points)
+        resumable[WEIGHTS] = fingerprint(model, points)
     with bar, journal.keeping(resumable), evaluating(model), torch.no_grad(), FastLinear():
         for of_batch in measured.rounds(shares, ranks):
             for index, found in enumerate(of_batch):

@@ -16,6 +16,9 @@ FILE = "orders.jsonl"
 OPTIONS = {"token_budget": "tokens", "model_dtype": "dtype", "first_token_mask": "token_mask"}
 """Entries of a configuration whose option has another name: entry -> option."""
 
+WEIGHTS = "weights"
+"""Entry of a configuration for the weights of the model. Files of version 0.1.0 have none, and resume with any."""
+
 
 def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Return the names of the options that differ between two configurations, joined by commas."""
@@ -108,12 +111,14 @@ class Journal:
             first, *lines = self._path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             raise InputError(f"--resume: there is no {self._path} to resume from; leave it out to start anew") from None
-        if first != head:
-            mine, theirs = json.loads(head), json.loads(first)
+        mine, theirs = json.loads(head), json.loads(first)
+        if WEIGHTS in mine:
+            theirs.setdefault(WEIGHTS, mine[WEIGHTS])
+        if mine != theirs:
             raise InputError(
                 f"--resume: {self._path} is of a run with another {differing(mine, theirs)}; start anew in a new folder"
             )
-        kept = [first]
+        kept = [head]
         for line in lines:
             try:
                 batch, order, sums, *digest = json.loads(line)  # version 0.1.0 wrote no digest

@@ -14,6 +14,7 @@ from fastprobe.data.token_batches import TokenBatches
 from fastprobe.models.digest import fingerprint
 from fastprobe.models.inputs import ModelBatches
 from fastprobe.regression.moments import Moments
+from fastprobe.runtime.journal import WEIGHTS
 from fastprobe.scan.checkpoint import Checkpoint
 from fastprobe.scan.extension import remove_last
 from fastprobe.scan.moment_pass import MomentPass
@@ -42,7 +43,7 @@ class BatchScan(ScanSetting):
         bar, scored = self.progress, self.sample.size != 0
         bar.say(batch_report(self.plan, self.model, scored, self.why, self.checkpoint))
         weights = fingerprint(self.model, self.points)
-        resumable = self.plan.config | {COUNTED: None, FIRST_MASK: None, "weights": weights} | self.shares.config
+        resumable = self.plan.config | {COUNTED: None, FIRST_MASK: None, WEIGHTS: weights} | self.shares.config
         zero = Moments.zero(self.plan.moments, self.device)
         moments, batches_done = self.checkpoint.resume(resumable, zero)
         rule = None
@@ -73,7 +74,7 @@ class BatchScan(ScanSetting):
             "tokens": moments.tokens,
             "sequences": moment_pass.sequences,
             "read": list(moment_pass.read) if self.ranks.size == 1 else [],
-            "weights": weights,
+            WEIGHTS: weights,
             "scored_sequences": len(self.sample),
             "moment_bytes": self.plan.moments.nbytes,
         }

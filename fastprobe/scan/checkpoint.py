@@ -13,7 +13,7 @@ from fastprobe.errors import InputError
 from fastprobe.regression.moments import Moments
 from fastprobe.runtime.distributed import Ranks
 from fastprobe.runtime.interrupt import uninterrupted
-from fastprobe.runtime.journal import OPTIONS
+from fastprobe.runtime.journal import OPTIONS, WEIGHTS
 from fastprobe.runtime.memory import human
 from fastprobe.scan.moment_pass import MomentPass
 
@@ -92,7 +92,7 @@ class Checkpoint:
         for key, value in (self.source | dict(config)).items():
             if key == BUDGET and Ranks.here().size == 1 and value > saved.get(key, value):
                 self.earlier_tokens = saved[key]
-            elif saved.get(key) != value:
+            elif saved.get(key) != value and not (key == WEIGHTS and key not in saved):
                 name = OPTIONS.get(key, key)
                 raise InputError(
                     f"--resume: {self.path.parent} holds a run with {name}={_short(saved.get(key))}, this one has "

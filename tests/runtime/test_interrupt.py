@@ -66,7 +66,8 @@ def test_an_interrupt_during_the_last_save_does_not_lose_it(tmp_path):
         press()
         path.write_text("moments")
 
-    scan = types.SimpleNamespace(batches=3, sequences=9, complete=True, moments=types.SimpleNamespace(save=save))
+    facts = {"batches": 3, "sequences": 9, "tokens_before": 0, "complete": True, "read": []}
+    scan = types.SimpleNamespace(**facts, moments=types.SimpleNamespace(save=save))
     with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path, {}).keeping(scan, {}):
         raise KeyboardInterrupt
 
