@@ -16,6 +16,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST ?= .venv-oldest
 
 .PHONY: demo real test oldest catalogue check docs notebooks figures compile sanitize bench resources gpu gpu-first gpu-second
 
@@ -64,7 +65,6 @@ $(VENV)/dev: $(VENV)/demo
 	touch $@
 
 # The C++ kernels are those of the other environment, or none.
-OLDEST ?= .venv-oldest
 OLDEST_TESTS = tests/cli/test_app.py tests/cli/test_pretrain_command.py tests/models/test_points.py \
 	tests/models/test_permute.py tests/models/test_stack.py tests/models/test_linear_mlp.py \
 	tests/models/unpadded/test_refusals.py tests/pretraining/test_costs.py tests/results tests/scan/test_linearity.py \
