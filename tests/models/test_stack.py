@@ -116,10 +116,11 @@ def hooks(layer):
 def test_a_model_is_restored_if_a_layer_fails(monkeypatch):
     model, _, points, stack = recorded("gpt2")
     before = hooks(points.layers[1])  # some versions of Transformers leave theirs
+    own = [module for module in model.modules() if "forward" in vars(module)]
     monkeypatch.setattr(points.layers[1].mlp, "forward", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stack.apply(Sublayer("ffn", 1), stack.stem)
     monkeypatch.undo()
 
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert [module for module in model.modules() if "forward" in vars(module)] == own
     assert hooks(points.layers[1]) == before
